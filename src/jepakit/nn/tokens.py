@@ -1,0 +1,64 @@
+"""The two types that travel everywhere: `Tokens` (embeddings with positions) and `Ids` (which tokens)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+
+def valid_mask(lengths: Int[Tensor, "batch"], tokens: int) -> Bool[Tensor, "batch tokens"]:
+    """True where a token is real, False where it is padding."""
+    return torch.arange(tokens, device=lengths.device)[None, :] < lengths[:, None]
+
+
+@dataclass(frozen=True)
+class Ids:
+    """Token ids, a list for each sample: `values [batch, count]`, padded at the end, `lengths [batch]` (None: all full).
+
+    Ids count the grid in raster order. Padding holds a valid id (0), never a marker, so that it can be gathered.
+    """
+
+    values: Int[Tensor, "batch count"]
+    lengths: Int[Tensor, "batch"] | None = None
+
+    @property
+    def valid(self) -> Bool[Tensor, "batch count"]:
+        if self.lengths is None:
+            return torch.ones_like(self.values, dtype=torch.bool)
+        return valid_mask(self.lengths, self.values.shape[1])
+
+    def gather(self, tokens: Tensor) -> Tensor:
+        """The tokens at these ids: `[batch, tokens, ...] -> [batch, count, ...]`."""
+        index = self.values.reshape(*self.values.shape, *([1] * (tokens.dim() - 2)))
+        return torch.gather(tokens, 1, index.expand(-1, -1, *tokens.shape[2:]))
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Embedded tokens.
+
+    values: `[batch, tokens, dim]`, or `[batch, tokens, levels, dim]` when several depths were asked for.
+    positions: `[batch, tokens, axes]`, grid indices or real coordinates.
+    lengths: `[batch]`, or None when every sample has all its tokens. Ragged is the normal case.
+    """
+
+    values: Tensor
+    positions: Tensor
+    lengths: Int[Tensor, "batch"] | None = None
+
+    @property
+    def valid(self) -> Bool[Tensor, "batch tokens"]:
+        if self.lengths is None:
+            return torch.ones(self.values.shape[:2], dtype=torch.bool, device=self.values.device)
+        return valid_mask(self.lengths, self.values.shape[1])
+
+    def mean(self) -> Tensor:
+        """Mean over a sample's real tokens: `[batch, (levels,) dim]`."""
+        if self.lengths is None:
+            return self.values.mean(dim=1)
+        keep = self.valid.reshape(*self.values.shape[:2], *([1] * (self.values.dim() - 2)))
+        count = self.lengths.reshape(-1, *([1] * (self.values.dim() - 2)))
+        return torch.where(keep, self.values, 0).sum(dim=1) / count
