@@ -1,0 +1,198 @@
+"""A run's full configuration: sections of dataclasses, read and written as YAML, strict about names and types."""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from jepakit.errors import UserError, did_you_mean
+from jepakit.registry import load_system
+
+if TYPE_CHECKING:
+    from jepakit.modalities.images import ImageDataConfig
+    from jepakit.training.config import HealthConfig, TrainingConfig
+
+FORMAT = 1
+SECTIONS = ("dataset", "model", "training", "health")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Everything that decides a run. `model` is the system's own config; option names are unique across the sections."""
+
+    system: str
+    dataset: ImageDataConfig
+    model: Any
+    training: TrainingConfig
+    health: HealthConfig
+
+    def section(self, option: str) -> str | None:
+        """The section that holds an option."""
+        for name in SECTIONS:
+            if option in {f.name for f in fields(getattr(self, name))}:
+                return name
+        return None
+
+    def override(self, **options: Any) -> RunConfig:
+        """A copy with some options changed; a typo names the nearest valid option."""
+        sections: dict[str, dict[str, Any]] = {}
+        for option, value in options.items():
+            section = self.section(option)
+            if section is None:
+                known = [f.name for name in SECTIONS for f in fields(getattr(self, name))]
+                raise UserError(f"{option!r} is not an option of {self.system}. {did_you_mean(option, known)}")
+            sections.setdefault(section, {})[option] = value
+        changed = {}
+        for name, values in sections.items():
+            current = to_plain(getattr(self, name))
+            for option, value in values.items():
+                nested = isinstance(value, dict) and isinstance(current[option], dict)
+                current[option] = {**current[option], **value} if nested else to_plain(value)
+            changed[name] = from_plain(type(getattr(self, name)), current, name)
+        return dataclasses.replace(self, **changed)
+
+
+def section_types(system: str) -> dict[str, type]:
+    """The config class of each section of a run of `system`."""
+    from jepakit.modalities.images import ImageDataConfig
+    from jepakit.training.config import HealthConfig, TrainingConfig
+
+    return {
+        "dataset": ImageDataConfig,
+        "model": load_system(system).Config,
+        "training": TrainingConfig,
+        "health": HealthConfig,
+    }
+
+
+def default_config(system: str, data: str) -> RunConfig:
+    """The defaults of a system: each section's own, with the recipe's training options."""
+    kinds = section_types(system)
+    training = kinds["training"](**load_system(system).training_defaults)
+    return RunConfig(
+        system=system,
+        dataset=kinds["dataset"](data=data),
+        model=kinds["model"](),
+        training=training,
+        health=kinds["health"](),
+    )
+
+
+def to_plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as what YAML and JSON know."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_plain(getattr(value, f.name)) for f in fields(value)}
+    if isinstance(value, dict):
+        return {key: to_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def from_plain(kind: Any, value: Any, where: str) -> Any:
+    """The reverse of `to_plain`, checked: unknown names and wrong types are named with their place."""
+    origin = typing.get_origin(kind)
+    arguments = typing.get_args(kind)
+    if is_dataclass(kind):
+        if not isinstance(value, dict):
+            raise UserError(f"{where}: expected a group of options, got {value!r}.")
+        hints = typing.get_type_hints(kind)
+        known = {f.name for f in fields(kind)}
+        for name in value:
+            if name not in known:
+                raise UserError(f"{where}.{name} is not an option. {did_you_mean(str(name), known)}")
+        missing = [f.name for f in fields(kind) if f.name not in value and _required(f)]
+        if missing:
+            raise UserError(f"{where}: the option {missing[0]!r} is missing.")
+        return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            if option is type(None):
+                if value is None:
+                    return None
+                continue
+            try:
+                return from_plain(option, value, where)
+            except UserError:
+                if option is arguments[-1] or (len(arguments) == 2 and type(None) in arguments):
+                    raise
+        raise UserError(f"{where}: {value!r} is none of {kind}.")
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise UserError(f"{where}: {value!r} is not known. {did_you_mean(str(value), map(str, arguments))}")
+        return value
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise UserError(f"{where}: expected a list, got {value!r}.")
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
+        if len(kinds) != len(value):
+            raise UserError(f"{where}: expected {len(kinds)} values, got {list(value)}.")
+        return tuple(from_plain(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
+        return value
+    raise UserError(f"{where}: expected {kind.__name__}, got {value!r}.")
+
+
+def _required(field: dataclasses.Field) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Plain YAML only: no tags, and a key may stand once."""
+
+
+def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
+    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UserError(f"The key {key!r} stands twice in the YAML file (line {node.start_mark.line + 1} on).")
+    return {key: loader.construct_object(v, deep=True) for key, (_, v) in zip(keys, node.value, strict=True)}  # type: ignore[no-untyped-call]
+
+
+_StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+
+
+def write_config(path: Path, config: RunConfig) -> None:
+    """Write a run's config as YAML, with the format's version."""
+    from jepakit import __version__
+
+    plain = {"format": FORMAT, "jepakit": __version__, **to_plain(config)}
+    path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def read_config(path: Path | str) -> RunConfig:
+    """Read a run's config; `path` is the YAML file or the run folder that holds one.
+
+    Errors: no such file, not YAML, another format's version, unknown options.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"{path} does not exist. A run folder holds config.yaml; `jepakit pretrain` writes one.")
+    try:
+        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a YAML file this library wrote: {error}") from error
+    if not isinstance(plain, dict) or plain.get("format") != FORMAT:
+        found = plain.get("format") if isinstance(plain, dict) else None
+        raise UserError(f"{path}: this jepakit reads config format {FORMAT}, the file has {found!r}.")
+    unknown = set(plain) - {"format", "jepakit", "system", *SECTIONS}
+    if unknown:
+        name = sorted(unknown)[0]
+        raise UserError(f"{path}: {name!r} is not a section. {did_you_mean(name, SECTIONS)}")
+    system = plain.get("system", "")
+    kinds = section_types(str(system))
+    return RunConfig(
+        system=system, **{name: from_plain(kind, plain.get(name, {}), name) for name, kind in kinds.items()}
+    )

@@ -1,0 +1,140 @@
+"""Energy with a latent variable z that absorbs what x does not determine about y (LeCun 2022, "A path towards
+autonomous machine intelligence", v0.9.2, section 4):
+
+    E(x, y, z) = D(s_y, Pred(s_x, z)),    F(x, y) = min over z of E(x, y, z) + weight * R(z)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepakit.core.energies import Energy
+from jepakit.errors import UserError, check_choice, check_range
+
+Predictor = Callable[[Tensor, Tensor | None], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoLatent:
+    """No z: the predictor is called with None and F is the plain energy."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DiscreteLatent:
+    """z is one of `codes` one-hot vectors; its information is bounded by log(codes), which needs no penalty.
+
+    beta: None takes the exact minimum over the codes; a number the soft one, -1/beta * log sum_z exp(-beta E), which
+    lies below it by at most log(codes) / beta and lets gradient reach every code.
+    """
+
+    codes: int
+    beta: float | None = None
+
+    def __post_init__(self) -> None:
+        check_range("latent.codes", self.codes, 2)
+        if self.beta is None:
+            return
+        object.__setattr__(self, "beta", float(self.beta))
+        if not self.beta > 0:
+            raise UserError(f"latent.beta must be above 0, got {self.beta}; leave it out for the exact minimum.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContinuousLatent:
+    """z is a vector of `dim` numbers, found from 0 by `steps` steps of Adam whose rate falls from `lr` to 0.
+
+    weight, penalty: weight * R(z), with R the sum over z's dimensions of z^2 ("l2") or |z| ("l1"), beside an energy
+    that is a mean over the target's. With weight 0 and as many dimensions as the target, z carries all of y: the energy
+    is 0 for every y and tells nothing.
+    """
+
+    dim: int
+    weight: float = 1.0
+    penalty: Literal["l2", "l1"] = "l2"
+    steps: int = 50
+    lr: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_range("latent.dim", self.dim, 1)
+        check_range("latent.weight", self.weight, 0)
+        check_range("latent.steps", self.steps, 1)
+        check_choice("latent.penalty", self.penalty, ("l2", "l1"))
+        if not self.lr > 0:
+            raise UserError(f"latent.lr must be above 0, got {self.lr}.")
+
+    def cost(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
+        """weight * R(z) of each sample."""
+        return self.weight * (z.square() if self.penalty == "l2" else z.abs()).sum(-1)
+
+
+Latent = NoLatent | DiscreteLatent | ContinuousLatent
+
+
+@dataclass
+class FreeEnergy:
+    """F(x, y), one number a sample, for a predictor called as `predictor(s_x, z)`, z `[batch, codes or dim]` or None.
+
+    Embeddings are `[batch, ..., dim]`; z belongs to the sample and serves all its tokens, whose energies are averaged.
+    Training descends `energy(...).mean()`: gradient reaches the predictor and both embeddings at the z that was found,
+    never through the search for it. The search calls the predictor many times, so that should hold no dropout and no
+    batch statistics (or be in eval mode).
+    """
+
+    latent: Latent = field(default_factory=NoLatent)
+    pair_energy: Energy = field(default_factory=lambda: Energy(name="l2"))
+
+    def infer(
+        self, predictor: Predictor, s_x: Float[Tensor, "batch *x"], s_y: Float[Tensor, "batch *y"]
+    ) -> Float[Tensor, "batch latent"] | None:
+        """The z of least energy for each sample, without gradient; one-hot when discrete, None without a latent."""
+        s_x, s_y = s_x.detach(), s_y.detach()
+        match self.latent:
+            case DiscreteLatent(codes=codes):
+                with torch.no_grad():
+                    best = self._each_code(codes, predictor, s_x, s_y).argmin(dim=1)
+                return nn.functional.one_hot(best, codes).to(s_x)
+            case ContinuousLatent() as latent:
+                return self._descend(latent, predictor, s_x, s_y)
+            case _:
+                return None
+
+    def energy(
+        self, predictor: Predictor, s_x: Float[Tensor, "batch *x"], s_y: Float[Tensor, "batch *y"]
+    ) -> Float[Tensor, "batch"]:
+        """F(x, y) of each sample, the penalty of a continuous z included."""
+        match self.latent:
+            case DiscreteLatent(codes=codes, beta=float(beta)):
+                return -torch.logsumexp(-beta * self._each_code(codes, predictor, s_x, s_y), dim=1) / beta
+            case ContinuousLatent() as latent:
+                z = self._descend(latent, predictor, s_x.detach(), s_y.detach())
+                return self._given(predictor, s_x, s_y, z) + latent.cost(z)
+            case _:
+                return self._given(predictor, s_x, s_y, self.infer(predictor, s_x, s_y))
+
+    def _given(self, predictor: Predictor, s_x: Tensor, s_y: Tensor, z: Tensor | None) -> Float[Tensor, "batch"]:
+        per_token = self.pair_energy(predictor(s_x, z), s_y)
+        return per_token.reshape(len(s_y), -1).mean(1)
+
+    def _each_code(self, count: int, predictor: Predictor, s_x: Tensor, s_y: Tensor) -> Float[Tensor, "batch codes"]:
+        codes = torch.eye(count, device=s_x.device, dtype=s_x.dtype)
+        return torch.stack([self._given(predictor, s_x, s_y, code.expand(len(s_x), -1)) for code in codes], dim=1)
+
+    def _descend(self, latent: ContinuousLatent, predictor: Predictor, s_x: Tensor, s_y: Tensor) -> Tensor:
+        z = torch.zeros(len(s_x), latent.dim, device=s_x.device, dtype=s_x.dtype, requires_grad=True)
+        # Adam moves each number by itself, so a sample's z does not depend on which others share its batch.
+        optimiser = torch.optim.Adam([z], lr=latent.lr)
+        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, latent.steps)
+        for _ in range(latent.steps):
+            with torch.enable_grad():
+                total = (self._given(predictor, s_x, s_y, z) + latent.cost(z)).sum()
+            # The gradient of z alone: the predictor's parameters must not gather any from the search.
+            (z.grad,) = torch.autograd.grad(total, [z])
+            optimiser.step()
+            decay.step()
+        return z.detach()

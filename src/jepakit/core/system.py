@@ -1,0 +1,67 @@
+"""What the training loop, the health monitor and the evaluation know of a system, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jepakit.nn.tokens import Ids, Tokens
+
+Batch = dict[str, Tensor]
+# Stacks samples of a data set and draws masks or views for them; picklable, a function of (seed, epoch, sample id).
+Collator = Callable[[Sequence[dict[str, Any]]], Batch]
+
+
+class System(nn.Module):
+    """One JEPA. A subclass says what a step is; the rest has defaults.
+
+    `Config` is its config class, `training_defaults` the options of `TrainingConfig` its recipe changes.
+    """
+
+    Config: ClassVar[type]
+    training_defaults: ClassVar[dict[str, Any]] = {}
+    joins_batch: bool = False  # True: the loss looks across the batch, which accumulation would cut into pieces
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Scalar `loss` and its terms by name."""
+        raise NotImplementedError
+
+    def encode(self, inputs: Tensor, keep: Ids | None = None) -> Tokens:
+        """The embeddings to evaluate and to use, without gradient being promised."""
+        raise NotImplementedError
+
+    def collator(self, seed: int, views: int | None = None) -> Collator:
+        """The collator of training batches, or with `views` of batches with that many views of each sample."""
+        raise NotImplementedError
+
+    def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
+        """Pooled embeddings of each sample's views (LiDAR); `batch` is from `collator(seed, views=n)`."""
+        raise NotImplementedError
+
+    def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+        """Energy of each sample's context with the target of sample `partners[i]` (itself: a matching pair)."""
+        raise NotImplementedError
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Optimiser groups: weights with decay; biases, norms, tokens and positions without."""
+        trained = [(name, p) for name, p in self.named_parameters() if p.requires_grad]
+        decayed = [p for _, p in trained if p.ndim > 1 and not _is_token(p)]
+        plain = [p for _, p in trained if p.ndim <= 1 or _is_token(p)]
+        return [{"params": decayed, "decay": True}, {"params": plain, "decay": False}]
+
+    def after_step(self, progress: float) -> dict[str, float]:
+        """Called after each optimiser step with the share of training done; returns what to log (EMA momentum)."""
+        return {}
+
+
+def _is_token(parameter: Tensor) -> bool:
+    return parameter.ndim == 3 and parameter.shape[0] == 1  # [1, tokens, dim]: mask tokens, query tokens, positions
+
+
+def shuffled(count: int, device: torch.device | None = None) -> Int[Tensor, "batch"]:
+    """Partners for the energy of pairs that do not match: everybody's neighbour."""
+    return torch.arange(count, device=device).roll(1)

@@ -1,0 +1,103 @@
+"""Metrics, each written for weighted samples: a row of weights is one bootstrap resample, so a thousand cost one call.
+
+`scores` are `[n, classes]`, `[n, labels]` or, for regression, `[n]`; `weights [resamples, n]` count how often a sample
+occurs. Every metric returns `[resamples]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from jepakit.evaluation.labels import Targets
+
+Weights = Float[np.ndarray, "resamples n"]
+Values = Float[np.ndarray, "resamples"]
+
+
+def accuracy(scores: Float[np.ndarray, "n classes"], target: Int[np.ndarray, "n"], weights: Weights) -> Values:
+    """Share of samples whose highest score is the right class."""
+    return weights @ (scores.argmax(axis=1) == target).astype(np.float64) / weights.sum(axis=1)
+
+
+def balanced_accuracy(scores: Float[np.ndarray, "n classes"], target: Int[np.ndarray, "n"], weights: Weights) -> Values:
+    """Accuracy of each class that occurs, averaged: chance is 1 / classes however uneven the classes are."""
+    right = (scores.argmax(axis=1) == target).astype(np.float64)
+    member = (target[:, None] == np.unique(target)).astype(np.float64)
+    return _mean_defined(weights @ (member * right[:, None]), weights @ member)
+
+
+def mean_average_precision(
+    scores: Float[np.ndarray, "n labels"], target: Float[np.ndarray, "n labels"], weights: Weights
+) -> Values:
+    """Average precision (area under the precision-recall steps) averaged over the labels that occur."""
+    total, count = np.zeros(len(weights)), np.zeros(len(weights))
+    for label in np.flatnonzero(target.any(axis=0)):
+        order = np.argsort(-scores[:, label], kind="stable")
+        ranked = scores[order, label]
+        # samples with equal scores share one threshold: read the running sums at the end of the tie
+        last = np.searchsorted(-ranked, -ranked, side="right") - 1
+        counted = weights[:, order]
+        positives = counted * target[order, label]
+        all_above = np.cumsum(counted, axis=1)[:, last]
+        precision = np.cumsum(positives, axis=1)[:, last] / np.maximum(all_above, 1e-12)
+        found = positives.sum(axis=1)
+        total += np.where(found > 0, (positives * precision).sum(axis=1) / np.maximum(found, 1e-12), 0.0)
+        count += found > 0
+    return np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
+
+
+def r2(scores: Float[np.ndarray, "n"], target: Float[np.ndarray, "n"], weights: Weights) -> Values:
+    """Share of the variance explained: 1 is perfect, 0 is as good as the test mean."""
+    share = weights / weights.sum(axis=1, keepdims=True)
+    centred = target - target.mean()  # keeps the difference of moments below accurate
+    variance = share @ centred**2 - (share @ centred) ** 2
+    error = share @ (scores - target) ** 2
+    return 1 - np.divide(error, variance, out=np.full(len(weights), np.nan), where=variance > 0)
+
+
+def mae(scores: Float[np.ndarray, "n"], target: Float[np.ndarray, "n"], weights: Weights) -> Values:
+    """Mean absolute error, in the label's unit."""
+    return weights @ np.abs(scores - target) / weights.sum(axis=1)
+
+
+def _mean_defined(parts: Float[np.ndarray, "resamples k"], wholes: Float[np.ndarray, "resamples k"]) -> Values:
+    """Mean over k of parts / wholes, where wholes are not zero."""
+    occurs = wholes > 0
+    return np.divide(parts, wholes, out=np.zeros_like(parts), where=occurs).sum(axis=1) / occurs.sum(axis=1)
+
+
+@dataclass(frozen=True)
+class Metric:
+    name: str
+    function: Callable[..., Values]
+    higher_is_better: bool = True
+
+    def __call__(self, scores: np.ndarray, target: np.ndarray) -> float:
+        return float(self.function(scores, target, np.ones((1, len(target))))[0])
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("accuracy", accuracy),
+        Metric("balanced_accuracy", balanced_accuracy),
+        Metric("mean_average_precision", mean_average_precision),
+        Metric("r2", r2),
+        Metric("mae", mae, higher_is_better=False),
+    )
+}
+
+
+def metrics_for(targets: Targets) -> list[Metric]:
+    """The metrics of a task, the main one first; balanced accuracy joins where the largest test class is over twice the smallest."""
+    if targets.task == "multilabel":
+        return [METRICS["mean_average_precision"]]
+    if targets.task == "regression":
+        return [METRICS["r2"], METRICS["mae"]]
+    counts = np.bincount(targets.test, minlength=len(targets.classes))
+    uneven = counts.max() > 2 * max(1, counts.min())
+    return [METRICS["accuracy"]] + ([METRICS["balanced_accuracy"]] if uneven else [])

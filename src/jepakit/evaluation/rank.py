@@ -1,0 +1,161 @@
+"""Label-free signs of health: how many directions an embedding uses, and whether they carry anything.
+
+Every function takes embeddings `[n, dim]` (LiDAR: `[n, views, dim]`) as a tensor or an array and computes in float64.
+None of them needs a label; all are cheap enough for a batch during training.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jepakit.errors import UserError
+
+Embeddings = Float[Tensor, "n dim"] | Float[np.ndarray, "n dim"]
+EmbeddedViews = Float[Tensor, "n views dim"] | Float[np.ndarray, "n views dim"]
+
+
+def _float64(embeddings: Tensor | np.ndarray, axes: int = 2) -> Tensor:
+    z = torch.as_tensor(embeddings).detach().to(torch.float64)
+    if z.dim() != axes:
+        names = "[samples, dim]" if axes == 2 else "[samples, views, dim]"
+        raise UserError(f"embeddings must be {names}, got shape {list(z.shape)}.")
+    if z.shape[0] < 2:
+        raise UserError(f"at least two samples are needed, got {z.shape[0]}.")
+    if not torch.isfinite(z).all():
+        raise UserError("embeddings hold NaN or infinite values: look at the loss and the learning rate first.")
+    return z
+
+
+def _spectrum(z: Float[Tensor, "n dim"]) -> Float[Tensor, "k"]:
+    """Eigenvalues of z'z, descending, through the smaller of the two Gram matrices (same non-zero spectrum)."""
+    gram = z.T @ z if z.shape[0] >= z.shape[1] else z @ z.T
+    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+
+
+def _exp_entropy(values: Float[Tensor, "k"], eps: float) -> float:
+    p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + eps
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+def rankme(embeddings: Embeddings, *, centre: bool = False) -> float:
+    """RankMe (Garrido et al. 2023): exponential of the entropy of the singular values, from 1 to min(n, dim).
+
+    The original does not centre: a large common mean then lowers the number, as one more sign of collapse.
+    Use one view of each sample, and n well above dim.
+    """
+    z = _float64(embeddings)
+    z = z - z.mean(dim=0) if centre else z
+    return _exp_entropy(_spectrum(z).sqrt(), eps=1e-7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lidar:
+    """value: effective number of directions that tell samples apart, from 1 to min(dim, n - 1).
+
+    top: largest eigenvalue of the LDA matrix; views that share nothing reach about 1 / q in *every* direction.
+    noise: top < 5 / q. The value is then high and means nothing: the embeddings do not tell samples apart.
+    """
+
+    value: float
+    n: int
+    q: int
+    top: float
+    noise: bool
+
+
+def lidar(views: EmbeddedViews, *, delta: float = 1e-4) -> Lidar:
+    """LiDAR (Thilak et al. 2024): effective rank of the LDA matrix whose classes are the q views of each of n samples.
+
+    `delta` regularises the within-sample covariance; it must be small beside the within-sample variance.
+    """
+    e = _float64(views, axes=3)
+    n, q, dim = e.shape
+    if q < 2:
+        raise UserError("lidar needs at least two views of each sample.")
+    means = e.mean(dim=1)
+    between = (means - means.mean(dim=0)).reshape(n, dim)
+    within = (e - means[:, None]).reshape(n * q, dim)
+    s_w = within.T @ within / (n * (q - 1)) + delta * torch.eye(dim, dtype=e.dtype, device=e.device)
+    variance, axes = torch.linalg.eigh(s_w)
+    whitened = between @ (axes * variance.clamp_min(delta).rsqrt()) / math.sqrt(n - 1)
+    eigenvalues = _spectrum(whitened)
+    top = float(eigenvalues[0])
+    return Lidar(value=_exp_entropy(eigenvalues, eps=1e-8), n=n, q=q, top=top, noise=top < 5 / q)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlphaReq:
+    """alpha: decay of the covariance spectrum, eigenvalue j ~ j^-alpha; infinite when fewer than 3 directions are alive.
+
+    fit: r² of the line in log-log; far below 1 the spectrum is no power law and alpha says little.
+    first, last: the ranks (from 1) the line was fitted on.
+    """
+
+    alpha: float
+    fit: float
+    first: int
+    last: int
+
+
+def alpha_req(embeddings: Embeddings, *, first: int = 2, floor: float = 1e-9) -> AlphaReq:
+    """alpha-ReQ (Agrawal et al. 2022). Near 1 is the reference; far above: few directions; far below: like noise.
+
+    The line leaves out the ranks before `first` and the numerical tail (eigenvalues below `floor` of the largest).
+    """
+    z = _float64(embeddings)
+    spectrum = _spectrum(z - z.mean(dim=0))
+    last = int((spectrum > floor * spectrum[0]).sum())
+    if last - first < 1:
+        return AlphaReq(alpha=math.inf, fit=0.0, first=first, last=last)
+    x = torch.arange(first, last + 1, dtype=torch.float64, device=z.device).log()
+    y = spectrum[first - 1 : last].log()
+    x, y = x - x.mean(), y - y.mean()
+    slope = float((x @ y) / (x @ x))
+    explained = float((slope * x).square().sum() / y.square().sum().clamp_min(1e-300))
+    return AlphaReq(alpha=-slope, fit=min(1.0, explained), first=first, last=last)
+
+
+def participation(embeddings: Embeddings) -> float:
+    """Participation ratio of the covariance spectrum, (sum l)² / sum l², from 1 to dim; 0 when all samples are equal."""
+    z = _float64(embeddings)
+    spectrum = _spectrum(z - z.mean(dim=0))
+    total = spectrum.square().sum()
+    return float(spectrum.sum().square() / total) if total > 0 else 0.0
+
+
+def dimension_std(embeddings: Embeddings) -> Float[Tensor, "dim"]:
+    """Standard deviation of each dimension over the samples, in the embedding's own unit."""
+    return _float64(embeddings).std(dim=0)
+
+
+def normalised_std(embeddings: Embeddings) -> float:
+    """Mean per-dimension std of L2-normalised embeddings, times sqrt(dim): 1 = spread over the sphere, 0 = collapsed."""
+    z = torch.nn.functional.normalize(_float64(embeddings), dim=1)
+    return float(z.std(dim=0).mean() * math.sqrt(z.shape[1]))
+
+
+def mean_cosine(embeddings: Embeddings) -> float:
+    """Mean cosine over *all* pairs of different samples, in closed form: near 0 = spread, 1 = collapsed."""
+    z = torch.nn.functional.normalize(_float64(embeddings), dim=1)
+    n = z.shape[0]
+    return float((z.sum(dim=0).square().sum() - z.square().sum()) / (n * (n - 1)))
+
+
+def mean_correlation(embeddings: Embeddings) -> float:
+    """Mean absolute correlation of two different dimensions: 0 = decorrelated, 1 = all dimensions say the same.
+
+    Dimensions without variance count as uncorrelated. With n samples, independent dimensions reach sqrt(2 / (pi n)).
+    """
+    z = _float64(embeddings)
+    dim = z.shape[1]
+    if dim < 2:
+        raise UserError("mean_correlation needs at least two dimensions.")
+    z = torch.nn.functional.normalize(z - z.mean(dim=0), dim=0)
+    correlation = (z.T @ z).abs()
+    return float((correlation.sum() - correlation.diagonal().sum()) / (dim * (dim - 1)))

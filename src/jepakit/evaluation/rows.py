@@ -1,0 +1,78 @@
+"""One line of a result table, and the table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from jepakit.errors import UserError
+from jepakit.evaluation.metrics import METRICS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What one evaluator measured on one kind of features.
+
+    features: "encoder", "random init", "pixels", "pca", "supervised", or the user's own name.
+    interval: what `low` and `high` are, in words.
+    detail: numbers of interest (regularisation chosen, sample counts, each draw, difference to the first features).
+    """
+
+    features: str
+    evaluator: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    interval: str
+    detail: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Row:
+        """Raises `UserError` when a field is missing or unknown (a file of another version)."""
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise UserError(f"this is not a row of an evaluation: {error}. Evaluate again with this version.") from error
+
+
+def best_rows(rows: Sequence[Row]) -> set[int]:
+    """Positions of the rows that are best for their evaluator and metric (all of them on a tie)."""
+    best: dict[tuple[str, str], float] = {}
+    for row in rows:
+        sign = _sign(row.metric)
+        key = (row.evaluator, row.metric)
+        best[key] = max(best.get(key, -float("inf")), sign * row.value)
+    return {i for i, row in enumerate(rows) if _sign(row.metric) * row.value == best[row.evaluator, row.metric]}
+
+
+def _sign(metric: str) -> int:
+    return -1 if metric in METRICS and not METRICS[metric].higher_is_better else 1
+
+
+def table(rows: Sequence[Row], title: str | None = None) -> Table:
+    """Features as rows, evaluators as columns, each value with its interval, the best of a column in bold."""
+    columns = list(dict.fromkeys((row.evaluator, row.metric) for row in rows))
+    names = list(dict.fromkeys(row.features for row in rows))
+    best = best_rows(rows)
+    cells = {
+        (row.features, row.evaluator, row.metric): Text.assemble(
+            (f"{row.value:.3f}", "bold" if i in best else ""), (f"  {row.low:.3f}–{row.high:.3f}", "dim")
+        )
+        for i, row in enumerate(rows)
+    }
+    intervals = list(dict.fromkeys(f"{row.evaluator}: {row.interval}" for row in rows))
+    built = Table(title=title, caption="; ".join(intervals))
+    built.add_column("features")
+    for evaluator, metric in columns:
+        built.add_column(f"{evaluator}\n{metric.replace('_', ' ')}", justify="right")
+    for name in names:
+        built.add_row(name, *(cells.get((name, *column), Text("–")) for column in columns))
+    return built

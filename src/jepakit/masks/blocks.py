@@ -1,0 +1,191 @@
+"""Multi-block masks on a 2-D grid (I-JEPA, arXiv 2301.08243, section 3 and appendix A): what the context keeps, what is predicted.
+
+Two samplers with one output. `MultiBlock` is the corrected one and the default. `LegacyMultiBlock` draws as the released
+code does, for exact comparisons, with its known faults:
+
+- one size for the whole batch, scale and aspect ratio from one and the same random number;
+- the last row and the last column are never part of any block (ijepa#40);
+- contexts are cut to the shortest of the batch in raster order, so the bottom rows are lost (ijepa#60).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jepakit.errors import UserError, check_choice, check_range
+from jepakit.randomness import Draws
+
+ATTEMPTS = 8  # layouts drawn for each sample; the first with a large enough context is taken
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiBlockConfig:
+    """How blocks are drawn. Scales are shares of the grid's area, aspect is rows over columns.
+
+    sampler: "corrected" (default) or "legacy" (the released code, faults included).
+    contexts: context masks for each image; they share the target blocks.
+    targets: target blocks for each image.
+    min_keep: the fewest tokens a context may have; capped at a quarter of the grid for small grids.
+    """
+
+    sampler: Literal["corrected", "legacy"] = "corrected"
+    contexts: int = 1
+    targets: int = 4
+    target_scale: tuple[float, float] = (0.15, 0.2)
+    target_aspect: tuple[float, float] = (0.75, 1.5)
+    context_scale: tuple[float, float] = (0.85, 1.0)
+    min_keep: int = 10
+
+    def __post_init__(self) -> None:
+        check_choice("masks.sampler", self.sampler, ("corrected", "legacy"))
+        check_range("masks.contexts", self.contexts, 1)
+        check_range("masks.targets", self.targets, 1)
+        check_range("masks.min_keep", self.min_keep, 1)
+        for name in ("target_scale", "context_scale", "target_aspect"):
+            low, high = getattr(self, name)
+            limit = 1.0 if name.endswith("scale") else float("inf")
+            if not 0 < low <= high <= limit:
+                bound = "0 < low <= high <= 1" if name.endswith("scale") else "0 < low <= high"
+                raise UserError(f"masks.{name} must be two numbers with {bound}, got {low} {high}.")
+
+
+@dataclass(frozen=True)
+class BlockMasks:
+    """Kept and predicted token ids of a batch, padded at the end with a valid id.
+
+    context `[batch, contexts, kept]`, context_lengths `[batch, contexts]`,
+    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`.
+    """
+
+    context: Tensor
+    context_lengths: Tensor
+    targets: Tensor
+    target_lengths: Tensor
+
+
+def _inside(top: NDArray, left: NDArray, height: NDArray, width: NDArray, grid: tuple[int, int]) -> NDArray[np.bool_]:
+    """Which cells lie inside blocks: `[...] -> [..., rows * columns]`."""
+    rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[None, :]
+    t, l, h, w = (a[..., None, None] for a in (top, left, height, width))  # noqa: E741
+    cells = (rows >= t) & (rows < t + h) & (columns >= l) & (columns < l + w)
+    return cells.reshape(*top.shape, -1)
+
+
+def _to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """Cells to padded raster ids and their lengths: `[..., cells] -> [..., longest], [...]`."""
+    lengths = cells.sum(-1)
+    order = np.argsort(~cells, axis=-1, kind="stable")[..., : int(lengths.max())]
+    ids = np.where(np.arange(order.shape[-1]) < lengths[..., None], order, 0)
+    return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+class MultiBlock:
+    """Corrected multi-block sampler: every position reachable, scale and aspect independent, nothing dropped.
+
+    Each block's area is uniform in its scale range and its aspect log-uniform; its corner is uniform over all places
+    where it fits. The context block minus all targets is the context, of its own length in each sample.
+
+    Args:
+        config: how blocks are drawn.
+        grid: (rows, columns) of the tokens.
+    """
+
+    def __init__(self, config: MultiBlockConfig, grid: tuple[int, int]):
+        cells = grid[0] * grid[1]
+        self.config, self.grid = config, grid
+        self.min_keep = min(config.min_keep, max(1, cells // 4))
+        if cells < 4:
+            raise UserError(f"A grid of {grid[0]} x {grid[1]} tokens is too small to mask. Use a smaller patch_size.")
+
+    def _blocks(self, draws: Draws, count: int, scale: tuple[float, float], aspect: tuple[float, float]) -> NDArray:
+        rows, columns = self.grid
+        shape = (ATTEMPTS, count)
+        area = draws.uniform(*shape, low=scale[0], high=scale[1]) * rows * columns
+        ratio = np.exp(draws.uniform(*shape, low=np.log(aspect[0]), high=np.log(aspect[1])))
+        height = np.clip(np.round(np.sqrt(area * ratio)), 1, rows).astype(np.int64)
+        width = np.clip(np.round(area / height), 1, columns).astype(np.int64)
+        top = draws.integers(rows - height + 1, *shape)
+        left = draws.integers(columns - width + 1, *shape)
+        return _inside(top, left, height, width, self.grid)
+
+    def __call__(self, draws: Draws) -> BlockMasks:
+        """Masks for the batch of `draws`."""
+        config = self.config
+        aspect = self.grid[0] / self.grid[1]  # the context block has the picture's own shape
+        targets = self._blocks(draws, config.targets, config.target_scale, config.target_aspect)
+        context = self._blocks(draws, config.contexts, config.context_scale, (aspect, aspect))
+        context &= ~targets.any(axis=2, keepdims=True)
+        # The first layout whose every context is large enough; failing that, the one with the largest context.
+        kept = context.sum(-1).min(-1)
+        chosen = np.where((kept >= self.min_keep).any(1), (kept >= self.min_keep).argmax(1), kept.argmax(1))
+        batch = np.arange(len(draws))
+        if (kept[batch, chosen] == 0).any():
+            raise UserError(
+                f"The target blocks cover the whole grid of {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
+                "Lower masks.target_scale or masks.targets, or use a smaller patch_size."
+            )
+        return BlockMasks(*_to_ids(context[batch, chosen]), *_to_ids(targets[batch, chosen]))
+
+
+class LegacyMultiBlock:
+    """The released sampler (`src/masks/multiblock.py` as described in the module's docstring), redrawn from its facts.
+
+    The counter that seeds the batch's block sizes there is the first sample's stream here, so that a run can be resumed.
+    """
+
+    def __init__(self, config: MultiBlockConfig, grid: tuple[int, int]):
+        self.config, self.grid = config, grid
+        if min(grid) < 3:
+            raise UserError(f"The legacy sampler needs at least 3 x 3 tokens, this grid is {grid[0]} x {grid[1]}.")
+
+    def _size(self, u: float, scale: tuple[float, float], aspect: tuple[float, float]) -> tuple[int, int]:
+        rows, columns = self.grid
+        keep = int(rows * columns * (scale[0] + u * (scale[1] - scale[0])))
+        ratio = aspect[0] + u * (aspect[1] - aspect[0])  # the same u: scale and aspect are tied
+        height, width = round((keep * ratio) ** 0.5), round((keep / ratio) ** 0.5)
+        return max(1, min(height, rows - 1)), max(1, min(width, columns - 1))
+
+    def _place(self, draws: Draws, count: int, size: tuple[int, int]) -> NDArray[np.bool_]:
+        height, width = (np.full((len(draws), count), side) for side in size)
+        top = draws.integers(self.grid[0] - height, count)  # exclusive: the last row and column are out of reach
+        left = draws.integers(self.grid[1] - width, count)
+        return _inside(top, left, height, width, self.grid)
+
+    def __call__(self, draws: Draws) -> BlockMasks:
+        """Masks for the batch of `draws`; all contexts of the batch are cut to the shortest."""
+        config = self.config
+        u = draws.uniform(2)[0]
+        target_size = self._size(u[0], config.target_scale, config.target_aspect)
+        context_size = self._size(u[1], config.context_scale, (1.0, 1.0))
+        targets = self._place(draws, config.targets, target_size)
+        context = np.zeros((len(draws), config.contexts, self.grid[0] * self.grid[1]), dtype=bool)
+        pending = np.ones((len(draws), config.contexts), dtype=bool)
+        for excluded in range(config.targets, -1, -1):  # after 20 failures one target fewer is kept out of the context
+            for _ in range(20):
+                drawn = self._place(draws, config.contexts, context_size) & ~targets[:, :excluded].any(1, keepdims=True)
+                accept = pending & (drawn.sum(-1) > config.min_keep)
+                context[accept] = drawn[accept]
+                pending &= ~accept
+                if not pending.any():
+                    break
+            if not pending.any():
+                break
+        if pending.any():
+            raise UserError(
+                f"No context of more than {config.min_keep} tokens fits a grid of {self.grid[0]} x {self.grid[1]}. "
+                "Lower masks.min_keep or use a smaller patch_size."
+            )
+        ids, lengths = _to_ids(context)
+        shortest = int(lengths.min())
+        return BlockMasks(ids[..., :shortest].contiguous(), torch.full_like(lengths, shortest), *_to_ids(targets))
+
+
+def multi_block(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock | LegacyMultiBlock:
+    """The sampler that `config.sampler` names."""
+    return MultiBlock(config, grid) if config.sampler == "corrected" else LegacyMultiBlock(config, grid)

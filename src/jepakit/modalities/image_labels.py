@@ -1,0 +1,196 @@
+"""Labels of pictures: from sub-folders, from a CSV, or from an array, and what kind of task they make.
+
+| labels given as | task |
+|---|---|
+| names or whole numbers | classification |
+| numbers with a fraction | regression |
+| several names with `;` between (column `labels`), or a 0/1 matrix | multilabel |
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from jepakit.errors import UserError, did_you_mean
+
+Task = Literal["classification", "multilabel", "regression"]
+
+_PATH_COLUMNS = ("path", "file", "filename", "image")
+_LABEL_COLUMNS = ("label", "class", "target")
+
+
+@dataclass
+class Labels:
+    """Labels of all pictures: `values` `[n]` int64 (classes), `[n]` float64, or `[n, k]` of 0 and 1."""
+
+    values: NDArray
+    task: Task
+    classes: list[str] | None = None
+
+
+@dataclass
+class Table:
+    """A label file: one row for each picture, in the order of the pictures; columns by name."""
+
+    columns: dict[str, list[str]]
+    name: str
+
+    def labels(self) -> Labels | None:
+        """The labels it holds; None when it has no label column (only groups, for instance)."""
+        if "labels" in self.columns:
+            return multilabel([cell.split(";") for cell in self.columns["labels"]])
+        for column in _LABEL_COLUMNS:
+            if column in self.columns:
+                return _parse(self.columns[column], f"column {column!r} of {self.name}")
+        return None
+
+    def groups(self, column: str) -> list[str]:
+        if column.lower() not in self.columns:
+            raise UserError(
+                f"group_by: {self.name} has no column {column!r}. {did_you_mean(column, self.columns)} "
+                "A part of the path is given as path:0, path:1, ..."
+            )
+        return self.columns[column.lower()]
+
+
+def folder_labels(paths: Sequence[str]) -> Labels | None:
+    """Classes from the first part of each relative path, if all pictures are in sub-folders and there are two or more."""
+    parts = [path.split("/") for path in paths]
+    names = sorted({part[0] for part in parts})
+    if len(names) < 2 or any(len(part) < 2 for part in parts):
+        return None
+    return class_names([part[0] for part in parts])
+
+
+def class_names(names: Sequence[str]) -> Labels:
+    """Classification from names; whole numbers are ordered as numbers."""
+    unique = set(names)
+    numeric = all(_is_integer(name) for name in unique)
+    classes = sorted(unique, key=int) if numeric else sorted(unique)
+    number = {name: index for index, name in enumerate(classes)}
+    return Labels(np.array([number[name] for name in names], dtype=np.int64), "classification", classes)
+
+
+def multilabel(lists: Sequence[Sequence[str]]) -> Labels:
+    """`[n, k]` of 0 and 1 from lists of names; an empty list means that none applies."""
+    sets = [{name.strip() for name in names} - {""} for names in lists]
+    classes = sorted(set().union(*sets))
+    if not classes:
+        raise UserError("The column 'labels' is empty everywhere: write the names that apply, with ';' between them.")
+    values = np.array([[name in names for name in classes] for names in sets], dtype=np.int64)
+    return Labels(values, "multilabel", classes)
+
+
+def array_labels(values: NDArray) -> Labels:
+    """Labels from an array: whole numbers, names or booleans `[n]`, real numbers `[n]`, or a 0/1 matrix `[n, k]`."""
+    values = np.asarray(values)
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 2 and values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
+        return Labels(values.astype(np.int64), "multilabel", [str(index) for index in range(values.shape[1])])
+    if values.ndim != 1 or values.dtype.kind not in "biufSU":
+        raise UserError(
+            f"Labels of shape {values.shape} and type {values.dtype} are not understood; expected [n] whole numbers or "
+            "names (classes), [n] real numbers (regression), or [n, k] of 0 and 1 (several labels a picture)."
+        )
+    if values.dtype.kind == "f":
+        return _regression(values.astype(np.float64), "the labels")
+    return class_names([str(int(value)) for value in values] if values.dtype.kind in "biu" else values.astype(str).tolist())
+
+
+def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
+    """Read a CSV with a row for each of `pictures` (paths relative to `root`).
+
+    A row names its picture relative to `root`, relative to the CSV's own folder, or by an absolute path.
+
+    Raises:
+        UserError: unreadable; no path column; rows twice, rows of pictures that do not exist, pictures without a row.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"labels: {path} cannot be read as a UTF-8 text file: {error}") from error
+    rows = list(csv.reader(text.splitlines(), delimiter="\t" if path.lower().endswith(".tsv") else ","))
+    rows = [row for row in rows if any(cell.strip() for cell in row)]
+    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    key = next((name for name in _PATH_COLUMNS if name in header), None)
+    if key is None:
+        raise UserError(
+            f"labels: {path} has the columns {header}; one of them must be {' or '.join(map(repr, _PATH_COLUMNS))}, "
+            "with the path of each picture relative to the data folder."
+        )
+    uneven = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
+    if uneven:
+        raise UserError(f"labels: {path}: {_some('row', uneven)} not as many cells as the header ({len(header)}).")
+    known = {os.path.normpath(root / picture): index for index, picture in enumerate(pictures)}
+    positions: list[int] = []
+    unknown = []
+    for row in rows[1:]:
+        name = row[header.index(key)].strip()
+        found = (known.get(os.path.normpath(base / name)) for base in (root, Path(path).absolute().parent))
+        position = next((index for index in found if index is not None), None)
+        if position is None:
+            unknown.append(name)
+        else:
+            positions.append(position)
+    if unknown:
+        raise UserError(
+            f"labels: {_some('row', unknown)} no picture under {root}. "
+            "Paths are relative to the data folder, with the file's ending; remove rows of pictures that are gone."
+        )
+    twice = [pictures[index] for index, count in Counter(positions).items() if count > 1]
+    if twice:
+        raise UserError(f"labels: {path} has more than one row for {_list(twice)}. Keep one.")
+    missing = [picture for index, picture in enumerate(pictures) if index not in set(positions)] \
+        if len(positions) < len(pictures) else []
+    if missing:
+        raise UserError(
+            f"labels: {path} has no row for {_list(missing)}. Add the rows, move the pictures away, or give "
+            "--labels none to train without labels."
+        )
+    columns: dict[str, list[str]] = {name: [""] * len(pictures) for name in header}
+    for position, row in zip(positions, rows[1:], strict=True):
+        for name, cell in zip(header, row, strict=True):
+            columns[name][position] = cell.strip()
+    return Table(columns, path)
+
+
+def _parse(cells: list[str], where: str) -> Labels:
+    empty = [index for index, cell in enumerate(cells) if not cell]
+    if empty:
+        raise UserError(f"labels: {len(empty)} of {len(cells)} cells in {where} are empty. Fill them or remove the rows.")
+    if all(_is_integer(cell) for cell in cells):
+        return class_names(cells)
+    try:
+        return _regression(np.array([float(cell) for cell in cells]), where)
+    except ValueError:
+        return class_names(cells)
+
+
+def _regression(values: NDArray[np.float64], where: str) -> Labels:
+    finite = np.isfinite(values)
+    if not finite.all():
+        raise UserError(f"labels: {where}: value {int(np.argmin(finite))} is NaN or infinite. Remove that picture.")
+    return Labels(values, "regression")
+
+
+def _is_integer(cell: str) -> bool:
+    return cell.lstrip("+-").isdecimal()
+
+
+def _list(names: Sequence[object]) -> str:
+    shown = ", ".join(str(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5:,} more"
+
+
+def _some(what: str, names: Sequence[object]) -> str:
+    return f"{what} {_list(names)} has" if len(names) == 1 else f"{what}s {_list(names)} have"

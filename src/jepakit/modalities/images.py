@@ -1,0 +1,294 @@
+"""Opens pictures: a folder, arrays, idx files, a Hugging Face data set or a built-in one, split and ready to train on.
+
+Choices made where nothing is said:
+
+- `image_size`: the pictures' own size if all have the same and its shorter side is at most 64, else 96 x 96.
+- `channels`: 1 if every picture is grey (also when stored as RGB), else 3.
+- The split: the data's own (`train/` and `test/`, `val/` or `valid/` folders; the splits of array files and of the
+  built-in sets), else `test_fraction` of the data, by class, or by whole groups. It depends on the data alone, not on
+  the seed, so that runs with different seeds hold out the same pictures.
+- Bad files: up to 20,000 files, and always with `on_bad_file="skip"`, every file is decoded once before anything
+  starts. Above that only the headers are read first, and a file that turns out damaged later stops the run by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jepakit.errors import UserError, check_choice, check_range
+from jepakit.modalities.image_files import BadFile, Pixels
+from jepakit.modalities.image_labels import Labels, Task
+from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
+from jepakit.randomness import derive_seed
+
+_SPLIT_SEED = 0
+_STATISTICS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageDataConfig:
+    """Which pictures, and how they are split."""
+
+    data: str
+    """A folder, a .npy or .npz file, a folder of idx files, a built-in name (digits, fashion-mnist), or hf:PATH for a
+    Hugging Face data set saved with save_to_disk."""
+    labels: str | None = None
+    """A CSV (columns path, label); a .npy beside array data; "none" to ignore labels. Default: labels from sub-folders
+    or from the array file."""
+    image_size: tuple[int, int] | None = None
+    """Height and width the model sees. Default: that of small pictures of one size (shorter side up to 64), else 96 96."""
+    channels: int | None = None
+    """1 (grey) or 3 (colour). Default: 1 if all pictures are grey."""
+    test_fraction: float = 0.2
+    """Part held out for evaluation where the data has no split of its own; 0: nothing is held out."""
+    group_by: str | None = None
+    """A CSV column, or path:K for the K-th part of the relative path (0 is the first): pictures of one group stay on
+    one side of the split."""
+    on_bad_file: Literal["error", "skip"] = "error"
+    """What to do with files that cannot be decoded: stop and name them, or leave them out and list them."""
+    limit: int | None = None
+    """Train on only so many pictures, drawn with the seed (for sample-efficiency curves)."""
+    value_range: tuple[float, float] | None = None
+    """The pixel values that become black and white where pixels are not 8 bits. Default: the bit depth; floats within
+    [0, 1] as they are, other arrays from their smallest to their largest value."""
+
+    def __post_init__(self) -> None:
+        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
+            raise UserError(f"image_size must be two positive numbers, height and width, got {self.image_size}.")
+        if self.channels not in (None, 1, 3):
+            raise UserError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}.")
+        if not 0.0 <= self.test_fraction < 1.0:
+            raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
+        check_choice("on_bad_file", self.on_bad_file, ("error", "skip"))
+        if self.limit is not None:
+            check_range("limit", self.limit, 1)
+        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+            raise UserError(f"value_range must be two numbers, the smaller first, got {self.value_range}.")
+
+
+class Pictures(Protocol):
+    """Where pixels come from: files, arrays or a table. Pickles under `spawn`."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> Pixels:
+        """`[channels, height, width]`, `uint8` or `float32` in [0, 1]."""
+
+
+@dataclass
+class Collection:
+    """Everything that was found, before it is split. A reader returns it; `open_images` makes `ImageData` of it."""
+
+    name: str
+    kind: str
+    pictures: Pictures
+    image_size: tuple[int, int]
+    channels: int
+    shapes: NDArray[np.int64]
+    """`[n, 2]` height and width as stored."""
+    modes: dict[str, int]
+    """How many pictures are stored in which way (RGB, L, I;16, uint8, ...)."""
+    labels: Labels | None = None
+    paths: list[str] | None = None
+    groups: list[str] | None = None
+    test: NDArray[np.bool_] | None = None
+    """The data's own split; None: it has none."""
+    bad_files: list[BadFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """What a user should know about how the data was read, in sentences."""
+    value_range: tuple[float, float] | None = None
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Some of the pictures of a collection: `{"image", "id", "label"?}`.
+
+    `image` is `[channels, h, w]`, `uint8` or `float32` in [0, 1], at its own size (see `loaded_size`); `id` is its
+    position in the whole collection, so that what is drawn for it does not depend on the split.
+    """
+
+    def __init__(
+        self, pictures: Pictures, ids: NDArray[np.int64], labels: NDArray | None = None, paths: list[str] | None = None
+    ):
+        self.pictures = pictures
+        self.ids = ids
+        self.labels = labels
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises `UnreadableImage` (a `UserError`) naming a file that cannot be decoded."""
+        number = int(self.ids[index])
+        sample: dict[str, Any] = {"image": torch.from_numpy(self.pictures.read(number)), "id": number}
+        if self.labels is not None:
+            sample["label"] = self.labels[index]
+        return sample
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
+        """The pictures at these positions of this data set."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        labels = None if self.labels is None else self.labels[chosen]
+        paths = None if self.paths is None else [self.paths[index] for index in chosen]
+        return ImageDataset(self.pictures, self.ids[chosen], labels, paths)
+
+
+@dataclass
+class ImageData:
+    """Pictures, split: `test` is held out and never trained on."""
+
+    train: ImageDataset
+    test: ImageDataset
+    config: ImageDataConfig
+    """As given, with `image_size`, `channels` and `value_range` filled in."""
+    name: str
+    kind: str
+    """"folder", "array", "idx", "digits", "fashion-mnist" or "hf"."""
+    classes: list[str] | None
+    task: Task | None
+    bad_files: list[BadFile]
+    mean: tuple[float, ...]
+    """Per channel, of training pixels in [0, 1] (of at most 1,000 pictures)."""
+    std: tuple[float, ...]
+    fingerprint: str
+    """Changes with the pictures' ids, paths, labels, sizes or split: a resumed run checks that it is the same data."""
+    notes: list[str] = field(default_factory=list)
+
+
+def open_images(config: ImageDataConfig, seed: int, source: object | None = None) -> ImageData:
+    """Find, check, label and split the pictures of `config.data`.
+
+    Args:
+        seed: draws the `limit` training pictures and those that mean and std are computed from; not the split.
+        source: a Hugging Face `Dataset` or `DatasetDict` to use instead of `config.data` (which then is its name).
+
+    Raises:
+        UserError: nothing there, bad files under `on_bad_file="error"`, labels that do not fit; with the remedy.
+    """
+    collection = collect(config, source)
+    config = replace(
+        config,
+        image_size=collection.image_size,
+        channels=collection.channels,
+        value_range=config.value_range or collection.value_range,
+    )
+    return split_collection(collection, config, seed)
+
+
+def collect(config: ImageDataConfig, source: object | None = None) -> Collection:
+    """Find, check and label the pictures, not yet split. Raises `UserError` as `open_images`."""
+    from jepakit.modalities.image_sources import read_source  # the readers import this file for its types
+
+    return read_source(config, source)
+
+
+def split_collection(collection: Collection, config: ImageDataConfig, seed: int) -> ImageData:
+    """`ImageData` of a collection; `config` has `image_size`, `channels` and `value_range` filled in."""
+    labels = collection.labels
+    test = held_out(collection, config.test_fraction)
+    ids = np.arange(len(collection.pictures))
+
+    def part(chosen: NDArray[np.int64]) -> ImageDataset:
+        values = None if labels is None else labels.values[chosen]
+        paths = None if collection.paths is None else [collection.paths[index] for index in chosen]
+        return ImageDataset(collection.pictures, chosen, values, paths)
+
+    train_ids = ids[~test]
+    if len(train_ids) == 0:
+        raise UserError(f"{collection.name}: no picture is left to train on.")
+    if config.limit is not None and config.limit < len(train_ids):
+        generator = np.random.default_rng(derive_seed(seed, "limit"))
+        train_ids = np.sort(generator.permutation(train_ids)[: config.limit])
+    train = part(train_ids)
+    mean, std = _statistics(train, config.channels or collection.channels, seed)
+    return ImageData(
+        train=train,
+        test=part(ids[test]),
+        config=config,
+        name=collection.name,
+        kind=collection.kind,
+        classes=None if labels is None else labels.classes,
+        task=None if labels is None else labels.task,
+        bad_files=collection.bad_files,
+        mean=mean,
+        std=std,
+        fingerprint=_fingerprint(collection, train_ids, test),
+        notes=collection.notes,
+    )
+
+
+def held_out(collection: Collection, fraction: float) -> NDArray[np.bool_]:
+    """True for the pictures of the test set: the data's own, else by groups, else by class, else at random."""
+    labels, groups = collection.labels, collection.groups
+    if collection.test is not None:
+        if groups is not None:
+            check_groups(groups, collection.test)
+        return collection.test
+    generator = np.random.default_rng(derive_seed(_SPLIT_SEED, "split"))
+    by_class = labels is not None and labels.task == "classification"
+    if groups is not None:
+        test = grouped_split(groups, fraction, generator)
+        if by_class and test.any() and not set(labels.values[test]) & set(labels.values[~test]):
+            raise UserError(
+                "group_by puts every class on one side of the split: the group is the label itself. Group by what "
+                "should not leak instead (a patient, a scene, a camera)."
+            )
+        return test
+    if by_class:
+        return stratified_split(labels.values, fraction, generator)
+    return random_split(len(collection.pictures), fraction, generator)
+
+
+def stack_images(
+    samples: Sequence[dict[str, Any]],
+) -> tuple[Float[Tensor, "batch channels canvas_height canvas_width"], Int[Tensor, "batch 2"]]:
+    """A batch: pictures in [0, 1] in the top left corner of a common zero canvas, and their true (height, width)."""
+    images = [sample["image"] for sample in samples]
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    if all(image.shape == images[0].shape and image.dtype == images[0].dtype for image in images):
+        return _unit(torch.stack(images)), sizes
+    canvas = torch.zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
+    for place, image in zip(canvas, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = _unit(image)
+    return canvas, sizes
+
+
+def _unit(image: Tensor) -> Tensor:
+    return image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image
+
+
+def _statistics(train: ImageDataset, channels: int, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    generator = np.random.default_rng(derive_seed(seed, "statistics"))
+    chosen = generator.permutation(len(train))[:_STATISTICS]
+    first, second = np.zeros(channels), np.zeros(channels)
+    for index in chosen:
+        pixels = _unit(train[int(index)]["image"]).double().flatten(1)
+        first += pixels.mean(dim=1).numpy() / len(chosen)
+        second += pixels.square().mean(dim=1).numpy() / len(chosen)
+    # A data set of constant pictures has no spread; dividing by it must still give numbers.
+    std = np.sqrt(np.maximum(second - first**2, 1e-6))
+    return tuple(first.tolist()), tuple(std.tolist())
+
+
+def _fingerprint(collection: Collection, train: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
+    digest = hashlib.sha256(f"{collection.kind} {len(collection.pictures)}".encode())
+    for array in (collection.shapes, train, test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    if collection.labels is not None:
+        digest.update(np.ascontiguousarray(collection.labels.values).tobytes())
+    if collection.relative is not None:
+        digest.update("\0".join(collection.relative).encode(errors="surrogateescape"))
+    else:  # arrays have no names: look at some of the pixels
+        for index in np.linspace(0, len(collection.pictures) - 1, 64).astype(int):
+            digest.update(collection.pictures.read(int(index)).tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,74 @@
+"""Which samples are held out: stratified by class, or by whole groups. And how to see what leaks across a split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy.typing import NDArray
+
+from jepakit.errors import UserError
+
+
+def random_split(count: int, fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, "count"]:
+    """True for `fraction` of the samples; with two samples or more and a fraction above 0, both sides have one."""
+    held_out = round(count * fraction)
+    if fraction > 0 and count > 1:
+        held_out = min(max(held_out, 1), count - 1)
+    test = np.zeros(count, dtype=bool)
+    test[generator.permutation(count)[:held_out]] = True
+    return test
+
+
+def stratified_split(
+    classes: NDArray[np.int64], fraction: float, generator: np.random.Generator
+) -> Bool[np.ndarray, "count"]:
+    """`fraction` of each class, up to one sample; the remainders go where they are largest, so that the total fits.
+
+    A class always keeps a training sample, so one with a single sample is not in the test set.
+    """
+    names, counts = np.unique(classes, return_counts=True)
+    wanted = counts * fraction
+    held_out = np.minimum(np.floor(wanted), counts - 1).astype(int)
+    order = np.argsort(-(wanted - held_out), kind="stable")
+    missing = round(len(classes) * fraction) - held_out.sum()
+    room = [index for index in order if held_out[index] < counts[index] - 1 and wanted[index] > held_out[index]]
+    for index in room[: max(0, missing)]:
+        held_out[index] += 1
+    test = np.zeros(len(classes), dtype=bool)
+    for name, number in zip(names, held_out, strict=True):
+        members = np.flatnonzero(classes == name)
+        test[generator.permutation(members)[:number]] = True
+    return test
+
+
+def grouped_split(groups: Sequence[str], fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, "count"]:
+    """Whole groups, in random order, as long as each brings the test set closer to `fraction` of the samples."""
+    names, member, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    if fraction > 0 and len(names) < 2:
+        raise UserError(
+            f"group_by finds a single group ({names[0]}), so nothing can be held out. Choose another column or path "
+            "part, or leave group_by out."
+        )
+    target, total = fraction * len(member), 0
+    chosen = np.zeros(len(names), dtype=bool)
+    for index in generator.permutation(len(names)):
+        if abs(total + counts[index] - target) < abs(total - target) and not chosen.sum() == len(names) - 1:
+            chosen[index] = True
+            total += counts[index]
+    if fraction > 0 and not chosen.any():
+        chosen[np.argmin(counts)] = True
+    return chosen[member]
+
+
+def check_groups(groups: Sequence[str], test: NDArray[np.bool_]) -> None:
+    """Raise `UserError` when a group lies on both sides of a split that came with the data."""
+    array = np.asarray(groups)
+    both = sorted(set(array[test]) & set(array[~test]))
+    if both:
+        raise UserError(
+            f"{len(both)} groups lie on both sides of the data's own split, e.g. {', '.join(both[:5])}. Put the files "
+            "into one folder so that they are split anew, or leave group_by out."
+        )

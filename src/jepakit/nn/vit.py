@@ -1,0 +1,138 @@
+"""Vision transformer: patches with fixed positions, all tokens or only the kept ones, rectangular inputs.
+
+Dosovitskiy et al. 2021 (arXiv 2010.11929) without class token, as I-JEPA uses it (arXiv 2301.08243). Parameter names
+are timm's, so released weights load by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepakit.errors import UserError, check_range
+from jepakit.nn.positions import grid_positions, interpolate_grid, sincos_2d
+from jepakit.nn.tokens import Ids, Tokens
+from jepakit.nn.transformer import Block, initialise_transformer
+from jepakit.registry import SIZES
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTConfig:
+    """Shape of a vision transformer. `image_size` is (height, width) in pixels, `patch_size` one side of a square patch."""
+
+    image_size: tuple[int, int]
+    patch_size: int
+    channels: int = 3
+    dim: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_ratio: float = 4.0
+
+    def __post_init__(self) -> None:
+        check_range("patch_size", self.patch_size, 1)
+        check_range("depth", self.depth, 1)
+        if self.dim % self.heads or self.dim % 4:
+            raise UserError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (two sine-cosine axes).")
+        for name, side in zip(("height", "width"), self.image_size, strict=True):
+            if side % self.patch_size or side < self.patch_size:
+                near = max(self.patch_size, round(side / self.patch_size) * self.patch_size)
+                raise UserError(
+                    f"image_size: {name} {side} is not a multiple of patch_size {self.patch_size}. "
+                    f"Use {near}, or a patch size that divides {side}."
+                )
+
+    @classmethod
+    def of_size(cls, size: str, image_size: tuple[int, int], channels: int, patch_size: int | None = None) -> ViTConfig:
+        """The ViT of a named size (`jepakit list sizes`) for these images."""
+        dim, depth, heads, mlp_ratio = SIZES[size]["vit"]
+        patch = patch_size or default_patch_size(image_size)
+        return cls(
+            image_size=image_size, patch_size=patch, channels=channels, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio
+        )
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches as (rows, columns)."""
+        return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
+
+
+def default_patch_size(image_size: tuple[int, int]) -> int:
+    """The largest side that divides the image and leaves at least 7 patches on its shorter side, at most 16 pixels."""
+    for patch in range(min(16, min(image_size) // 7), 1, -1):
+        if image_size[0] % patch == 0 and image_size[1] % patch == 0:
+            return patch
+    return 1
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to tokens by one strided convolution."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(config.channels, config.dim, config.patch_size, stride=config.patch_size)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim rows columns"]:
+        return self.proj(images)
+
+
+class VisionTransformer(nn.Module):
+    """`encoder(images, keep=None, levels=None) -> Tokens`.
+
+    images: `[batch, channels, height, width]`, any size that the patch size divides; away from `config.image_size` the
+    position table is interpolated. keep: encode only these tokens (ids of the raster grid, ragged allowed); positions
+    are added before tokens are dropped. levels: block numbers (1-based, `depth` is the last) whose normalised outputs
+    are returned as `[batch, tokens, levels, dim]`.
+    """
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        self.patch_embed = PatchEmbed(config)
+        # A frozen parameter, not a buffer: released checkpoints list it among the parameters.
+        self.pos_embed = nn.Parameter(sincos_2d(config.grid, config.dim)[None], requires_grad=False)
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth))
+        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
+        initialise_transformer(self, self.blocks)
+
+    @property
+    def dim(self) -> int:
+        return self.config.dim
+
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        keep: Ids | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> Tokens:
+        self._check(images, levels)
+        features = self.patch_embed(images)
+        grid = (features.shape[2], features.shape[3])
+        table = interpolate_grid(self.pos_embed[0], self.config.grid, grid)
+        x = features.flatten(2).transpose(1, 2) + table
+        positions = grid_positions(grid, images.device).expand(len(x), -1, -1)
+        keys = lengths = None
+        if keep is not None:
+            x, positions, lengths = keep.gather(x), keep.gather(positions), keep.lengths
+            keys = None if lengths is None else keep.valid[:, None, None, :]
+        outputs: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, keys)
+            if levels is not None and number in levels:
+                outputs[number] = self.norm(x)
+        values = self.norm(x) if levels is None else torch.stack([outputs[level] for level in levels], dim=2)
+        return Tokens(values, positions, lengths)
+
+    def _check(self, images: Tensor, levels: Sequence[int] | None) -> None:
+        if images.dim() != 4 or images.shape[1] != self.config.channels:
+            raise UserError(
+                f"The encoder expects images [batch, {self.config.channels}, height, width], got {list(images.shape)}."
+            )
+        patch = self.config.patch_size
+        if images.shape[2] % patch or images.shape[3] % patch:
+            raise UserError(f"Image sides {tuple(images.shape[2:])} must be multiples of the patch size {patch}.")
+        if levels is not None and not all(1 <= level <= self.config.depth for level in levels):
+            raise UserError(f"levels {list(levels)} must lie between 1 and the depth {self.config.depth}.")

@@ -1,0 +1,246 @@
+"""One honest sentence about a run, from its health lines and its evaluation: nothing is claimed where intervals overlap."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .data import Metrics
+
+Row = Mapping[str, Any]
+Outcome = Literal["above", "below", "open"]
+
+FEATURE_NAMES = {
+    "encoder": "Encoder",
+    "random init": "Random init",
+    "pixels": "Raw pixels",
+    "pca": "PCA of pixels",
+    "supervised": "Supervised",
+}
+_SPOKEN = {"random init": "random init", "pixels": "raw pixels", "pca": "PCA of pixels", "supervised": "supervised training"}
+_LOWER_IS_BETTER = {"mae", "mse", "rmse", "log_loss", "nll", "error"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """level: "good", "mixed", "bad" or "open" (nothing to judge yet); headline: one sentence; notes: what to add to it."""
+
+    level: Literal["good", "mixed", "bad", "open"]
+    headline: str
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The encoder against one baseline under one evaluator. `outcome` is "open" when the intervals overlap."""
+
+    evaluator: str
+    metric: str
+    baseline: str
+    value: float
+    other: float
+    outcome: Outcome
+
+    @property
+    def numbers(self) -> str:
+        return f"{self.value:.3f} against {self.other:.3f} {at(self.evaluator)}"
+
+
+def higher_is_better(metric: str) -> bool:
+    return metric not in _LOWER_IS_BETTER
+
+
+def evaluator_name(evaluator: str) -> str:
+    """The heading of an evaluator: "5 labels a class"."""
+    kind, _, number = evaluator.rpartition("-")
+    if kind == "low-shot" and number.isdigit():
+        return f"{number} label{'s' * (number != '1')} a class"
+    if kind == "knn" and number.isdigit():
+        return f"{number} nearest neighbour{'s' * (number != '1')}"
+    return {"linear": "Linear probe", "attentive": "Attentive probe"}.get(evaluator, evaluator)
+
+
+def at(evaluator: str) -> str:
+    """The same inside a sentence: "at 5 labels a class", "with a linear probe"."""
+    name = evaluator_name(evaluator)
+    if evaluator.startswith("low-shot"):
+        return f"at {name}"
+    if evaluator in ("linear", "attentive"):
+        return f"with {'a' if evaluator == 'linear' else 'an'} {name.lower()}"
+    return f"with {name}"
+
+
+def compare(evaluation: Mapping[str, Any] | None) -> list[Comparison]:
+    """The encoder against every baseline, by evaluator, each on the first metric the encoder was measured with."""
+    rows: Sequence[Row] = (evaluation or {}).get("rows", ())
+    found = []
+    main: dict[str, Row] = {}
+    for row in rows:
+        if row["features"] == "encoder":
+            main.setdefault(row["evaluator"], row)
+    for evaluator, ours in main.items():
+        for row in rows:
+            if row["features"] == "encoder" or (row["evaluator"], row["metric"]) != (evaluator, ours["metric"]):
+                continue
+            if not (is_finite(ours["value"]) and is_finite(row["value"])):
+                continue
+            found.append(
+                Comparison(
+                    evaluator=evaluator,
+                    metric=ours["metric"],
+                    baseline=row["features"],
+                    value=ours["value"],
+                    other=row["value"],
+                    outcome=_outcome(ours, row),
+                )
+            )
+    return found
+
+
+def is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _outcome(ours: Row, other: Row) -> Outcome:
+    bounds = [row.get(end) for row in (ours, other) for end in ("low", "high")]
+    if not all(is_finite(bound) for bound in bounds):
+        return "open"
+    low, high, other_low, other_high = bounds
+    if low > other_high:
+        return "above" if higher_is_better(ours["metric"]) else "below"
+    if high < other_low:
+        return "below" if higher_is_better(ours["metric"]) else "above"
+    return "open"
+
+
+def judge(metrics: Metrics, evaluation: Mapping[str, Any] | None) -> Verdict:
+    """The verdict on a run. A sickness of the health lines comes first, then what the evaluation proves."""
+    state, onset, message = _health(metrics)
+    comparisons = compare(evaluation)
+    notes = [*_side_notes(metrics, state, message), *_left_over(comparisons)]
+    if state == "diverged":
+        return Verdict(level="bad", headline=f"Diverged at step {onset:,}: the loss is no longer a number.", notes=tuple(notes))
+    if state in ("collapsed", "fragmented"):
+        says = message or (
+            "all embeddings are alike."
+            if state == "collapsed"
+            else "matching pairs are no closer than shuffled ones."
+        )
+        return Verdict(level="bad", headline=f"{state.capitalize()} at step {onset:,}: {says}", notes=tuple(notes))
+    level, headline = _learned(comparisons, healthy=state == "healthy")
+    if not comparisons:
+        encoder = any(row["features"] == "encoder" for row in (evaluation or {}).get("rows", ()))
+        headline = {
+            (True, "healthy"): "Healthy by its own signals, but no baseline was measured, so nothing is proven.",
+            (False, "healthy"): "Healthy by its own signals; whether it learned has not been measured.",
+            (True, "warning"): "The health signals warn, and no baseline was measured.",
+            (False, "warning"): "The health signals warn; whether it learned has not been measured.",
+        }.get((encoder, state), "Nothing to judge yet: no evaluation and no health signals.")
+        level = "mixed" if state == "warning" else "open"
+    return Verdict(level=level, headline=headline, notes=tuple(notes))
+
+
+def _health(metrics: Metrics) -> tuple[str, int, str]:
+    """The state at the end of the run, the step at which it set in, and the message of that step."""
+    losses = [line for line in metrics if line.get("kind") == "train" and isinstance(line.get("loss"), int | float)]
+    if losses and not math.isfinite(losses[-1]["loss"]):
+        finite = [i for i, line in enumerate(losses) if math.isfinite(line["loss"])]
+        return "diverged", int(losses[finite[-1] + 1 if finite else 0]["step"]), ""
+    lines = [line for line in metrics if line.get("kind") == "health" and "health/verdict" in line]
+    if not lines:
+        return "unknown", 0, ""
+    state = lines[-1]["health/verdict"]
+    first = len(lines) - 1
+    while first and lines[first - 1]["health/verdict"] == state:
+        first -= 1
+    return state, int(lines[first]["step"]), str(lines[first].get("health/message") or "")
+
+
+def _side_notes(metrics: Metrics, state: str, message: str) -> list[str]:
+    notes = []
+    if state == "warning" and message:
+        notes.append(f"Health warning: {message}")
+    past = [line for line in metrics if line.get("health/verdict") in ("collapsed", "fragmented")]
+    if past and state not in ("collapsed", "fragmented"):
+        notes.append(f"It was {past[-1]['health/verdict']} until step {past[-1]['step']:,} and recovered.")
+    done = progress(metrics)
+    if done is not None and done < 1:
+        notes.append(f"Training stopped at {done:.0%}.")
+    return notes
+
+
+def progress(metrics: Metrics) -> float | None:
+    """Share of the training that was done; 1 when the last line is the last that would have been written."""
+    found = [line["progress"] for line in metrics if line.get("kind") == "train" and is_finite(line.get("progress"))]
+    if not found:
+        return None
+    gap = found[-1] - found[-2] if len(found) > 1 else 0.0
+    return 1.0 if found[-1] + gap > 1 + 1e-9 else min(found[-1], 1.0)
+
+
+def _and(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def _where(evaluators: Sequence[str], measured: int) -> str:
+    if len(evaluators) == measured and measured > 1:
+        return f"in all {measured} measures"
+    return _and([at(name) for name in evaluators])
+
+
+def _learned(comparisons: Sequence[Comparison], healthy: bool) -> tuple[Literal["good", "mixed", "bad", "open"], str]:
+    """Level and headline from the comparisons with random init and raw pixels."""
+
+    def against(baseline: str) -> tuple[list[Comparison], list[Comparison], int]:
+        found = [c for c in comparisons if c.baseline == baseline]
+        return [c for c in found if c.outcome == "above"], [c for c in found if c.outcome == "below"], len(found)
+
+    wins, losses, measured = against("random init")
+    pixel_wins, pixel_losses, pixel_measured = against("pixels")
+    if not measured:
+        return "open", "Random init was not measured, so the numbers do not tell whether it learned."
+    if losses and not wins:
+        return "bad", f"Worse than random init: {losses[0].numbers}."
+    if not wins:
+        nearest = next(c for c in comparisons if c.baseline == "random init")
+        return "mixed", f"No proof of learning: not told apart from random init ({nearest.numbers}; intervals overlap)."
+    won = [c.evaluator for c in wins]
+    if losses:
+        return "mixed", f"Better than random init {_where(won, measured)}, but worse {_where([c.evaluator for c in losses], 0)}."
+    if not pixel_measured:
+        return "mixed", f"Learned: beats random init {_where(won, measured)}. Raw pixels were not measured."
+    if pixel_losses and not pixel_wins:
+        return "mixed", f"Learned, but raw pixels are still better ({pixel_losses[0].numbers})."
+    beat = [c.evaluator for c in pixel_wins]
+    if pixel_losses:
+        behind = _where([c.evaluator for c in pixel_losses], 0)
+        return "mixed", f"Learned: beats raw pixels {_where(beat, 0)}, but they are still better {behind}."
+    if not pixel_wins:
+        nearest = next(c for c in comparisons if c.baseline == "pixels")
+        return "mixed", f"Learned, but not told apart from raw pixels ({nearest.numbers}; intervals overlap)."
+    word = "Healthy" if healthy else "Learned"
+    both = [name for name in won if name in beat]
+    if len(both) == len(won) == len(beat):
+        return "good", f"{word}: beats random init and raw pixels {_where(both, max(measured, pixel_measured))}."
+    return "good", f"{word}: beats random init {_where(won, measured)}, and raw pixels {_where(beat, pixel_measured)}."
+
+
+def _left_over(comparisons: Sequence[Comparison]) -> list[str]:
+    """What the headline leaves out: undecided pairs, PCA, and the distance to supervised training."""
+    notes = []
+    for baseline in ("random init", "pixels", "pca", "supervised"):
+        spoken = _SPOKEN[baseline]
+        found = [c for c in comparisons if c.baseline == baseline]
+        undecided = [c for c in found if c.outcome == "open"]
+        if undecided and baseline != "supervised":
+            where = _where([c.evaluator for c in undecided], len(found))
+            notes.append(f"No claim against {spoken} {where}: the intervals overlap.")
+        if baseline == "pca":
+            notes += [f"PCA of pixels is better: {c.numbers}." for c in found if c.outcome == "below"]
+        if baseline == "supervised" and found:
+            best = min(found, key=lambda c: abs(c.value - c.other))
+            word = {"above": "beats", "below": "stands below", "open": "is not told apart from"}[best.outcome]
+            notes.append(f"It {word} supervised training of the same encoder ({best.numbers}).")
+    return notes

@@ -1,0 +1,136 @@
+"""I-JEPA: predict the embeddings of hidden blocks of an image from what is left of it.
+
+Assran et al. 2023, arXiv 2301.08243. EXPERIMENT_LOG
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from jepakit.core.anticollapse import (
+    BarlowTwinsConfig,
+    InfoNCEConfig,
+    SIGRegConfig,
+    VICRegConfig,
+    chosen_anticollapse,
+)
+from jepakit.core.energies import Energy
+from jepakit.core.masked import Masked
+from jepakit.core.schedules import linear
+from jepakit.core.system import Batch
+from jepakit.core.targets import make_target
+from jepakit.errors import check_choice, check_range
+from jepakit.masks.blocks import MultiBlockConfig, multi_block
+from jepakit.modalities.images import stack_images
+from jepakit.modalities.inputs import ImageInputs, sample_draws, sample_facts
+from jepakit.modalities.views import ViewConfig, draw_views
+from jepakit.nn.mlp import projection_head
+from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
+from jepakit.nn.vit import VisionTransformer, ViTConfig
+from jepakit.registry import SIZES
+
+
+@dataclass(frozen=True, kw_only=True)
+class IJEPAConfig:
+    """The choices of I-JEPA.
+
+    size: encoder and predictor, `jepakit list sizes`. patch_size: side in pixels; None: 14 or fewer patches a side.
+    predictor_dim, predictor_depth: other than the size's.
+    target: "ema", "shared", "stop-gradient". ema: momentum at the start, rising linearly to ema_end (paper .996 to 1).
+    crop: share of the image's area in the random crop (paper .3 to 1); None: the whole image, without augmentation.
+    anti_collapse: a loss on the projected mean of each context (see core.anticollapse), with its own options;
+        "none" is the paper. invariance: weight of the distance between the contexts of one image under it.
+    projector: widths of the projection head, the last its output.
+    """
+
+    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    patch_size: int | None = None
+    predictor_dim: int | None = None
+    predictor_depth: int | None = None
+    masks: MultiBlockConfig = field(default_factory=MultiBlockConfig)
+    crop: tuple[float, float] | None = None
+    target: Literal["ema", "shared", "stop-gradient"] = "ema"
+    target_norm: Literal["layer", "none"] = "layer"
+    ema: float = 0.996
+    ema_end: float = 1.0
+    energy: Energy = field(default_factory=Energy)
+    anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
+    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
+    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
+    barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
+    infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
+    invariance: float = 0.0
+    projector: tuple[int, ...] = (256, 64)
+
+    def __post_init__(self) -> None:
+        check_choice("size", self.size, SIZES)
+        for name in ("ema", "ema_end"):
+            check_range(name, getattr(self, name), 0, 1)
+        check_range("invariance", self.invariance, 0)
+
+
+class IJEPA(Masked):
+    """I-JEPA's parts put together."""
+
+    Config: ClassVar[type] = IJEPAConfig
+    training_defaults: ClassVar[dict[str, Any]] = {"lr": 1e-3, "weight_decay": 0.04, "weight_decay_end": 0.4}
+
+    def __init__(self, config: IJEPAConfig, inputs: ImageInputs, seed: int = 0):
+        vit = ViTConfig.of_size(config.size, inputs.image_size, inputs.channels, config.patch_size)
+        encoder = VisionTransformer(vit)
+        predictor = PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth)
+        anti_collapse = chosen_anticollapse(config, seed)
+        super().__init__(
+            encoder,
+            MaskedPredictor(predictor, vit.dim, vit.grid),
+            make_target(config.target, encoder),
+            config.energy,
+            target_norm=config.target_norm,
+            anti_collapse=anti_collapse,
+            projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if anti_collapse else None,
+            invariance=config.invariance,
+        )
+        self.config, self.inputs, self.grid = config, inputs, vit.grid
+
+    def after_step(self, progress: float) -> dict[str, float]:
+        if self.config.target != "ema":
+            return {}
+        momentum = linear(self.config.ema, self.config.ema_end, progress)
+        self.target.update(momentum)
+        return {"ema": momentum}
+
+    def collator(self, seed: int, views: int | None = None) -> IJEPACollator:
+        masks = self.config.masks if views is None else replace(self.config.masks, contexts=views)
+        return IJEPACollator(self.inputs, masks, self.grid, self.config.crop, seed)
+
+
+@dataclass(frozen=True)
+class IJEPACollator:
+    """Stacks images (cropped at random where asked) and draws their masks."""
+
+    inputs: ImageInputs
+    masks: MultiBlockConfig
+    grid: tuple[int, int]
+    crop: tuple[float, float] | None
+    seed: int
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        drawn = multi_block(self.masks, self.grid)(sample_draws(samples, self.seed, "masks"))
+        return {
+            "image": self._images(samples),
+            "context": drawn.context,
+            "context_lengths": drawn.context_lengths,
+            "targets": drawn.targets,
+            "target_lengths": drawn.target_lengths,
+            **sample_facts(samples),
+        }
+
+    def _images(self, samples: Sequence[dict[str, Any]]) -> Any:
+        if self.crop is None:
+            return self.inputs.prepare(samples)
+        only_crop = ViewConfig(kind="photo", views=1, scale=self.crop, flip=0, jitter=0, grey=0, blur=0, solarise=0)
+        draws = sample_draws(samples, self.seed, "crop")
+        views = draw_views(*stack_images(samples), only_crop, draws, self.inputs.image_size)
+        return self.inputs.normalise(views[:, 0])

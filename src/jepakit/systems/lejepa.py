@@ -1,0 +1,109 @@
+"""LeJEPA: every view of an image predicts the centre of its views, and SIGReg keeps the embeddings Gaussian.
+
+Balestriero and LeCun 2025, arXiv 2511.08544. EXPERIMENT_LOG
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+from jepakit.core.anticollapse import (
+    BarlowTwinsConfig,
+    InfoNCEConfig,
+    SIGRegConfig,
+    VICRegConfig,
+    chosen_anticollapse,
+)
+from jepakit.core.energies import Energy
+from jepakit.core.paired import Paired, Projected
+from jepakit.core.system import Batch
+from jepakit.errors import check_choice, check_range
+from jepakit.modalities.images import stack_images
+from jepakit.modalities.inputs import ImageInputs, sample_draws, sample_facts
+from jepakit.modalities.views import ViewConfig, draw_local_views, draw_views
+from jepakit.nn.convnet import ConvNet, ConvNetConfig
+from jepakit.nn.mlp import projection_head
+from jepakit.nn.vit import VisionTransformer, ViTConfig
+from jepakit.registry import SIZES
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeJEPAConfig:
+    """The choices of LeJEPA.
+
+    size: of the encoder, `jepakit list sizes`. backbone: "convnet" learns faster from small data, "vit" is the paper's.
+    patch_size: of the ViT; None: at least 7 patches a side.
+    augment: how views are drawn, and how many.
+    anti_collapse: "sigreg" is the method; the others stand beside it for comparison, "none" is the negative control.
+    invariance: weight of the distance of each view from the centre. Methods that align views themselves (VICReg,
+        Barlow Twins, InfoNCE) come without it.
+    projector: widths of the projection head, the last its output.
+    """
+
+    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    backbone: Literal["convnet", "vit"] = "convnet"
+    patch_size: int | None = None
+    augment: ViewConfig = field(default_factory=ViewConfig)
+    anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "sigreg"
+    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
+    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
+    barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
+    infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
+    invariance: float = 1.0
+    projector: tuple[int, ...] = (512, 64)
+
+    def __post_init__(self) -> None:
+        check_choice("size", self.size, SIZES)
+        check_range("invariance", self.invariance, 0)
+        check_range("augment.views", self.augment.views, 2)
+
+
+class LeJEPA(Paired):
+    """LeJEPA's parts put together: encoder, projector, squared distance to the views' centre, SIGReg on each view."""
+
+    Config: ClassVar[type] = LeJEPAConfig
+    training_defaults: ClassVar[dict[str, Any]] = {"lr": 2e-3, "weight_decay": 0.05, "batch_size": 128}
+
+    def __init__(self, config: LeJEPAConfig, inputs: ImageInputs, seed: int = 0):
+        encoder = build_backbone(config, inputs)
+        anti_collapse = chosen_anticollapse(config, seed)
+        aligned = anti_collapse is not None and anti_collapse.aligns_views
+        super().__init__(
+            Projected(encoder, projection_head(encoder.dim, config.projector[:-1], config.projector[-1])),
+            Energy(name="l2"),
+            anti_collapse=anti_collapse,
+            invariance=0.0 if aligned else config.invariance,
+        )
+        self.config, self.inputs = config, inputs
+
+    def collator(self, seed: int, views: int | None = None) -> LeJEPACollator:
+        augment = self.config.augment if views is None else replace(self.config.augment, views=views, local_views=0)
+        return LeJEPACollator(self.inputs, augment, seed)
+
+
+def build_backbone(config: LeJEPAConfig, inputs: ImageInputs) -> ConvNet | VisionTransformer:
+    """The encoder asked for."""
+    if config.backbone == "convnet":
+        return ConvNet(ConvNetConfig.of_size(config.size, inputs.image_size, inputs.channels))
+    return VisionTransformer(ViTConfig.of_size(config.size, inputs.image_size, inputs.channels, config.patch_size))
+
+
+@dataclass(frozen=True)
+class LeJEPACollator:
+    """Draws the views of a batch."""
+
+    inputs: ImageInputs
+    augment: ViewConfig
+    seed: int
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        canvas, sizes = stack_images(samples)
+        draws = sample_draws(samples, self.seed, "views")
+        size = self.inputs.image_size
+        batch = {"views": self.inputs.normalise(draw_views(canvas, sizes, self.augment, draws, size))}
+        if self.augment.local_views:
+            local = draw_local_views(canvas, sizes, self.augment, draws, size)
+            batch["local_views"] = self.inputs.normalise(local)
+        return {**batch, **sample_facts(samples)}

@@ -1,0 +1,116 @@
+"""The run folder: `config.yaml · metrics.jsonl · checkpoints/ · model.safetensors · evaluation.json · report.html`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from jepakit.errors import UserError
+
+FORMAT = 1
+
+
+def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+    """Write a file beside its place and move it there: a reader sees the old file or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.writing")
+    try:
+        write(temporary)
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically."""
+    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+
+
+class RunFolder:
+    """Paths and files of one run."""
+
+    def __init__(self, path: Path | str):
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.checkpoints = self.path / "checkpoints"
+        self.model = self.path / "model.safetensors"
+        self.evaluation = self.path / "evaluation.json"
+        self.environment = self.path / "environment.json"
+        self.report = self.path / "report.html"
+
+    def create(self) -> None:
+        """Make the folder; refuse one that already holds a run."""
+        if self.config.exists():
+            raise UserError(
+                f"{self.path} already holds a run. Continue it with `jepakit resume {self.path}`, or choose another --out."
+            )
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"Cannot write the run folder {self.path}: {error.strerror}. Choose another --out.") from error
+
+    def append_metrics(self, line: dict[str, Any]) -> None:
+        """Append one line to `metrics.jsonl`."""
+        with open(self.metrics, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(line) + "\n")
+
+    def read_metrics(self) -> list[dict[str, Any]]:
+        """All complete lines of `metrics.jsonl` (a line cut by a crash is left out)."""
+        if not self.metrics.exists():
+            return []
+        lines = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                lines.append(json.loads(text))
+            except json.JSONDecodeError:
+                continue
+        return lines
+
+    def cut_metrics(self, step: int) -> None:
+        """Drop the lines after `step`: a resumed run writes them again."""
+        kept = [line for line in self.read_metrics() if line["step"] <= step]
+        write_atomic(self.metrics, lambda p: p.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8"))
+
+    def save_checkpoint(self, step: int, state: dict[str, Any], keep: int, best: int | None) -> Path:
+        """Save a checkpoint, then remove all but the newest `keep` and the one of step `best`."""
+        path = self.checkpoints / f"step-{step:08d}.pt"
+        write_atomic(path, lambda p: torch.save({"format": FORMAT, **state}, p))
+        for old in self.list_checkpoints()[:-keep]:
+            if step_of(old) != best:
+                old.unlink()
+        return path
+
+    def list_checkpoints(self) -> list[Path]:
+        """Checkpoints, oldest first."""
+        return sorted(self.checkpoints.glob("step-*.pt"))
+
+    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
+        """The newest checkpoint, None when there is none. It is read with `weights_only`: no code in it runs."""
+        paths = self.list_checkpoints()
+        if not paths:
+            return None
+        try:
+            state = torch.load(paths[-1], map_location=device, weights_only=True)
+        except (RuntimeError, EOFError, OSError, ValueError) as error:
+            raise UserError(f"{paths[-1]} cannot be read ({error}). Delete it to resume from the one before.") from error
+        if state.get("format") != FORMAT:
+            raise UserError(f"{paths[-1]}: this jepakit reads checkpoint format {FORMAT}, found {state.get('format')!r}.")
+        return state
+
+    def save_model(self, system: torch.nn.Module) -> None:
+        """Write the system's weights, `model.safetensors`."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in system.state_dict().items()}
+        write_atomic(self.model, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
+
+
+def step_of(checkpoint: Path) -> int:
+    """The step a checkpoint was saved after."""
+    return int(checkpoint.stem.removeprefix("step-"))
