@@ -16,6 +16,7 @@ from jepakit.registry import load_system
 
 if TYPE_CHECKING:
     from jepakit.modalities.images import ImageDataConfig
+    from jepakit.modalities.inputs import ImageInputs
     from jepakit.training.config import HealthConfig, TrainingConfig
 
 FORMAT = 1
@@ -24,13 +25,18 @@ SECTIONS = ("dataset", "model", "training", "health")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `model` is the system's own config; option names are unique across the sections."""
+    """Everything that decides a run. `model` is the system's own config; option names are unique across the sections.
+
+    `inputs` is no choice but a finding: what the data made the encoder expect. It is written with the rest, for the verbs
+    that use the encoder later; a new run finds its own.
+    """
 
     system: str
     dataset: ImageDataConfig
     model: Any
     training: TrainingConfig
     health: HealthConfig
+    inputs: ImageInputs | None = None
 
     def section(self, option: str) -> str | None:
         """The section that holds an option."""
@@ -112,17 +118,15 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
             raise UserError(f"{where}: the option {missing[0]!r} is missing.")
         return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})
     if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            if option is type(None):
-                if value is None:
-                    return None
-                continue
+        if value is None and type(None) in arguments:
+            return None
+        options = [option for option in arguments if option is not type(None)]
+        for option in options[:-1]:
             try:
                 return from_plain(option, value, where)
             except UserError:
-                if option is arguments[-1] or (len(arguments) == 2 and type(None) in arguments):
-                    raise
-        raise UserError(f"{where}: {value!r} is none of {kind}.")
+                continue
+        return from_plain(options[-1], value, where)
     if origin is typing.Literal:
         if value not in arguments:
             raise UserError(f"{where}: {value!r} is not known. {did_you_mean(str(value), map(str, arguments))}")
@@ -187,12 +191,12 @@ def read_config(path: Path | str) -> RunConfig:
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         found = plain.get("format") if isinstance(plain, dict) else None
         raise UserError(f"{path}: this jepakit reads config format {FORMAT}, the file has {found!r}.")
-    unknown = set(plain) - {"format", "jepakit", "system", *SECTIONS}
+    unknown = set(plain) - {"format", "jepakit", "system", "inputs", *SECTIONS}
     if unknown:
         name = sorted(unknown)[0]
         raise UserError(f"{path}: {name!r} is not a section. {did_you_mean(name, SECTIONS)}")
-    system = plain.get("system", "")
-    kinds = section_types(str(system))
-    return RunConfig(
-        system=system, **{name: from_plain(kind, plain.get(name, {}), name) for name, kind in kinds.items()}
-    )
+    from jepakit.modalities.inputs import ImageInputs
+
+    system = str(plain.get("system", ""))
+    sections = {name: from_plain(kind, plain.get(name, {}), name) for name, kind in section_types(system).items()}
+    return RunConfig(system=system, inputs=from_plain(ImageInputs | None, plain.get("inputs"), "inputs"), **sections)

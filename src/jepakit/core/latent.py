@@ -47,7 +47,7 @@ class DiscreteLatent:
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuousLatent:
-    """z is a vector of `dim` numbers, found from 0 by `steps` steps of Adam whose rate falls from `lr` to 0.
+    """z is a vector of `dim` numbers, found by `steps` gradient steps from 0.
 
     weight, penalty: weight * R(z), with R the sum over z's dimensions of z^2 ("l2") or |z| ("l1"), beside an energy
     that is a mean over the target's. With weight 0 and as many dimensions as the target, z carries all of y: the energy
@@ -57,16 +57,13 @@ class ContinuousLatent:
     dim: int
     weight: float = 1.0
     penalty: Literal["l2", "l1"] = "l2"
-    steps: int = 50
-    lr: float = 0.1
+    steps: int = 30
 
     def __post_init__(self) -> None:
         check_range("latent.dim", self.dim, 1)
         check_range("latent.weight", self.weight, 0)
         check_range("latent.steps", self.steps, 1)
         check_choice("latent.penalty", self.penalty, ("l2", "l1"))
-        if not self.lr > 0:
-            raise UserError(f"latent.lr must be above 0, got {self.lr}.")
 
     def cost(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
         """weight * R(z) of each sample."""
@@ -126,15 +123,38 @@ class FreeEnergy:
         return torch.stack([self._given(predictor, s_x, s_y, code.expand(len(s_x), -1)) for code in codes], dim=1)
 
     def _descend(self, latent: ContinuousLatent, predictor: Predictor, s_x: Tensor, s_y: Tensor) -> Tensor:
-        z = torch.zeros(len(s_x), latent.dim, device=s_x.device, dtype=s_x.dtype, requires_grad=True)
-        # Adam moves each number by itself, so a sample's z does not depend on which others share its batch.
-        optimiser = torch.optim.Adam([z], lr=latent.lr)
-        decay = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.0, latent.steps)
-        for _ in range(latent.steps):
+        """Each sample by itself, so that its z does not depend on its batch; the best z met on the way is kept.
+
+        Steps of Barzilai and Borwein's length (IMA J. Numer. Anal. 8, 1988), which follows the curvature: a search that
+        stops early would make a matching y look better than it is. An L1 penalty acts by soft threshold after the step
+        (SpaRSA: Wright, Nowak and Figueiredo 2009), so that entries of z become exactly 0.
+        """
+        threshold = latent.weight if latent.penalty == "l1" else 0.0
+
+        def look(z: Tensor) -> tuple[Tensor, Tensor]:
+            """F at z and the gradient of its smooth part, in z alone: the predictor must not gather any."""
+            z = z.detach().requires_grad_()
             with torch.enable_grad():
-                total = (self._given(predictor, s_x, s_y, z) + latent.cost(z)).sum()
-            # The gradient of z alone: the predictor's parameters must not gather any from the search.
-            (z.grad,) = torch.autograd.grad(total, [z])
-            optimiser.step()
-            decay.step()
-        return z.detach()
+                energy = self._given(predictor, s_x, s_y, z)
+                smooth = energy if threshold else energy + latent.cost(z)
+                (gradient,) = torch.autograd.grad(smooth.sum(), [z])
+            return (energy + latent.cost(z)).detach()[:, None], gradient
+
+        z = torch.zeros(len(s_x), latent.dim, device=s_x.device, dtype=s_x.dtype)
+        least, gradient = look(z)
+        best, length = z, torch.ones_like(least)
+        for _ in range(latent.steps):
+            moved = _shrink(z - length * gradient, length * threshold)
+            value, new_gradient = look(moved)
+            best, least = torch.where(value < least, moved, best), torch.minimum(value, least)
+            change = moved - z
+            curvature = (change * (new_gradient - gradient)).sum(-1, keepdim=True)
+            longer = change.square().sum(-1, keepdim=True) / curvature.clamp_min(torch.finfo(z.dtype).tiny)
+            length = torch.where(curvature > 0, longer, 2 * length).clamp(1e-6, 1e6)
+            z, gradient = moved, new_gradient
+        return best
+
+
+def _shrink(z: Tensor, threshold: Tensor) -> Tensor:
+    """Towards 0 by the threshold, and no further."""
+    return z.sign() * (z.abs() - threshold).clamp_min(0)

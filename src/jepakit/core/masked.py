@@ -120,9 +120,15 @@ class Masked(System):
     def _project(self, pooled: Tensor) -> Tensor:
         return pooled if self.projector is None else self.projector(pooled)
 
+    def weight(self, batch: Batch) -> float:
+        return float(batch["target_lengths"].sum())
+
     def encode(self, inputs: Tensor, keep: Ids | None = None) -> Tokens:
         """Tokens of the target encoder, the one the papers evaluate."""
         return self.target(inputs, keep=keep)
+
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"target": self.target.encoder, "encoder": self.encoder}
 
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled context embeddings, one for each context mask."""

@@ -100,6 +100,9 @@ class Paired(System):
         encoder = self.network.encoder
         return encoder(inputs) if keep is None else encoder(inputs, keep=keep)
 
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"target": self.network.encoder, "encoder": self.network.encoder}
+
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled encoder output of each view."""
         views = batch["views"]

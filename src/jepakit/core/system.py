@@ -34,6 +34,10 @@ class System(nn.Module):
         """The embeddings to evaluate and to use, without gradient being promised."""
         raise NotImplementedError
 
+    def encoders(self) -> dict[str, nn.Module]:
+        """The encoders by name: "target", the one `encode` uses, and "encoder", the one that is trained."""
+        raise NotImplementedError
+
     def collator(self, seed: int, views: int | None = None) -> Collator:
         """The collator of training batches, or with `views` of batches with that many views of each sample."""
         raise NotImplementedError
@@ -45,6 +49,10 @@ class System(nn.Module):
     def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Energy of each sample's context with the target of sample `partners[i]` (itself: a matching pair)."""
         raise NotImplementedError
+
+    def weight(self, batch: Batch) -> float:
+        """How much a micro-batch counts in the mean its loss is: samples here, predicted tokens in the masked shape."""
+        return len(batch["id"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups: weights with decay; biases, norms, tokens and positions without."""

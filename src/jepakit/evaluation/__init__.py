@@ -1,0 +1,1 @@
+"""Frozen embeddings in, numbers with intervals out: any encoder, ours or not."""

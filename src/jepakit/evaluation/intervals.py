@@ -42,7 +42,13 @@ def resample_weights(n: int, resamples: int, seed: int) -> Iterator[Float[np.nda
 
 
 def bootstrap(
-    metric: Metric, scores: np.ndarray, target: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES, level: float = 0.95
+    metric: Metric,
+    scores: np.ndarray,
+    target: np.ndarray,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = 0.95,
 ) -> Interval:
     """The metric with its percentile bootstrap interval over test samples. The same seed draws the same resamples."""
     draws = np.concatenate([metric.function(scores, target, w) for w in resample_weights(len(target), resamples, seed)])
@@ -71,7 +77,8 @@ def paired_difference(
         ]
     )
     low, high = _percentiles(draws, level)
-    return Interval(metric(first, target) - metric(second, target), low, high, f"{level:.0%} paired bootstrap over test samples")
+    value = metric(first, target) - metric(second, target)
+    return Interval(value, low, high, f"{level:.0%} paired bootstrap over test samples")
 
 
 def wilson(right: int, n: int, level: float = 0.95) -> Interval:

@@ -59,7 +59,9 @@ def _parts(queries: Tensor, bank: Tensor, k: int, metric: Metric) -> Iterator[tu
         if metric == "cosine":
             yield torch.topk(part @ bank.T, k, dim=1)
         else:
-            yield torch.topk(torch.cdist(part, bank, compute_mode="donot_use_mm_for_euclid_dist"), k, dim=1, largest=False)
+            # the faster way by inner products loses the small distances, which are the ones that matter
+            distances = torch.cdist(part, bank, compute_mode="donot_use_mm_for_euclid_dist")
+            yield torch.topk(distances, k, dim=1, largest=False)
 
 
 def knn_scores(
@@ -76,7 +78,7 @@ def knn_scores(
     """
     config = config or KNNConfig()
     if config.k > len(train):
-        raise UserError(f"knn-{config.k} needs {config.k} training samples, got {len(train)}. Ask for knn-{len(train)}.")
+        raise UserError(f"knn-{config.k} needs as many training samples, got {len(train)}. Ask for knn-{len(train)}.")
     values, positions = nearest(test, train, config.k, config.metric)
     values = values.double()
     if config.vote == "majority":
@@ -84,7 +86,7 @@ def knn_scores(
     elif config.metric == "cosine":
         weights = ((values - values[:, :1]) / config.temperature).exp()  # relative to the nearest: never overflows
     else:
-        weights = (values[:, :1].clamp_min(1e-12) / values.clamp_min(1e-12))
+        weights = values[:, :1].clamp_min(1e-12) / values.clamp_min(1e-12)
     weights = weights / weights.sum(dim=1, keepdim=True)
     labels = torch.as_tensor(targets, device=train.device)[positions]
     if task == "classification":

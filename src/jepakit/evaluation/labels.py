@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -52,7 +52,7 @@ def read_targets(train_labels: ArrayLike | Tensor, test_labels: ArrayLike | Tens
     """Check labels and turn classes into codes.
 
     Raises:
-        UserError: the labels have the wrong shape for the task, hold NaN, or the test part has what the train part lacks.
+        UserError: labels of the wrong shape for the task, or NaN, or a class that only the test part has.
     """
     train, test = as_array(train_labels), as_array(test_labels)
     if task is None:
@@ -122,7 +122,7 @@ def _some(values: NDArray, most: int = 8) -> str:
 
 
 def ranks_in_class(strata: Int[np.ndarray, "n"], seed: int) -> Int[np.ndarray, "n"]:
-    """A random order within each class: each sample's rank in its class, from 0. Splits, folds and shots read it off."""
+    """A random order within each class: ranks from 0. Splits, folds and shots read it off."""
     order = np.random.default_rng(derive_seed(seed, "ranks in class")).permutation(len(strata))
     order = order[np.argsort(strata[order], kind="stable")]
     counts = np.bincount(strata)
@@ -160,12 +160,4 @@ def low_shot_draws(codes: Int[np.ndarray, "n"], shots: int, draws: int, seed: in
             f"low-shot-{shots} needs {shots} training labels a class, but {len(short)} classes have fewer "
             f"(the least: {counts.min()}). Ask for low-shot-{max(1, counts.min())}, or leave out the small classes."
         )
-    return [
-        np.flatnonzero(ranks_in_class(codes, derive_seed(seed, "low-shot", draw)) < shots) for draw in range(draws)
-    ]
-
-
-def as_task(task: str) -> Task:
-    """`task`, checked."""
-    check_choice("task", task, get_args(Task))
-    return cast(Task, task)
+    return [np.flatnonzero(ranks_in_class(codes, derive_seed(seed, "low-shot", draw)) < shots) for draw in range(draws)]

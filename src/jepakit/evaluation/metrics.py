@@ -93,7 +93,7 @@ METRICS = {
 
 
 def metrics_for(targets: Targets) -> list[Metric]:
-    """The metrics of a task, the main one first; balanced accuracy joins where the largest test class is over twice the smallest."""
+    """The metrics of a task, the main one first. Balanced accuracy joins where classes are uneven (over twice)."""
     if targets.task == "multilabel":
         return [METRICS["mean_average_precision"]]
     if targets.task == "regression":

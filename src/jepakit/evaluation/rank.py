@@ -91,7 +91,7 @@ def lidar(views: EmbeddedViews, *, delta: float = 1e-4) -> Lidar:
 
 @dataclass(frozen=True, kw_only=True)
 class AlphaReq:
-    """alpha: decay of the covariance spectrum, eigenvalue j ~ j^-alpha; infinite when fewer than 3 directions are alive.
+    """alpha: decay of the covariance spectrum, eigenvalue j ~ j^-alpha; infinite below 3 living directions.
 
     fit: r² of the line in log-log; far below 1 the spectrum is no power law and alpha says little.
     first, last: the ranks (from 1) the line was fitted on.
@@ -122,7 +122,7 @@ def alpha_req(embeddings: Embeddings, *, first: int = 2, floor: float = 1e-9) ->
 
 
 def participation(embeddings: Embeddings) -> float:
-    """Participation ratio of the covariance spectrum, (sum l)² / sum l², from 1 to dim; 0 when all samples are equal."""
+    """Participation ratio of the covariance spectrum, (sum l)² / sum l²: 1 to dim, 0 when all samples are equal."""
     z = _float64(embeddings)
     spectrum = _spectrum(z - z.mean(dim=0))
     total = spectrum.square().sum()
@@ -135,7 +135,7 @@ def dimension_std(embeddings: Embeddings) -> Float[Tensor, "dim"]:
 
 
 def normalised_std(embeddings: Embeddings) -> float:
-    """Mean per-dimension std of L2-normalised embeddings, times sqrt(dim): 1 = spread over the sphere, 0 = collapsed."""
+    """Mean per-dimension std of L2-normalised embeddings × sqrt(dim): 1 = spread over the sphere, 0 = collapsed."""
     z = torch.nn.functional.normalize(_float64(embeddings), dim=1)
     return float(z.std(dim=0).mean() * math.sqrt(z.shape[1]))
 

@@ -40,7 +40,7 @@ class Row:
         try:
             return cls(**fields)
         except TypeError as error:
-            raise UserError(f"this is not a row of an evaluation: {error}. Evaluate again with this version.") from error
+            raise UserError(f"not a row of an evaluation: {error}. Evaluate again with this version.") from error
 
 
 def best_rows(rows: Sequence[Row]) -> set[int]:

@@ -54,15 +54,16 @@ class ArrayImages:
         self.height, self.width = _height_width(arrays[0].shape)
         self.stored_channels = 1 if arrays[0].ndim == 3 else arrays[0].shape[1 if self._layouts[0] == "nchw" else 3]
         self.channels = self.stored_channels
+        """Channels that `read` gives; may be set to 1 or 3."""
         self._range = value_range or _value_range(arrays)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
 
     @property
-    def value_range(self) -> tuple[float, float] | None:
-        """The stored values that become 0 and 1; None for 8-bit pixels, which stay 8 bits."""
-        return self._range
+    def found_range(self) -> tuple[float, float] | None:
+        """The range of values if it had to be looked for in the pixels; None if their type or [0, 1] says it."""
+        return None if self._range in (None, (0.0, 1.0), (0.0, 65535.0)) else self._range
 
     def read(self, index: int) -> Pixels:
         """Pixels `[channels, height, width]` of picture `index`, `uint8` or `float32` in [0, 1]."""
@@ -79,8 +80,9 @@ class ArrayImages:
         return with_channels(scaled.clip(0.0, 1.0).astype(np.float32), self.channels)
 
     def _opened(self) -> list[NDArray]:
-        if self._arrays is None:
+        if self._arrays is None and self._path is not None:
             self._arrays = [np.load(self._path, mmap_mode="r", allow_pickle=False)]
+        assert self._arrays is not None
         return self._arrays
 
     def __getstate__(self) -> dict[str, object]:
@@ -152,7 +154,7 @@ def read_idx(path: Path) -> NDArray:
 
 
 def digits() -> tuple[Arrays, NDArray[np.bool_]]:
-    """scikit-learn's 1,797 grey 8x8 digits and which are held out: stratified, seed 0, 1,200 to train and 597 to test."""
+    """scikit-learn's 1,797 grey 8x8 digits, and which 597 are held out: stratified, seed 0."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -200,7 +202,7 @@ def _layout(shape: tuple[int, ...]) -> str:
     if first and last and shape[1:] != (1, 1, 1):
         raise UserError(f"An array of shape {shape} may be [n, c, h, w] or [n, h, w, c]; pad it so that one fits.")
     if not first and not last:
-        raise UserError(f"An array of shape {shape} has neither 1 nor 3 channels on axis 1 or 3 (drop an alpha channel).")
+        raise UserError(f"An array of shape {shape} has neither 1 nor 3 channels on axis 1 or 3 (drop alpha).")
     return "nchw" if first else "nhwc"
 
 

@@ -1,4 +1,4 @@
-"""Decodes image files safely: one picture, or a folder's worth held as paths.
+"""Finds and decodes image files safely.
 
 What a file becomes, whatever it was stored as:
 
@@ -19,30 +19,21 @@ import math
 import os
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
-from rich.console import Console
-from rich.progress import track
-from torch.utils.data import get_worker_info
 
 from jepakit.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 Pixels = UInt8[np.ndarray, "channels height width"] | Float[np.ndarray, "channels height width"]
-
-T = TypeVar("T")
-
-_CACHE_BYTES = 2**30
 
 # What Pillow's readers raise on damaged files, found by fuzzing and in its source: not only OSError.
 _DECODE_ERRORS = (
@@ -85,8 +76,18 @@ class Header:
     mode: str
 
     @property
+    def deep(self) -> bool:
+        """More than 8 bits a channel (always grey: Pillow has no deep colour)."""
+        return self.mode in ("I", "F") or self.mode.startswith("I;16")
+
+    @property
     def grey(self) -> bool:
-        return self.mode in ("1", "L", "LA", "La", "I", "F") or self.mode.startswith("I;16")
+        return self.deep or self.mode in ("1", "L", "LA", "La")
+
+    @property
+    def bytes_per_pixel(self) -> int:
+        """Of the decoded picture."""
+        return 4 if self.deep else 1 if self.grey else 3
 
 
 def loaded_size(height: int, width: int, cover: tuple[int, int]) -> tuple[int, int]:
@@ -192,14 +193,14 @@ def _orientation(image: Image.Image) -> int:
 
 def _plain(image: Image.Image, value_range: tuple[float, float] | None) -> Image.Image:
     """The picture in mode L, RGB (8 bits) or F (deeper, black 0 and white 1)."""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    if Header(image.height, image.width, image.mode).deep:
         values = np.asarray(image)
         low, high = value_range or _own_range(image, values)
         scaled = (values.astype(np.float64) - low) / (high - low)
         if not np.isfinite(scaled).all():
             raise ValueError("it contains NaN or infinite pixels")
         return Image.fromarray(scaled.clip(0.0, 1.0).astype(np.float32))
-    grey = image.mode in ("1", "L", "LA", "La")
+    grey = Header(image.height, image.width, image.mode).grey
     if image.mode in ("RGBA", "RGBa", "LA", "La", "PA") or "transparency" in image.info:
         layer = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer)
@@ -229,62 +230,6 @@ def _reduced(image: Image.Image, cover: tuple[int, int]) -> Image.Image:
     left, top = (width - kept_width) / 2, (height - kept_height) / 2
     box = (left, top, left + kept_width, top + kept_height)
     return image.resize((new_width, new_height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
-
-
-def each_file(read: Callable[[str], T], paths: Sequence[str], label: str) -> list[T | BadFile]:
-    """`read(path)` of every file, in order, on all cores; a `BadFile` where it cannot be read."""
-
-    def attempt(path: str) -> T | BadFile:
-        try:
-            return read(path)
-        except UnreadableImage as error:
-            return BadFile(path, error.reason)
-
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
-        results: Iterable[T | BadFile] = pool.map(attempt, paths)
-        quiet = len(paths) < 5_000
-        return list(track(results, label, len(paths), console=Console(stderr=True), transient=True, disable=quiet))
-
-
-class FileImages:
-    """Pictures held as paths and decoded when asked for; kept in memory when all of them fit into 1 GB.
-
-    The memory is a convenience of one process: it is left behind when the object is pickled, and data-loader workers
-    keep one only if it fits as many times as there are workers.
-    """
-
-    def __init__(
-        self,
-        paths: Sequence[str],
-        headers: Sequence[Header],
-        cover: tuple[int, int],
-        channels: int,
-        value_range: tuple[float, float] | None = None,
-    ):
-        self.paths = list(paths)
-        self._cover, self._channels, self._range = cover, channels, value_range
-        self._bytes = sum(math.prod(loaded_size(h.height, h.width, cover)) for h in headers) * channels
-        self._cache: dict[int, Pixels] = {}
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, index: int) -> Pixels:
-        """Pixels of picture `index`. Raises `UnreadableImage`."""
-        if index in self._cache:
-            return self._cache[index]
-        pixels = with_channels(read_image(self.paths[index], self._cover, self._range), self._channels)
-        self.keep(index, pixels)
-        return pixels
-
-    def keep(self, index: int, pixels: Pixels) -> None:
-        """Remember decoded pixels, if there is room for all."""
-        worker = get_worker_info()
-        if pixels.dtype == np.uint8 and self._bytes * (worker.num_workers if worker else 1) <= _CACHE_BYTES:
-            self._cache[index] = pixels
-
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_cache": {}}
 
 
 def find_images(root: Path) -> tuple[list[str], int]:

@@ -53,6 +53,9 @@ class Table:
                 return _parse(self.columns[column], f"column {column!r} of {self.name}")
         return None
 
+    def take(self, rows: Sequence[int]) -> Table:
+        return Table({name: [cells[row] for row in rows] for name, cells in self.columns.items()}, self.name)
+
     def groups(self, column: str) -> list[str]:
         if column.lower() not in self.columns:
             raise UserError(
@@ -63,7 +66,7 @@ class Table:
 
 
 def folder_labels(paths: Sequence[str]) -> Labels | None:
-    """Classes from the first part of each relative path, if all pictures are in sub-folders and there are two or more."""
+    """Classes from the first part of each relative path; None unless all pictures are in one of two or more folders."""
     parts = [path.split("/") for path in paths]
     names = sorted({part[0] for part in parts})
     if len(names) < 2 or any(len(part) < 2 for part in parts):
@@ -104,7 +107,8 @@ def array_labels(values: NDArray) -> Labels:
         )
     if values.dtype.kind == "f":
         return _regression(values.astype(np.float64), "the labels")
-    return class_names([str(int(value)) for value in values] if values.dtype.kind in "biu" else values.astype(str).tolist())
+    whole = values.dtype.kind in "biu"
+    return class_names([str(int(value)) for value in values] if whole else values.astype(str).tolist())
 
 
 def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
@@ -150,8 +154,8 @@ def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
     twice = [pictures[index] for index, count in Counter(positions).items() if count > 1]
     if twice:
         raise UserError(f"labels: {path} has more than one row for {_list(twice)}. Keep one.")
-    missing = [picture for index, picture in enumerate(pictures) if index not in set(positions)] \
-        if len(positions) < len(pictures) else []
+    named = set(positions)
+    missing = [picture for index, picture in enumerate(pictures) if index not in named]
     if missing:
         raise UserError(
             f"labels: {path} has no row for {_list(missing)}. Add the rows, move the pictures away, or give "
@@ -167,7 +171,7 @@ def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
 def _parse(cells: list[str], where: str) -> Labels:
     empty = [index for index, cell in enumerate(cells) if not cell]
     if empty:
-        raise UserError(f"labels: {len(empty)} of {len(cells)} cells in {where} are empty. Fill them or remove the rows.")
+        raise UserError(f"labels: {len(empty)} of {len(cells)} cells in {where} are empty. Fill them in.")
     if all(_is_integer(cell) for cell in cells):
         return class_names(cells)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, did_you_mean
+from jepakit.modalities.hugging_face import read_hugging_face
 from jepakit.modalities.image_arrays import (
     FASHION_CLASSES,
     ArrayImages,
@@ -21,28 +21,13 @@ from jepakit.modalities.image_arrays import (
     read_arrays,
     read_idx_folder,
 )
-from jepakit.modalities.image_files import (
-    EXTENSIONS,
-    BadFile,
-    FileImages,
-    Header,
-    Pixels,
-    cover_size,
-    each_file,
-    find_images,
-    is_grey,
-    read_header,
-    read_image,
-    with_channels,
-)
+from jepakit.modalities.image_collection import Collection, ImageDataConfig
+from jepakit.modalities.image_files import EXTENSIONS, find_images
 from jepakit.modalities.image_labels import Labels, Table, array_labels, folder_labels, read_table
-from jepakit.modalities.images import Collection, ImageDataConfig
+from jepakit.modalities.image_survey import chosen_size, survey_files
 
 BUILT_IN = ("digits", "fashion-mnist")
 
-_DECODE_FIRST = 20_000
-_OWN_SIZE = 64
-_DEFAULT_SIZE = (96, 96)
 _TRAIN_FOLDERS = ("train", "training")
 _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 
@@ -50,8 +35,6 @@ _TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 def read_source(config: ImageDataConfig, source: object | None = None) -> Collection:
     """The pictures that `config.data` (or `source`) names."""
     if source is not None or config.data.startswith("hf:"):
-        from jepakit.modalities.hugging_face import read_hugging_face
-
         return read_hugging_face(config, source)
     if config.data == "digits":
         arrays, test = digits()
@@ -71,29 +54,151 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
         raise UserError(f"data: {config.data!r} is neither a path that exists nor a built-in data set. {near}")
     if path.suffix not in (".npy", ".npz"):
         raise UserError(
-            f"data: {path} is a file that is not understood. Give a folder of pictures, a .npy or .npz file, a folder of "
-            f"idx files, or one of {', '.join(BUILT_IN)}. Unpack archives first."
+            f"data: {path} is a file that is not understood. Give a folder of pictures, a .npy or .npz file, a folder "
+            f"of idx files, or one of {', '.join(BUILT_IN)}. Unpack archives first."
         )
     return _from_arrays(config, read_arrays(path), "array")
 
 
-def chosen_size(config: ImageDataConfig, shapes: NDArray[np.int64]) -> tuple[int, int]:
-    """`config.image_size`, or the pictures' own size if it is one and small, or 96 x 96."""
-    if config.image_size is not None:
-        return config.image_size
-    height, width = (int(side) for side in shapes[0])
-    same = bool((shapes == shapes[0]).all())
-    return (height, width) if same and min(height, width) <= _OWN_SIZE else _DEFAULT_SIZE
+def _from_arrays(
+    config: ImageDataConfig,
+    arrays: Arrays,
+    kind: str,
+    test: NDArray[np.bool_] | None = None,
+    classes: list[str] | None = None,
+) -> Collection:
+    pictures = ArrayImages(arrays.images, config.value_range, arrays.path)
+    pictures.channels = config.channels or pictures.stored_channels
+    labels = _array_file_labels(config, arrays, len(pictures))
+    if labels is not None and classes is not None:
+        labels.classes = classes
+    if config.group_by is not None:
+        raise UserError(f"group_by: the pictures of {config.data} have no paths. Use a folder of image files.")
+    if len(arrays.images) == 2:
+        test = np.arange(len(pictures)) >= len(arrays.images[0])
+    shapes = np.tile(np.array([[pictures.height, pictures.width]], dtype=np.int64), (len(pictures), 1))
+    return Collection(
+        name=config.data,
+        kind=kind,
+        pictures=pictures,
+        image_size=chosen_size(config, shapes),
+        channels=pictures.channels,
+        shapes=shapes,
+        modes=dict(Counter(str(array.dtype) for array in arrays.images for _ in range(len(array)))),
+        labels=labels,
+        test=test,
+        value_range=pictures.found_range,
+    )
 
 
-def refuse_bad_files(bad: Sequence[BadFile], total: int, policy: str) -> None:
-    """Under the policy "error", raise `UserError` that lists the first ten bad files."""
-    if bad and policy == "error":
-        listed = "\n".join(f"  {file.path}: {file.reason}" for file in bad[:10])
-        more = f"\n  and {len(bad) - 10:,} more" if len(bad) > 10 else ""
+def _array_file_labels(config: ImageDataConfig, arrays: Arrays, count: int) -> Labels | None:
+    if config.labels == "none":
+        return None
+    if config.labels is None:
+        values = arrays.labels
+    elif config.labels.endswith(".npy"):
+        values = read_arrays(Path(config.labels)).images
+    else:
         raise UserError(
-            f"{len(bad):,} of {total:,} image files cannot be read:\n{listed}{more}\n"
-            "Repair or remove them, or leave them out with --on-bad-file skip."
+            f"labels: {config.labels!r} does not fit array data. Give a .npy file with one label for each picture, put "
+            'the labels into a .npz beside the pictures, or "none".'
         )
-    if bad and len(bad) == total:
-        raise UserError(f"None of the {total:,} image files can be read; the first is {bad[0].path}: {bad[0].reason}.")
+    if values is None:
+        return None
+    joined = np.concatenate([np.asarray(part) for part in values])
+    if len(joined) != count:
+        raise UserError(f"labels: {len(joined):,} labels for {count:,} pictures in {config.data}.")
+    return array_labels(joined)
+
+
+def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
+    found, others = find_images(root)
+    if not found:
+        raise UserError(_nothing_found(root, others))
+    table = _label_table(config, root, found)
+    split, left_out = _split_folders(found)
+    chosen = [index for index, side in enumerate(split) if side is not None]
+    files = [str(root / found[index]) for index in chosen]
+    survey = survey_files(files, files, config)
+    kept = [chosen[index] for index in survey.good]
+    relative = [found[index] for index in kept]
+    in_split = [path.split("/", 1)[1] for path in relative] if any(split) else relative
+    test = np.array([split[index] == "test" for index in kept]) if any(split) else None
+    if table is not None:
+        table = table.take(kept)
+    labels = None
+    if config.labels != "none":
+        labels = (table.labels() if table is not None else None) or folder_labels(in_split)
+    notes = [f"Files passed over because they are not images: {others:,}."] if others else []
+    if left_out:
+        notes.append(f"Images not used because they lie outside of {' and '.join(_split_names(found))}: {left_out:,}.")
+    return Collection(
+        name=root.resolve().name,
+        kind="folder",
+        pictures=survey.pictures,
+        image_size=survey.image_size,
+        channels=survey.channels,
+        shapes=survey.shapes,
+        modes=survey.modes,
+        labels=labels,
+        paths=[str(root / path) for path in relative],
+        relative=relative,
+        groups=_groups(config, table, relative),
+        test=test,
+        bad_files=survey.bad,
+        notes=notes,
+    )
+
+
+def _nothing_found(root: Path, others: int) -> str:
+    if (root / "state.json").exists() or (root / "dataset_dict.json").exists():
+        return f"data: {root} is a saved Hugging Face data set. Give it as hf:{root}."
+    what = f"{others:,} other files" if others else "nothing else"
+    return f"data: no image files under {root} ({what} there). Looked for: {', '.join(EXTENSIONS)}, in all sub-folders."
+
+
+def _label_table(config: ImageDataConfig, root: Path, found: list[str]) -> Table | None:
+    if config.labels in (None, "none"):
+        return None
+    assert config.labels is not None
+    if not config.labels.lower().endswith((".csv", ".tsv")):
+        raise UserError(f'labels: {config.labels!r} is not understood. Give a .csv or .tsv file, or "none".')
+    return read_table(config.labels, root, found)
+
+
+def _split_names(found: Sequence[str]) -> tuple[str, ...]:
+    """The two folders directly under the root that make a split, as they are spelt; or nothing."""
+    tops = {path.split("/")[0].lower(): path.split("/")[0] for path in found if "/" in path}
+    train = next((tops[name] for name in _TRAIN_FOLDERS if name in tops), None)
+    test = next((tops[name] for name in _TEST_FOLDERS if name in tops), None)
+    return (train, test) if train and test else ()
+
+
+def _split_folders(found: Sequence[str]) -> tuple[list[str | None], int]:
+    """For each file "train", "test", "" (no split folders) or None (outside of them), and the number of None."""
+    names = _split_names(found)
+    if not names:
+        return [""] * len(found), 0
+    side = {names[0]: "train", names[1]: "test"}
+    split = [side.get(path.split("/")[0]) if "/" in path else None for path in found]
+    return split, split.count(None)
+
+
+def _groups(config: ImageDataConfig, table: Table | None, relative: Sequence[str]) -> list[str] | None:
+    if config.group_by is None:
+        return None
+    if not config.group_by.startswith("path:"):
+        if table is None:
+            raise UserError(
+                f"group_by: {config.group_by!r} would be a column of the label file, but --labels names none. "
+                "Give --labels FILE.csv, or a part of the path as path:0, path:1, ..."
+            )
+        return table.groups(config.group_by)
+    part = config.group_by.removeprefix("path:")
+    if not part.isdecimal():
+        raise UserError(f"group_by: {config.group_by!r} is not understood; expected path:0, path:1, ...")
+    folders = [path.split("/")[:-1] for path in relative]
+    short = [path for path, parts in zip(relative, folders, strict=True) if len(parts) <= int(part)]
+    if short:
+        raise UserError(f"group_by: {short[0]} has no folder number {part} (path:0 is the first folder).")
+    return [parts[int(part)] for parts in folders]

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,88 +25,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from jepakit.errors import UserError, check_choice, check_range
-from jepakit.modalities.image_files import BadFile, Pixels
-from jepakit.modalities.image_labels import Labels, Task
+from jepakit.errors import UserError
+from jepakit.modalities.image_collection import Collection, ImageDataConfig, Pictures
+from jepakit.modalities.image_files import BadFile
+from jepakit.modalities.image_labels import Task
+from jepakit.modalities.image_sources import read_source
 from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
 from jepakit.randomness import derive_seed
 
+__all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "open_images", "split_collection", "stack_images"]
+
 _SPLIT_SEED = 0
 _STATISTICS = 1_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class ImageDataConfig:
-    """Which pictures, and how they are split."""
-
-    data: str
-    """A folder, a .npy or .npz file, a folder of idx files, a built-in name (digits, fashion-mnist), or hf:PATH for a
-    Hugging Face data set saved with save_to_disk."""
-    labels: str | None = None
-    """A CSV (columns path, label); a .npy beside array data; "none" to ignore labels. Default: labels from sub-folders
-    or from the array file."""
-    image_size: tuple[int, int] | None = None
-    """Height and width the model sees. Default: that of small pictures of one size (shorter side up to 64), else 96 96."""
-    channels: int | None = None
-    """1 (grey) or 3 (colour). Default: 1 if all pictures are grey."""
-    test_fraction: float = 0.2
-    """Part held out for evaluation where the data has no split of its own; 0: nothing is held out."""
-    group_by: str | None = None
-    """A CSV column, or path:K for the K-th part of the relative path (0 is the first): pictures of one group stay on
-    one side of the split."""
-    on_bad_file: Literal["error", "skip"] = "error"
-    """What to do with files that cannot be decoded: stop and name them, or leave them out and list them."""
-    limit: int | None = None
-    """Train on only so many pictures, drawn with the seed (for sample-efficiency curves)."""
-    value_range: tuple[float, float] | None = None
-    """The pixel values that become black and white where pixels are not 8 bits. Default: the bit depth; floats within
-    [0, 1] as they are, other arrays from their smallest to their largest value."""
-
-    def __post_init__(self) -> None:
-        if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
-            raise UserError(f"image_size must be two positive numbers, height and width, got {self.image_size}.")
-        if self.channels not in (None, 1, 3):
-            raise UserError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}.")
-        if not 0.0 <= self.test_fraction < 1.0:
-            raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
-        check_choice("on_bad_file", self.on_bad_file, ("error", "skip"))
-        if self.limit is not None:
-            check_range("limit", self.limit, 1)
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
-            raise UserError(f"value_range must be two numbers, the smaller first, got {self.value_range}.")
-
-
-class Pictures(Protocol):
-    """Where pixels come from: files, arrays or a table. Pickles under `spawn`."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> Pixels:
-        """`[channels, height, width]`, `uint8` or `float32` in [0, 1]."""
-
-
-@dataclass
-class Collection:
-    """Everything that was found, before it is split. A reader returns it; `open_images` makes `ImageData` of it."""
-
-    name: str
-    kind: str
-    pictures: Pictures
-    image_size: tuple[int, int]
-    channels: int
-    shapes: NDArray[np.int64]
-    """`[n, 2]` height and width as stored."""
-    modes: dict[str, int]
-    """How many pictures are stored in which way (RGB, L, I;16, uint8, ...)."""
-    labels: Labels | None = None
-    paths: list[str] | None = None
-    groups: list[str] | None = None
-    test: NDArray[np.bool_] | None = None
-    """The data's own split; None: it has none."""
-    bad_files: list[BadFile] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """What a user should know about how the data was read, in sentences."""
-    value_range: tuple[float, float] | None = None
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -175,7 +105,7 @@ def open_images(config: ImageDataConfig, seed: int, source: object | None = None
     Raises:
         UserError: nothing there, bad files under `on_bad_file="error"`, labels that do not fit; with the remedy.
     """
-    collection = collect(config, source)
+    collection = read_source(config, source)
     config = replace(
         config,
         image_size=collection.image_size,
@@ -183,13 +113,6 @@ def open_images(config: ImageDataConfig, seed: int, source: object | None = None
         value_range=config.value_range or collection.value_range,
     )
     return split_collection(collection, config, seed)
-
-
-def collect(config: ImageDataConfig, source: object | None = None) -> Collection:
-    """Find, check and label the pictures, not yet split. Raises `UserError` as `open_images`."""
-    from jepakit.modalities.image_sources import read_source  # the readers import this file for its types
-
-    return read_source(config, source)
 
 
 def split_collection(collection: Collection, config: ImageDataConfig, seed: int) -> ImageData:
@@ -235,17 +158,17 @@ def held_out(collection: Collection, fraction: float) -> NDArray[np.bool_]:
             check_groups(groups, collection.test)
         return collection.test
     generator = np.random.default_rng(derive_seed(_SPLIT_SEED, "split"))
-    by_class = labels is not None and labels.task == "classification"
+    classes = labels.values if labels is not None and labels.task == "classification" else None
     if groups is not None:
         test = grouped_split(groups, fraction, generator)
-        if by_class and test.any() and not set(labels.values[test]) & set(labels.values[~test]):
+        if classes is not None and test.any() and not set(classes[test]) & set(classes[~test]):
             raise UserError(
                 "group_by puts every class on one side of the split: the group is the label itself. Group by what "
                 "should not leak instead (a patient, a scene, a camera)."
             )
         return test
-    if by_class:
-        return stratified_split(labels.values, fraction, generator)
+    if classes is not None:
+        return stratified_split(classes, fraction, generator)
     return random_split(len(collection.pictures), fraction, generator)
 
 

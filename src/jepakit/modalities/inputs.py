@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.errors import UserError
+from jepakit.modalities.crops import center_view
 from jepakit.modalities.images import stack_images
-from jepakit.modalities.views import center_view
 from jepakit.randomness import Draws
 
 

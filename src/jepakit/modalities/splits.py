@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
@@ -55,7 +54,7 @@ def grouped_split(groups: Sequence[str], fraction: float, generator: np.random.G
     target, total = fraction * len(member), 0
     chosen = np.zeros(len(names), dtype=bool)
     for index in generator.permutation(len(names)):
-        if abs(total + counts[index] - target) < abs(total - target) and not chosen.sum() == len(names) - 1:
+        if abs(total + counts[index] - target) < abs(total - target) and chosen.sum() < len(names) - 1:
             chosen[index] = True
             total += counts[index]
     if fraction > 0 and not chosen.any():

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from jaxtyping import Float, Int
 
-from .markup import tag
+from jepakit.report.markup import tag
 
 Line = Float[np.ndarray, "points"]
 
@@ -29,7 +29,7 @@ def short(value: float) -> str:
             if size >= limit:
                 return f"{value / limit:.3g}{unit}" if size < 1000 * limit else f"{value:.1e}"
     if size != 0 and size < 1e-3:
-        return f"{value:.1e}".replace("e-0", "e-")
+        return f"{value:.1e}".replace("e-0", "e-").replace(".0e", "e")
     return f"{value:.3g}" if size < 1000 else f"{value:.0f}"
 
 
@@ -81,16 +81,15 @@ class Marks:
 
 
 def _limits(y: Line, marks: Marks) -> tuple[float, float]:
-    """Ends of the vertical axis. A short spike far above the rest (the first losses) may leave the chart."""
+    """Ends of the vertical axis. The first values may leave it above when they would flatten everything after them."""
     finite = y[np.isfinite(y)]
     low, high = float(finite.min()), float(finite.max())
-    if len(finite) >= 20:
-        bulk = float(np.quantile(finite, 0.97))
-        if high - low > 4 * (bulk - low) > 0:
-            high = bulk + 0.25 * (bulk - low)
+    later = finite[math.ceil(0.15 * len(finite)) :]
+    if len(finite) >= 20 and high - low > 4 * (float(later.max()) - low) > 0:
+        high = low + 1.25 * (float(later.max()) - low)
     bounds = [b for b in marks.healthy or () if b is not None] + [level for level, _ in marks.levels]
     low, high = min([low, *bounds]), max([high, *bounds])
-    pad = 0.07 * (high - low) or max(abs(high) * 0.1, 1e-9)
+    pad = (0.16 if marks.levels else 0.07) * (high - low) or max(abs(high) * 0.1, 1e-9)
     return low - pad, high + pad
 
 
@@ -114,36 +113,58 @@ def line_chart(x: Line, y: Line, *, label: str, x_end: float, marks: Marks | Non
         return _LEFT + (right - _LEFT) * step / x_end
 
     def py(value: float) -> float:
-        return bottom - (bottom - _TOP) * (min(max(value, low - (high - low)), high + (high - low)) - low) / (high - low)
+        share = min(max((value - low) / (high - low), -1.0), 2.0)  # far outside is as good as outside
+        return bottom - (bottom - _TOP) * share
 
     parts: list[Element] = []
     if marks.healthy:
         top = _TOP if marks.healthy[1] is None else py(marks.healthy[1])
         base = bottom if marks.healthy[0] is None else py(marks.healthy[0])
-        parts.append(tag("rect", {
-            "class": "healthy", "x": f"{_LEFT:g}", "y": f"{top:.1f}",
-            "width": f"{right - _LEFT:g}", "height": f"{base - top:.1f}"}))
-    for value in nice_ticks(low, high):
+        parts.append(
+            tag(
+                "rect",
+                {
+                    "class": "healthy",
+                    "x": f"{_LEFT:g}",
+                    "y": f"{top:.1f}",
+                    "width": f"{right - _LEFT:g}",
+                    "height": f"{base - top:.1f}",
+                },
+            )
+        )
+    constant = float(y[finite].min()) == float(y[finite].max()) and marks == Marks()
+    for value in [float(y[finite][0])] if constant else nice_ticks(low, high):
         parts.append(tag("path", {"class": "rule", "d": f"M{_LEFT:g} {py(value):.1f}H{right:g}"}))
         parts.append(_text(_LEFT - 6, py(value) + 3.5, short(value), "tick end"))
     parts += _step_axis(x_end, px, bottom)
     for value, text in marks.levels:
         parts.append(tag("path", {"class": "level", "d": f"M{_LEFT:g} {py(value):.1f}H{right:g}"}))
-        parts.append(_text(_LEFT + 4, py(value) - 4, text, "tick"))
+        above = float(np.median(y[finite])) < value  # the label goes to the side where the curve is not
+        parts.append(_text(_LEFT + 4, py(value) + (-4 if above else 11), text, "tick"))
     if marks.event:
         at, text = marks.event
         parts.append(tag("path", {"class": "event", "d": f"M{px(at):.1f} {_TOP:g}V{bottom:g}"}))
-        side = "end" if px(at) > (right + _LEFT) / 2 else ""
+        side = "end" if px(at) > right - 70 else ""
         parts.append(_text(px(at) + (-4 if side else 4), _TOP + 8, text, f"tick bad {side}"))
 
-    curves = [(y, "curve raw"), (smooth(y), "curve")] if len(y) >= _SMOOTH_FROM else [(y, "curve")]
+    main = smooth(y) if len(y) >= _SMOOTH_FROM else y
+    curves = [(y, "curve raw"), (main, "curve")] if main is not y else [(y, "curve")]
     window = {"x": _LEFT - 3, "y": _TOP - 3, "width": right - _LEFT + 6, "height": bottom - _TOP + 6}
     box = " ".join(f"{size:g}" for size in window.values())
     # An inner svg clips to its own frame, without the ids that a clipPath needs.
-    parts.append(tag("svg", {**window, "viewBox": box, "class": "window"}, [
-        tag("path", {"class": kind, "d": _path(*thin(x, values), px, py)}) for values, kind in curves]))
+    parts.append(
+        tag(
+            "svg",
+            {**window, "viewBox": box, "class": "window"},
+            [tag("path", {"class": kind, "d": _path(*thin(x, values), px, py)}) for values, kind in curves],
+        )
+    )
+    highest = int(np.nanargmax(np.where(finite, y, np.nan)))
+    if y[highest] > high:  # the peak is written where the curve comes back into the chart
+        back = highest + int(np.argmax(main[highest:] <= high))
+        parts.append(_text(px(x[back]) + 7, _TOP + 8, f"↑ {short(float(y[highest]))}", "tick"))
     last = int(np.flatnonzero(finite)[-1])
-    end = py(float(min(max((smooth(y) if len(y) >= _SMOOTH_FROM else y)[last], low), high)))
+    end = py(float(min(max(main[last], low), high)))
     parts.append(tag("circle", {"class": "dot", "cx": f"{px(x[last]):.1f}", "cy": f"{end:.1f}", "r": "3"}))
     parts.append(_text(px(x[last]) + 7, end + 4, short(float(y[last])), "value"))
     for step in x[~finite][:60]:
@@ -202,9 +223,18 @@ def interval_chart(whiskers: Sequence[Whisker], *, label: str, limits: tuple[flo
     parts: list[Element] = []
     first = whiskers[0]
     if first.low is not None and first.high is not None:
-        parts.append(tag("rect", {
-            "class": "band", "x": f"{px(first.low):.1f}", "y": f"{top:g}",
-            "width": f"{max(px(first.high) - px(first.low), 1):.1f}", "height": f"{bottom - top:g}"}))
+        parts.append(
+            tag(
+                "rect",
+                {
+                    "class": "band",
+                    "x": f"{px(first.low):.1f}",
+                    "y": f"{top:g}",
+                    "width": f"{max(px(first.high) - px(first.low), 1):.1f}",
+                    "height": f"{bottom - top:g}",
+                },
+            )
+        )
     for value in nice_ticks(low, high, 4):
         parts.append(tag("path", {"class": "rule", "d": f"M{px(value):.1f} {top:g}V{bottom:g}"}))
         parts.append(_text(px(value), bottom + 14, short(value), "tick middle"))
@@ -214,18 +244,31 @@ def interval_chart(whiskers: Sequence[Whisker], *, label: str, limits: tuple[flo
         if whisker.low is not None and whisker.high is not None:
             reach = f"M{px(whisker.low):.1f} {y:g}H{px(whisker.high):.1f}"
             parts.append(tag("path", {"class": f"whisker {whisker.kind}", "d": reach}))
-        parts.append(tag("circle", {"class": f"mark {whisker.kind}", "cx": f"{px(whisker.value):.1f}", "cy": f"{y:g}", "r": "4"}))
-        parts.append(_text(_WIDTH - right + 8, y + 4, f"{whisker.value:.{digits}f}", "value" + (" strong" if i == 0 else "")))
+        parts.append(
+            tag("circle", {"class": f"mark {whisker.kind}", "cx": f"{px(whisker.value):.1f}", "cy": f"{y:g}", "r": "4"})
+        )
+        parts.append(
+            _text(_WIDTH - right + 8, y + 4, f"{whisker.value:.{digits}f}", "number" + (" strong" if i == 0 else ""))
+        )
     return _figure(_WIDTH, bottom + 20, label, parts)
 
 
 def scatter_chart(
-    points: Float[np.ndarray, "points 2"], groups: Int[np.ndarray, "points"], names: Sequence[str], *, label: str
+    points: Float[np.ndarray, "points 2"],
+    groups: Int[np.ndarray, "points"],
+    names: Sequence[str],
+    *,
+    label: str,
+    ordered: bool = False,
 ) -> Element:
-    """Points coloured by group (-1: grey), each group's name at its median; from the eleventh group on squares."""
-    width, height, edge = 680.0, 460.0, 16.0
+    """Points coloured by group (-1: grey; from the eleventh on squares), its name at its most central point.
+
+    `ordered` groups (ranges of a number) take the colours of a scale and no names, for they overlap.
+    """
     low = points.min(axis=0)
     span = np.maximum(np.ptp(points, axis=0), 1e-12)
+    width, edge = 680.0, 16.0
+    height = float(np.clip(width * span[1] / span[0], 240.0, 560.0))
     scale = min((width - 2 * edge) / span[0], (height - 2 * edge) / span[1])
     offset = np.asarray([width, height]) / 2 - scale * (low + span / 2)
     placed = points * scale + offset
@@ -238,16 +281,18 @@ def scatter_chart(
         # A zero-length stroke with a round or square end is a dot, in a fifth of the bytes of a <circle>.
         dots = "".join(f"M{x:.1f} {y:.1f}h0" for x, y in member)
         shape = " square" if group >= 10 else ""
-        parts.append(tag("path", {"class": f"dots {colour_class(group)}{shape}", "d": dots}, tag("title", names[group] if group >= 0 else "other")))
-        if group >= 0 and len(member) >= 3:
-            x, y = np.median(member, axis=0)
+        name = tag("title", names[group] if group >= 0 else "other")
+        colour = colour_class(group, ordered)
+        parts.append(tag("path", {"class": f"dots {colour}{shape}", "d": dots}, name))
+        if group >= 0 and not ordered and len(member) >= 3:
+            x, y = member[np.argmin(np.abs(member - np.median(member, axis=0)).sum(axis=1))]
             texts.append(_text(x, y + 4, _shorten(names[group]), "halo middle"))
     return _figure(width, height, label, parts + texts)
 
 
-def colour_class(group: int) -> str:
-    """CSS class of a group's colour: ten colours, then the same ten again (with another shape)."""
-    return "grey" if group < 0 else f"c{group % 10}"
+def colour_class(group: int, ordered: bool = False) -> str:
+    """CSS class of a group's colour: ten colours, then the same ten again; for `ordered` groups a scale of eight."""
+    return "grey" if group < 0 else f"s{group % 8}" if ordered else f"c{group % 10}"
 
 
 def _shorten(text: str, length: int = 18) -> str:

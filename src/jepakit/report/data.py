@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Num
 
-from ..errors import UserError
+from jepakit.errors import UserError
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -58,7 +58,7 @@ class ReportData:
                 raise UserError(f"{option} is given without grid: give grid=(rows, columns) of the tokens.")
         if self.tokens is not None and self.grid is not None and self.tokens.shape[1] != self.grid[0] * self.grid[1]:
             raise UserError(
-                f"tokens: {self.tokens.shape[1]} tokens an image do not fill a grid of {self.grid[0]} x {self.grid[1]}. "
+                f"tokens: {self.tokens.shape[1]} tokens an image do not fill the grid {self.grid[0]} x {self.grid[1]}. "
                 "Give patch tokens only, without class or register tokens."
             )
         for option in ("tokens", "masks", "views"):
@@ -75,12 +75,17 @@ class ReportData:
         return f"jepakit {verb} {shlex.quote(self.folder or self.name)}"
 
     @property
-    def width(self) -> int | None:
-        """Width of the embeddings, where an array tells it."""
-        for array in (self.embeddings, self.tokens):
-            if array is not None:
-                return int(array.shape[-1])
-        return None
+    def rank_limit(self) -> int | None:
+        """The largest rank the monitor can measure: width of the embeddings or number of its samples; None: unknown."""
+        width = next((int(array.shape[-1]) for array in (self.embeddings, self.tokens) if array is not None), None)
+        samples = self.config.get("health", {}).get("health_samples")
+        return width if width is None or samples is None else min(width, int(samples))
+
+    @property
+    def single_class(self) -> bool:
+        """Whether every image has one class (not a number to regress, not several classes)."""
+        labels = self.labels if self.labels is not None else self.embedding_labels
+        return labels is not None and labels.ndim == 1 and bool(np.issubdtype(labels.dtype, np.integer))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

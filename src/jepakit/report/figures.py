@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..errors import UserError
+from jepakit.errors import UserError
 
 _FLAT = 1e-6  # variance below this share of the mean square is numerical noise: nothing to colour or to spread out
 
@@ -28,7 +28,7 @@ def token_colours(tokens: Float[np.ndarray, "images tokens dim"], grid: tuple[in
     component, which PCA leaves open, is fixed by its largest loading. None when the tokens are not finite or all alike.
     Source: Oquab et al., DINOv2 (2023), figure 1, without its foreground threshold.
     """
-    images, count, dim = tokens.shape
+    images, _, dim = tokens.shape
     flat = np.asarray(tokens, dtype=np.float64).reshape(-1, dim)
     if not np.isfinite(flat).all():
         return None
@@ -67,7 +67,9 @@ def nearest_neighbours(
     return np.concatenate([np.asarray(queries)[:, None], order], axis=1)
 
 
-def gallery(neighbours: Int[np.ndarray, "queries ranks"]) -> tuple[Int[np.ndarray, "images"], Int[np.ndarray, "queries ranks"]]:
+def gallery(
+    neighbours: Int[np.ndarray, "queries ranks"],
+) -> tuple[Int[np.ndarray, "images"], Int[np.ndarray, "queries ranks"]]:
     """The sample ids to load as pictures, queries first, and `neighbours` renumbered to positions among them."""
     ids = list(dict.fromkeys([*neighbours[:, 0].tolist(), *neighbours.ravel().tolist()]))
     position = {sample: i for i, sample in enumerate(ids)}
@@ -104,7 +106,12 @@ def embedding_map(embeddings: Float[np.ndarray, "samples width"], limit: int = 2
     if len(ids) < 50 or flat.shape[1] < 3:
         return EmbeddingMap(points=np.pad(flat, ((0, 0), (0, 2)))[:, :2], ids=ids, method="PCA")
     from sklearn.manifold import TSNE  # slow to import, and only needed here
+    from threadpoolctl import threadpool_limits
 
     # Fifty components keep t-SNE's neighbour search short and change nothing that can be seen (its authors' advice).
     layout = TSNE(init="pca", perplexity=min(30.0, (len(ids) - 1) / 3), random_state=0, max_iter=500)
-    return EmbeddingMap(points=layout.fit_transform(flat[:, :50]).astype(np.float64), ids=ids, method="t-SNE")
+    with threadpool_limits(limits=1):  # a second for a thousand points; waiting threads take ten
+        points = layout.fit_transform(flat[:, :50])
+    points = points - points.mean(axis=0)
+    _, _, turn = np.linalg.svd(points, full_matrices=False)  # its orientation means nothing: lay the long side flat
+    return EmbeddingMap(points=(points @ turn.T).astype(np.float64), ids=ids, method="t-SNE")

@@ -1,4 +1,4 @@
-"""What each health signal means in one line, and the range in which it is read as healthy."""
+"""What each health signal means in one line, and the range that the monitor does not call sick."""
 
 from __future__ import annotations
 
@@ -10,72 +10,78 @@ Range = tuple[float | None, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class Signal:
-    """key: the name in metrics.jsonl; healthy: from the width of the embeddings (None: unknown) to a range, or None.
+    """key: the name in metrics.jsonl; level: a labelled value to read the curve against.
 
-    level: a labelled value to read the curve against.
+    healthy: from (largest rank that can be measured, or None; first value of the run) to the healthy range. Only the
+    signals that the monitor judges by have one, and it is the monitor's: a random encoder's embeddings are rather
+    alike, so that cosine and spread count against their value before training.
     """
 
     key: str
     title: str
     meaning: str
-    healthy: Callable[[int | None], Range | None] = lambda width: None
+    healthy: Callable[[int | None, float], Range | None] = lambda rank, first: None
     level: tuple[float, str] | None = None
 
 
-def _rank_range(width: int | None) -> Range | None:
-    """A rank below a twentieth of the width is dimensional collapse."""
-    return None if width is None else (0.05 * width, None)
-
+SIGREG_FLOOR = (
+    1.06,
+    "floor 1.06",
+)  # the statistic of Gaussian samples, whatever their number (spec: about 1.05 to 1.06)
 
 SIGNALS = (
     Signal(
         key="health/rankme",
         title="RankMe",
-        meaning="How many dimensions the embeddings use. Below a twentieth of their width they have collapsed.",
-        healthy=_rank_range,
+        meaning="How many dimensions the embeddings use. Below a twentieth of what is possible they have collapsed.",
+        healthy=lambda rank, first: None if rank is None else (0.05 * rank, None),
     ),
     Signal(
-        key="health/lidar",
-        title="LiDAR",
-        meaning="How many dimensions tell images apart rather than views of one image. Pure noise also scores high: "
-        "read it beside the energy margin.",
-        healthy=_rank_range,
+        key="health/pairs_below",
+        title="Pairs told apart",
+        meaning="Share of matching pairs with a lower energy than a shuffled one. Near one half, predictions ignore the "
+        "image: the embeddings are fragmented.",
+        healthy=lambda rank, first: (0.55, None),
     ),
     Signal(
-        key="health/alpha_req",
-        title="α-ReQ",
-        meaning="How fast the spectrum decays. Near 1 is the reference; far above is collapse, far below is noise.",
-        healthy=lambda width: (0.5, 2.0),
-        level=(1.0, "reference 1"),
+        key="health/energy_margin",
+        title="Energy margin",
+        meaning="How far the energy of matching pairs lies below that of shuffled ones, as a share. At 0 predictions "
+        "ignore the image.",
+        healthy=lambda rank, first: (0.0, None),
     ),
     Signal(
         key="health/std",
-        title="Spread",
+        title="Spread of directions",
         meaning="Standard deviation of the normalised embeddings, times √width: 1 is full spread, 0 is collapse.",
-        healthy=lambda width: (0.1, None),
+        healthy=lambda rank, first: (min(0.1, 0.5 * first), None),
     ),
     Signal(
         key="health/cosine",
         title="Cosine of random pairs",
         meaning="Likeness of two unrelated images. Near 1, everything looks the same to the encoder.",
-        healthy=lambda width: (None, 0.95),
+        healthy=lambda rank, first: (None, max(0.95, 0.5 + 0.5 * first)),
+    ),
+    Signal(
+        key="health/lidar",
+        title="LiDAR",
+        meaning="How many dimensions tell images apart rather than views of one image. Pure noise also scores high.",
+    ),
+    Signal(
+        key="health/alpha_req",
+        title="α-ReQ",
+        meaning="How fast the spectrum decays. Near 1 is the reference; far above is collapse, far below is noise.",
+        level=(1.0, "reference 1"),
     ),
     Signal(
         key="health/sigreg",
         title="Distance to a Gaussian (SIGReg)",
         meaning="A perfect Gaussian scores 1.06, from sampling alone. Only systems trained with SIGReg come near it.",
-        healthy=lambda width: (None, 3.0),
-        level=(1.06, "floor 1.06"),
-    ),
-    Signal(
-        key="health/energy_margin",
-        title="Energy margin",
-        meaning="Energy of shuffled pairs above that of matching pairs. At or below 0 predictions ignore the image.",
-        healthy=lambda width: (0.0, None),
+        level=SIGREG_FLOOR,
     ),
     Signal(
         key="health/knn",
         title="Online kNN",
-        meaning="Accuracy of nearest neighbours on a small held-out batch. A trend, not a result.",
+        meaning="Score of the nearest neighbours on a few held-out samples. A trend, not a result.",
     ),
 )

@@ -1,4 +1,4 @@
-"""HTML and SVG as trees of the standard library's `Element`: text is escaped because it is text, never by remembering to."""
+"""HTML and SVG as trees of the standard library's `Element`: text is escaped because it is text, not by remembering."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Content: TypeAlias = str | Element | Mapping[str, object] | Iterable[Element] | 
 
 
 def tag(name: str, *content: Content) -> Element:
-    """An element. In `content` a mapping is attributes (None leaves one out), a string is text, the rest are children."""
+    """An element. In `content` a mapping is attributes (None leaves one out), a string is text, others are children."""
     node = Element(name)
     for part in content:
         if part is None:
@@ -31,6 +31,13 @@ def _append_text(node: Element, text: str) -> None:
         node[-1].tail = (node[-1].tail or "") + text
     else:
         node.text = (node.text or "") + text
+
+
+def missing(what: str, command: str | None = None, remedy: str = "Add it") -> Element:
+    """A plain sentence in place of a part, with the command that adds it."""
+    if command is None:
+        return tag("p", {"class": "missing"}, what)
+    return tag("p", {"class": "missing"}, f"{what} {remedy} with ", tag("code", command), ".")
 
 
 def serialise(root: Element) -> bytes:

@@ -8,19 +8,19 @@ from importlib.resources import files
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
-from . import sections
-from .data import ReportData
-from .markup import serialise, tag
-from .verdict import judge
+from jepakit.report import curves, frame, galleries, results
+from jepakit.report.data import ReportData
+from jepakit.report.markup import serialise, tag
+from jepakit.report.verdict import judge
 
 _SECTIONS = (
-    ("results", "What it learned", sections.results),
-    ("curves", "How training went", sections.curves),
-    ("hidden", "What was hidden", sections.hidden),
-    ("colours", "What patches look like to it", sections.colours),
-    ("neighbours", "Nearest neighbours", sections.neighbours),
-    ("map", "Map of the embeddings", sections.flat_map),
-    ("run", "What was run", sections.what_was_run),
+    ("results", "What it learned", results.results),
+    ("curves", "How training went", curves.curves),
+    ("hidden", "What it had to predict", galleries.hidden),
+    ("colours", "What patches look like to it", galleries.colours),
+    ("neighbours", "Nearest neighbours", galleries.neighbours),
+    ("map", "Map of the embeddings", galleries.flat_map),
+    ("run", "What was run", frame.what_was_run),
 )
 
 
@@ -31,9 +31,13 @@ def build_page(data: ReportData) -> Element:
         tag("meta", {"charset": "utf-8"}),
         tag("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}),
         # Nothing may load or run, whatever a file name or a class name in the data says.
-        tag("meta", {
-            "http-equiv": "Content-Security-Policy",
-            "content": "default-src 'none'; img-src data:; style-src 'unsafe-inline'"}),
+        tag(
+            "meta",
+            {
+                "http-equiv": "Content-Security-Policy",
+                "content": "default-src 'none'; img-src data:; style-src 'unsafe-inline'",
+            },
+        ),
         tag("meta", {"name": "color-scheme", "content": "light dark"}),
         tag("title", f"{data.name} · jepakit"),
         tag("style", (files(__package__) / "style.css").read_text("utf-8")),
@@ -41,7 +45,7 @@ def build_page(data: ReportData) -> Element:
     verdict = judge(data.metrics, data.evaluation)
     nav = tag("nav", {"aria-label": "Sections"}, [tag("a", {"href": f"#{key}"}, title) for key, title, _ in _SECTIONS])
     main = tag("main", [tag("section", {"id": key}, tag("h2", title), part(data)) for key, title, part in _SECTIONS])
-    return tag("html", {"lang": "en"}, head, tag("body", sections.header(data, verdict), nav, main))
+    return tag("html", {"lang": "en"}, head, tag("body", frame.header(data, verdict), nav, main))
 
 
 def write_report(path: str | Path, data: ReportData) -> Path:

@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float, Num
 from PIL import Image
 
-from .markup import tag
+from jepakit.report.markup import tag
 
 _LARGEST = 128  # pixels of the longer side: pictures stand at 60 to 130 CSS pixels, and a page holds about a hundred
+_BLOCK_COLOURS = (0, 1, 4, 2, 9, 6)  # of the ten colours those that stand apart from each other over a grey picture
 _SMALL = 64  # up to this size pictures are stored exactly and shown with sharp pixels
 
 
@@ -56,7 +57,7 @@ def colour_map(colours: Float[np.ndarray, "rows columns 3"], shape: tuple[int, i
 
 def outline(ids: Iterable[int], grid: tuple[int, int]) -> str:
     """SVG path data of the border around cells of a grid, in units of cells; any shape, several pieces, holes."""
-    rows, columns = grid
+    columns = grid[1]
     cells = {(int(i) // columns, int(i) % columns) for i in ids}
     edges = []
     for row, column in sorted(cells):
@@ -89,7 +90,7 @@ def mask_picture(
     veil = tag("path", {"class": "veil", "d": area(hidden, grid)})
     blocks: list[Element] = []
     for number, block in enumerate(targets):
-        colour = f"c{number % 10}"
+        colour = f"c{_BLOCK_COLOURS[number % len(_BLOCK_COLOURS)]}"
         blocks.append(tag("path", {"class": f"block {colour}", "d": area(block, grid)}))
         blocks.append(tag("path", {"class": f"border {colour}", "d": outline(block, grid)}))
     return [
@@ -113,7 +114,10 @@ def _panel(
     inside = tag(
         "image",
         {
-            "href": data_uri(image), "width": columns, "height": rows, "preserveAspectRatio": "none",
+            "href": data_uri(image),
+            "width": columns,
+            "height": rows,
+            "preserveAspectRatio": "none",
             "class": ("dim" if dim else "") + sharp,
         },
     )

@@ -1,13 +1,13 @@
-"""One honest sentence about a run, from its health lines and its evaluation: nothing is claimed where intervals overlap."""
+"""One honest sentence about a run, from its health lines and its evaluation: overlapping intervals prove nothing."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
-from .data import Metrics
+from jepakit.report.data import Metrics
 
 Row = Mapping[str, Any]
 Outcome = Literal["above", "below", "open"]
@@ -19,13 +19,24 @@ FEATURE_NAMES = {
     "pca": "PCA of pixels",
     "supervised": "Supervised",
 }
-_SPOKEN = {"random init": "random init", "pixels": "raw pixels", "pca": "PCA of pixels", "supervised": "supervised training"}
+SPOKEN = {
+    "random init": "random init",
+    "pixels": "raw pixels",
+    "pca": "PCA of pixels",
+    "supervised": "supervised training",
+}
+_SICKNESS = {
+    "collapsed": "all embeddings are alike.",
+    "fragmented": "matching pairs are no closer than shuffled ones.",
+    "diverged": "the loss is no longer a number.",
+}
+SICK = tuple(_SICKNESS)
 _LOWER_IS_BETTER = {"mae", "mse", "rmse", "log_loss", "nll", "error"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """level: "good", "mixed", "bad" or "open" (nothing to judge yet); headline: one sentence; notes: what to add to it."""
+    """level: "good", "mixed", "bad" or "open" (nothing to judge yet); headline: one sentence; notes: additions."""
 
     level: Literal["good", "mixed", "bad", "open"]
     headline: str
@@ -99,15 +110,14 @@ def compare(evaluation: Mapping[str, Any] | None) -> list[Comparison]:
     return found
 
 
-def is_finite(value: object) -> bool:
+def is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _outcome(ours: Row, other: Row) -> Outcome:
-    bounds = [row.get(end) for row in (ours, other) for end in ("low", "high")]
-    if not all(is_finite(bound) for bound in bounds):
+    low, high, other_low, other_high = (row.get(end) for row in (ours, other) for end in ("low", "high"))
+    if not (is_finite(low) and is_finite(high) and is_finite(other_low) and is_finite(other_high)):
         return "open"
-    low, high, other_low, other_high = bounds
     if low > other_high:
         return "above" if higher_is_better(ours["metric"]) else "below"
     if high < other_low:
@@ -120,15 +130,9 @@ def judge(metrics: Metrics, evaluation: Mapping[str, Any] | None) -> Verdict:
     state, onset, message = _health(metrics)
     comparisons = compare(evaluation)
     notes = [*_side_notes(metrics, state, message), *_left_over(comparisons)]
-    if state == "diverged":
-        return Verdict(level="bad", headline=f"Diverged at step {onset:,}: the loss is no longer a number.", notes=tuple(notes))
-    if state in ("collapsed", "fragmented"):
-        says = message or (
-            "all embeddings are alike."
-            if state == "collapsed"
-            else "matching pairs are no closer than shuffled ones."
-        )
-        return Verdict(level="bad", headline=f"{state.capitalize()} at step {onset:,}: {says}", notes=tuple(notes))
+    if state in SICK:
+        headline = f"{state.capitalize()} at step {onset:,}: {message or _SICKNESS[state]}"
+        return Verdict(level="bad", headline=headline, notes=tuple(notes))
     level, headline = _learned(comparisons, healthy=state == "healthy")
     if not comparisons:
         encoder = any(row["features"] == "encoder" for row in (evaluation or {}).get("rows", ()))
@@ -148,7 +152,7 @@ def _health(metrics: Metrics) -> tuple[str, int, str]:
     if losses and not math.isfinite(losses[-1]["loss"]):
         finite = [i for i, line in enumerate(losses) if math.isfinite(line["loss"])]
         return "diverged", int(losses[finite[-1] + 1 if finite else 0]["step"]), ""
-    lines = [line for line in metrics if line.get("kind") == "health" and "health/verdict" in line]
+    lines = [line for line in metrics if line.get("health/verdict", "start") != "start"]
     if not lines:
         return "unknown", 0, ""
     state = lines[-1]["health/verdict"]
@@ -162,12 +166,12 @@ def _side_notes(metrics: Metrics, state: str, message: str) -> list[str]:
     notes = []
     if state == "warning" and message:
         notes.append(f"Health warning: {message}")
-    past = [line for line in metrics if line.get("health/verdict") in ("collapsed", "fragmented")]
-    if past and state not in ("collapsed", "fragmented"):
+    past = [line for line in metrics if line.get("health/verdict") in SICK]
+    if past and state not in SICK:
         notes.append(f"It was {past[-1]['health/verdict']} until step {past[-1]['step']:,} and recovered.")
     done = progress(metrics)
     if done is not None and done < 1:
-        notes.append(f"Training stopped at {done:.0%}.")
+        notes.append(f"Training has not reached its end: {done:.0%} is done.")
     return notes
 
 
@@ -208,7 +212,8 @@ def _learned(comparisons: Sequence[Comparison], healthy: bool) -> tuple[Literal[
         return "mixed", f"No proof of learning: not told apart from random init ({nearest.numbers}; intervals overlap)."
     won = [c.evaluator for c in wins]
     if losses:
-        return "mixed", f"Better than random init {_where(won, measured)}, but worse {_where([c.evaluator for c in losses], 0)}."
+        worse = _where([c.evaluator for c in losses], 0)
+        return "mixed", f"Better than random init {_where(won, measured)}, but worse {worse}."
     if not pixel_measured:
         return "mixed", f"Learned: beats random init {_where(won, measured)}. Raw pixels were not measured."
     if pixel_losses and not pixel_wins:
@@ -231,7 +236,7 @@ def _left_over(comparisons: Sequence[Comparison]) -> list[str]:
     """What the headline leaves out: undecided pairs, PCA, and the distance to supervised training."""
     notes = []
     for baseline in ("random init", "pixels", "pca", "supervised"):
-        spoken = _SPOKEN[baseline]
+        spoken = SPOKEN[baseline]
         found = [c for c in comparisons if c.baseline == baseline]
         undecided = [c for c in found if c.outcome == "open"]
         if undecided and baseline != "supervised":
@@ -240,7 +245,6 @@ def _left_over(comparisons: Sequence[Comparison]) -> list[str]:
         if baseline == "pca":
             notes += [f"PCA of pixels is better: {c.numbers}." for c in found if c.outcome == "below"]
         if baseline == "supervised" and found:
-            best = min(found, key=lambda c: abs(c.value - c.other))
-            word = {"above": "beats", "below": "stands below", "open": "is not told apart from"}[best.outcome]
-            notes.append(f"It {word} supervised training of the same encoder ({best.numbers}).")
+            word = {"above": "beats", "below": "stands below", "open": "is not told apart from"}[found[0].outcome]
+            notes.append(f"It {word} supervised training of the same encoder ({found[0].numbers}).")
     return notes

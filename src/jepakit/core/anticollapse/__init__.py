@@ -8,7 +8,6 @@ added up: with accumulated micro-batches they need the joined batch. On several 
 from __future__ import annotations
 
 from collections.abc import Callable
-
 from typing import Any
 
 from jepakit.core.anticollapse.barlow import BarlowTwins, BarlowTwinsConfig
@@ -60,5 +59,6 @@ def chosen_anticollapse(config: Any, seed: int = 0) -> AntiCollapse | None:
 
 __all__ = [
     "CONFIGS", "AntiCollapse", "AntiCollapseConfig", "BarlowTwins", "BarlowTwinsConfig", "InfoNCE", "InfoNCEConfig",
-    "SIGReg", "SIGRegConfig", "VICReg", "VICRegConfig", "chosen_anticollapse", "draw_directions", "epps_pulley", "make_anticollapse",
+    "SIGReg", "SIGRegConfig", "VICReg", "VICRegConfig", "chosen_anticollapse", "draw_directions", "epps_pulley",
+    "make_anticollapse",
 ]

@@ -1,0 +1,46 @@
+"""jepakit: Joint-Embedding Predictive Architectures in one library.
+
+The verbs of the command line are the functions here, with the same names and options:
+
+    import jepakit
+    jepakit.pretrain("i-jepa", data="./photos", out="runs/photos")
+
+Importing jepakit imports no torch; a verb does when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from jepakit.interop.pretrained import load
+    from jepakit.verbs.embed import embed
+    from jepakit.verbs.evaluate import evaluate
+    from jepakit.verbs.export import export
+    from jepakit.verbs.inspect import inspect
+    from jepakit.verbs.listing import list_names
+    from jepakit.verbs.pretrain import pretrain, resume
+    from jepakit.verbs.report import report
+
+_PLACES = {
+    "pretrain": "jepakit.verbs.pretrain",
+    "resume": "jepakit.verbs.pretrain",
+    "evaluate": "jepakit.verbs.evaluate",
+    "embed": "jepakit.verbs.embed",
+    "export": "jepakit.verbs.export",
+    "report": "jepakit.verbs.report",
+    "inspect": "jepakit.verbs.inspect",
+    "list_names": "jepakit.verbs.listing",
+    "load": "jepakit.interop.pretrained",
+}
+
+__all__ = ["embed", "evaluate", "export", "inspect", "list_names", "load", "pretrain", "report", "resume"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PLACES:
+        return getattr(importlib.import_module(_PLACES[name]), name)
+    raise AttributeError(f"module 'jepakit' has no attribute {name!r}")

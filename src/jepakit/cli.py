@@ -1,0 +1,79 @@
+"""The command line: the verbs of the package, with the same names and the same options."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from jepakit.errors import UserError, did_you_mean
+from jepakit.registry import SYSTEMS
+
+HELP = """jepakit — train a JEPA, see whether it learned, use it
+
+  jepakit pretrain SYSTEM --data DATA --out RUN   pretrain without labels, evaluate, write a report
+  jepakit resume RUN                              continue an interrupted run
+  jepakit evaluate RUN                            probes and neighbours, beside random init, pixels and PCA
+  jepakit embed RUN --data DATA --out FILE.npy    embeddings of your images
+  jepakit export RUN --out FOLDER                 weights as safetensors, torch.export or ONNX
+  jepakit report RUN                              write RUN/report.html again
+  jepakit inspect DATA                            look at a data set before training on it
+  jepakit list [systems|datasets|evaluators|sizes]
+
+  SYSTEM is {systems}. DATA is a folder of images, an .npy or .npz array, or a name (jepakit list datasets).
+  A first run, in about a minute:  jepakit pretrain lejepa --data digits --out runs/digits
+
+  jepakit VERB --help lists a verb's options; jepakit pretrain SYSTEM --help those of a system.
+"""
+VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "list")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for a mistake in what was given, 128 + n after signal n."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(words)
+    except UserError as error:
+        print(f"jepakit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # `jepakit list | head`
+        return 0
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(HELP.format(systems=" or ".join(SYSTEMS)))
+        return 0
+    verb, rest = words[0], words[1:]
+    if verb in ("--version", "version"):
+        from jepakit import __version__
+
+        print(f"jepakit {__version__}")
+        return 0
+    if verb not in VERBS:
+        raise UserError(f"{verb!r} is not a verb. {did_you_mean(verb, VERBS)}")
+    if verb == "list":
+        return _list(rest)
+    from jepakit import commands
+
+    return commands.run(verb, rest)
+
+
+def _list(rest: list[str]) -> int:
+    from jepakit.verbs.listing import KINDS, list_names
+
+    if rest in (["-h"], ["--help"]):
+        print(f"usage: jepakit list [{'|'.join(KINDS)}]")
+        return 0
+    if len(rest) > 1:
+        raise UserError(f"list takes one word, of {', '.join(KINDS)}; got {' '.join(rest)}.")
+    names = list_names(*rest)
+    width = max(map(len, names))
+    for name, about in names.items():
+        print(f"{name:<{width}}  {about}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,153 @@
+"""Options of each verb on the command line, read off the verb's own signature and config classes (through tyro)."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from jepakit.config import RunConfig, default_config, read_config, section_types
+from jepakit.errors import UserError
+from jepakit.registry import SYSTEMS
+
+
+def run(verb: str, words: Sequence[str]) -> int:
+    """Run a verb with the words that follow it; returns the exit status."""
+    return {
+        "pretrain": _pretrain,
+        "resume": _resume,
+        "evaluate": _evaluate,
+        "embed": _embed,
+        "export": _export,
+        "report": _report,
+        "inspect": _inspect,
+    }[verb](list(words))
+
+
+def _pretrain(words: list[str]) -> int:
+    from jepakit.verbs.pretrain import run_config
+
+    system = words.pop(0) if words and not words[0].startswith("-") else None
+    given = _value_of("--config", words)
+    base = None
+    if given is not None:
+        base = read_config(given)
+        if system not in (None, base.system):
+            raise UserError(f"{given} is a run of {base.system!r}, not of {system!r}. Leave the system out.")
+        system = base.system
+    if system is None:
+        if not {"-h", "--help"} & set(words):
+            raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. jepakit pretrain i-jepa --data ./photos --out runs/a")
+        system = "i-jepa"
+    asked = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
+    chosen = RunConfig(
+        system=system, dataset=asked.dataset, model=asked.model, training=asked.training, health=asked.health
+    )
+    return _status(run_config(chosen, asked.out, init=asked.init))
+
+
+def pretrain_options(system: str, base: RunConfig | None = None) -> type:
+    """A dataclass with all options of `pretrain` for a system; `base` gives the defaults of a reproduced run."""
+    defaults = base or default_config(system, "unset")
+    fields: list[Any] = [
+        ("out", Annotated[Path, tyro.conf.arg(help="The run folder to create.")]),
+        ("init", Annotated[Path | None, tyro.conf.arg(help="Weights to start from: a run or an exported folder.")], None),
+        ("config", Annotated[Path | None, tyro.conf.arg(help="A run's config.yaml to reproduce; options override it.")], None),
+    ]
+    for name, kind in section_types(system).items():
+        flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        if name == "dataset" and base is None:
+            fields.insert(1, (name, flat))  # no default: --data must be given
+        else:
+            fields.append((name, flat, dataclasses.field(default=getattr(defaults, name))))
+    options = dataclasses.make_dataclass("Pretrain", fields, frozen=True, kw_only=True)
+    options.__doc__ = f"Pretrain {system}: {SYSTEMS[system].about}."
+    return options
+
+
+def _resume(words: list[str]) -> int:
+    from jepakit.verbs.pretrain import resume
+
+    return _status(_call(resume, "resume", words, hidden=("source",)))
+
+
+def _evaluate(words: list[str]) -> int:
+    from jepakit.verbs.evaluate import evaluate
+
+    _call(evaluate, "evaluate", words, {"data": str | None, "evaluators": tuple[str, ...] | None}, hidden=("images",))
+    return 0
+
+
+def _embed(words: list[str]) -> int:
+    from jepakit.verbs.embed import embed
+
+    embeddings = _call(embed, "embed", words, {"data": str})
+    print(f"{len(embeddings):,} embeddings of shape {list(embeddings.shape[1:])}.")
+    return 0
+
+
+def _export(words: list[str]) -> int:
+    from jepakit.verbs.export import export
+
+    print(_call(export, "export", words))
+    return 0
+
+
+def _report(words: list[str]) -> int:
+    from jepakit.verbs.report import report
+
+    print(_call(report, "report", words, hidden=("images",)))
+    return 0
+
+
+def _inspect(words: list[str]) -> int:
+    from jepakit.verbs.inspect import inspect as inspect_data
+
+    _call(inspect_data, "inspect", words, {"data": str})
+    return 0
+
+
+def _status(result: Any) -> int:
+    outcome = result.outcome
+    if outcome.ended == "interrupted":
+        return 128 + (outcome.signal or 2)
+    return 3 if outcome.ended == "collapsed" else 0
+
+
+def _call(
+    verb: Callable[..., Any],
+    name: str,
+    words: list[str],
+    types: Mapping[str, Any] | None = None,
+    hidden: Sequence[str] = (),
+) -> Any:
+    """Call a verb with options parsed after its signature. The first parameter is positional; `types` are narrower
+    types than Python allows (a path instead of any object), `hidden` are parameters that only Python can give."""
+    hints = {**get_type_hints(verb), **(types or {})}
+    fields: list[Any] = []
+    for position, parameter in enumerate(inspect.signature(verb).parameters.values()):
+        if parameter.name in hidden:
+            continue
+        kind = hints[parameter.name]
+        if position == 0:
+            kind = tyro.conf.Positional[kind]
+        required = parameter.default is inspect.Parameter.empty
+        fields.append((parameter.name, kind) if required else (parameter.name, kind, parameter.default))
+    options = dataclasses.make_dataclass(name.capitalize(), fields, frozen=True)
+    options.__doc__ = verb.__doc__
+    asked = tyro.cli(options, args=words, prog=f"jepakit {name}")
+    return verb(**{field[0]: getattr(asked, field[0]) for field in fields})
+
+
+def _value_of(option: str, words: Sequence[str]) -> str | None:
+    """The value of an option among words not yet parsed: `--config X` or `--config=X`."""
+    for position, word in enumerate(words):
+        if word == option and position + 1 < len(words):
+            return words[position + 1]
+        if word.startswith(f"{option}="):
+            return word.split("=", 1)[1]
+    return None

@@ -1,0 +1,185 @@
+"""Encoders as files: `save_pretrained` and `from_pretrained` (safetensors and JSON, no code), and `load` for any of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from jepakit.config import from_plain, read_config, to_plain
+from jepakit.core.system import System
+from jepakit.errors import UserError, check_choice
+from jepakit.modalities.inputs import ImageInputs
+from jepakit.nn.convnet import ConvNet, ConvNetConfig
+from jepakit.nn.tokens import Tokens
+from jepakit.nn.vit import VisionTransformer, ViTConfig
+from jepakit.registry import load_system
+
+FORMAT = 1
+ARCHITECTURES: dict[str, tuple[type, type]] = {"vit": (VisionTransformer, ViTConfig), "convnet": (ConvNet, ConvNetConfig)}
+Which = Literal["target", "encoder"]
+
+
+class PretrainedEncoder(nn.Module):
+    """A frozen encoder with what it expects of its input.
+
+    `model(images)` takes prepared images `[batch, channels, height, width]` and returns Tokens;
+    `model.embed(images)` their mean, `[batch, dim]`. `model.inputs.prepare(samples)` or `.normalise(pixels in [0, 1])`
+    prepare. `which` says whether these are the target's or the context encoder's weights.
+    """
+
+    def __init__(self, encoder: nn.Module, inputs: ImageInputs, system: str = "", which: str = "encoder"):
+        super().__init__()
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.inputs, self.system, self.which = inputs, system, which
+
+    def forward(self, images: Tensor) -> Tokens:
+        return self.encoder(images)
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Mean over tokens, `[batch, dim]`."""
+        return self.encoder(images).mean()
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write `model.safetensors` and `config.json` into a folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = next(n for n, (kind, _) in ARCHITECTURES.items() if isinstance(self.encoder, kind))
+        description = {
+            "format": FORMAT,
+            "library": "jepakit",
+            "architecture": name,
+            "encoder": to_plain(self.encoder.config),
+            "inputs": to_plain(self.inputs),
+            "system": self.system,
+            "which": self.which,
+        }
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.encoder.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> PretrainedEncoder:
+        """Read what `save_pretrained` wrote. Offline; runs no code of the folder.
+
+        Errors: missing files, another format, weights that do not fit the description (each named).
+        """
+        folder = Path(folder)
+        try:
+            description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UserError(f"{folder / 'config.json'} cannot be read ({error}): not a folder of exported weights.") from error
+        if not isinstance(description, dict) or description.get("format") != FORMAT or "architecture" not in description:
+            raise UserError(f"{folder / 'config.json'} does not describe a jepakit encoder of format {FORMAT}.")
+        check_choice(f"{folder / 'config.json'}: architecture", description["architecture"], ARCHITECTURES)
+        kind, config = ARCHITECTURES[description["architecture"]]
+        encoder = kind(from_plain(config, description["encoder"], "encoder"))
+        load_strictly(encoder, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
+        inputs = from_plain(ImageInputs, description["inputs"], "inputs")
+        return cls(encoder, inputs, description.get("system", ""), description.get("which", "encoder"))
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Errors: missing, cut short, or with a header that lies."""
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: the run has not finished (jepakit resume), or this is another folder.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
+
+
+def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Load weights into a module, all of them or none. Errors: missing, unexpected or misshapen tensors, named."""
+    own = module.state_dict()
+    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    misshapen = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
+    for names, what in ((missing, "lacks"), (unexpected, "has unexpected"), (sorted(misshapen), "has other shapes for")):
+        if names:
+            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+            raise UserError(f"{source} {what} {', '.join(names[:3])}{more}: weights of another model or size.")
+    module.load_state_dict(weights)
+
+
+def load_run_system(run: str | Path, device: torch.device | None = None) -> tuple[System, Any]:
+    """A finished run's system with its weights, and its config."""
+    config = read_config(run)
+    if config.inputs is None:
+        raise UserError(f"{run}/config.yaml has no inputs section: it was not written by a run.")
+    system = load_system(config.system)(config.model, config.inputs, config.training.seed)
+    load_strictly(system, read_weights(Path(run) / "model.safetensors"), Path(run) / "model.safetensors")
+    return system.to(device or torch.device("cpu")).eval(), config
+
+
+def encoder_of(system: System, which: Which | None = None) -> tuple[nn.Module, Which]:
+    """The encoder of a system: "target" is the one its papers evaluate (the EMA copy where there is one)."""
+    both: dict[str, nn.Module] = system.encoders()
+    which = which or "target"
+    check_choice("which", which, both)
+    return both[which], which
+
+
+def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
+    """The encoder of a run folder or of a folder that `export` wrote, ready to use and frozen.
+
+    Args:
+        path: the folder.
+        which: "target" (default: what is evaluated) or "encoder" (the context encoder), for a run folder.
+    """
+    path = Path(path)
+    if (path / "config.yaml").exists():
+        system, config = load_run_system(path)
+        encoder, chosen = encoder_of(system, which)
+        return PretrainedEncoder(encoder, config.inputs, config.system, chosen)
+    model = PretrainedEncoder.from_pretrained(path)
+    if which is not None and which != model.which:
+        raise UserError(f"{path} holds the {model.which!r} weights only. Export the run again with --which {which}.")
+    return model
+
+
+def initialise(system: System, source: str | Path) -> None:
+    """Start a system from weights: a run of the same system gives all its parts, any other source its encoder.
+
+    Errors: weights that do not fit, with the first tensors named. Nothing is loaded in part.
+    """
+    source = Path(source)
+    if (source / "config.yaml").exists() and read_config(source).system == system_name(system):
+        weights = read_weights(source / "model.safetensors")
+        load_strictly(system, weights, source / "model.safetensors")
+        return
+    encoder = load(source).encoder
+    for part in system.encoders().values():
+        load_strictly(part, dict(encoder.state_dict()), source)
+
+
+def system_name(system: System) -> str:
+    """The registry name of a system's class."""
+    from jepakit.registry import SYSTEMS
+
+    place = f"{type(system).__module__}:{type(system).__qualname__}"
+    return next((name for name, entry in SYSTEMS.items() if entry.place == place), "")
+
+
+@torch.no_grad()
+def embed_images(
+    model: nn.Module, inputs: ImageInputs, dataset: Any, indices: Sequence[int] | None = None, batch_size: int = 256,
+    device: torch.device | None = None, tokens: bool = False,
+) -> Tensor:  # fmt: skip
+    """Embeddings of a data set, `[n, dim]` mean-pooled or `[n, tokens, dim]`, float32 on the CPU.
+
+    `model(images) -> Tokens` is an encoder or a system's `encode`; the images are prepared by `inputs`.
+    """
+    indices = range(len(dataset)) if indices is None else indices
+    parts = []
+    for start in range(0, len(indices), batch_size):
+        images = inputs.prepare([dataset[int(i)] for i in indices[start : start + batch_size]])
+        out = model(images.to(device or torch.device("cpu")))
+        parts.append((out.values if tokens else out.mean()).float().cpu())
+    return torch.cat(parts)

@@ -1,0 +1,134 @@
+"""The evaluation on the page: dots with whiskers, and the same numbers as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from xml.etree.ElementTree import Element
+
+from jepakit.report.charts import Whisker, interval_chart, short
+from jepakit.report.data import ReportData
+from jepakit.report.markup import missing, tag
+from jepakit.report.verdict import FEATURE_NAMES, SPOKEN, evaluator_name, higher_is_better, is_finite
+
+_METRICS = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "r2": "R²",
+    "mae": "Mean absolute error (lower is better)",
+    "mse": "Mean squared error (lower is better)",
+    "rmse": "Root mean squared error (lower is better)",
+    "mean_average_precision": "Mean average precision",
+}
+
+
+def results(data: ReportData) -> list[Element]:
+    """The table with intervals, and the same as dots with whiskers."""
+    rows = [row for row in (data.evaluation or {}).get("rows", ()) if is_finite(row["value"])]
+    if not rows:
+        return [missing("The encoder has not been evaluated.", data.command("evaluate"))]
+    about = (data.evaluation or {}).get("data", {})
+    lead = "Frozen features, judged on images that were never trained on"
+    sizes = [f"{about[split]:,} {split}" for split in ("train", "test") if isinstance(about.get(split), int)]
+    settings = [(data.evaluation or {}).get(key) for key in ("which", "pooling")]
+    lead += f" ({', '.join(sizes)})." if sizes else "."
+    lead += f" Encoder: {settings[0]}; pooling: {settings[1]}." if all(settings) else ""
+    parts = [tag("p", {"class": "lead"}, lead)]
+    for metric in dict.fromkeys(row["metric"] for row in rows):
+        chosen = [row for row in rows if row["metric"] == metric]
+        parts += [tag("h3", _METRICS.get(metric, metric)), _charts(chosen), _table(chosen)]
+    kinds: dict[str, list[str]] = {}
+    for row in rows:
+        names = kinds.setdefault(str(row.get("interval") or "no interval"), [])
+        names.append(evaluator_name(row["evaluator"]).lower())
+    spoken = "; ".join(f"{kind} ({', '.join(dict.fromkeys(names))})" for kind, names in kinds.items())
+    parts.append(
+        tag("p", {"class": "note"}, f"Intervals: {spoken}. Where they overlap, this page claims no difference.")
+    )
+    measured = {row["features"] for row in rows}
+    absent = [SPOKEN[name] for name in ("random init", "pixels", "pca") if name not in measured]
+    if absent:
+        parts.append(missing(f"Not measured: {', '.join(absent)}.", data.command("evaluate")))
+    if "supervised" not in measured:
+        parts.append(missing("No supervised encoder stands beside it.", data.command("evaluate") + " --supervised"))
+    return parts
+
+
+def _feature_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found = list(dict.fromkeys(row["features"] for row in rows))
+    known = list(FEATURE_NAMES)
+    return sorted(found, key=lambda name: known.index(name) if name in known else len(known))
+
+
+def _feature_class(features: str) -> str:
+    return "f-" + (features.replace(" ", "-") if features in FEATURE_NAMES else "other")
+
+
+def _charts(rows: Sequence[Mapping[str, Any]]) -> Element:
+    ends = [row[key] for row in rows for key in ("value", "low", "high") if is_finite(row.get(key))]
+    pad = 0.04 * (max(ends) - min(ends)) or 0.05
+    limits = (min(ends) - pad, max(ends) + pad)
+    order = _feature_order(rows)
+    panels = []
+    for evaluator in dict.fromkeys(row["evaluator"] for row in rows):
+        chosen = sorted(
+            (row for row in rows if row["evaluator"] == evaluator), key=lambda r: order.index(r["features"])
+        )
+        whiskers = [
+            Whisker(
+                name=FEATURE_NAMES.get(row["features"], row["features"]),
+                kind=_feature_class(row["features"]),
+                value=row["value"],
+                low=row["low"] if is_finite(row.get("low")) else None,
+                high=row["high"] if is_finite(row.get("high")) else None,
+            )
+            for row in chosen
+        ]
+        said = "; ".join(f"{w.name} {number(w.value)}" for w in whiskers)
+        title = evaluator_name(evaluator)
+        panels.append(
+            tag("figure", tag("figcaption", title), interval_chart(whiskers, label=f"{title}: {said}", limits=limits))
+        )
+    return tag("div", {"class": "multiples"}, panels)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> Element:
+    evaluators = list(dict.fromkeys(row["evaluator"] for row in rows))
+    cells = {(row["features"], row["evaluator"]): row for row in rows}
+    better = max if higher_is_better(rows[0]["metric"]) else min
+    best = {e: better(row["value"] for row in rows if row["evaluator"] == e) for e in evaluators}
+    head = tag(
+        "tr",
+        tag("th", {"scope": "col"}, "Features"),
+        [tag("th", {"scope": "col"}, evaluator_name(e)) for e in evaluators],
+    )
+    body = []
+    for features in _feature_order(rows):
+        name = tag(
+            "th",
+            {"scope": "row"},
+            tag("i", {"class": f"key {_feature_class(features)}"}),
+            FEATURE_NAMES.get(features, features),
+        )
+        line = tag("tr", {"class": "ours"} if features == "encoder" else None, name)
+        for evaluator in evaluators:
+            row = cells.get((features, evaluator))
+            if row is None:
+                line.append(tag("td", "–"))
+                continue
+            strong = tag("strong" if row["value"] == best[evaluator] else "span", number(row["value"]))
+            line.append(tag("td", strong, tag("small", interval(row))))
+        body.append(line)
+    # A box that scrolls must take the keyboard's focus to be scrolled without a mouse.
+    box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Evaluation table"}
+    return tag("div", box, tag("table", tag("thead", head), tag("tbody", body)))
+
+
+def number(value: float) -> str:
+    return f"{value:.3f}" if abs(value) < 100 else short(value)
+
+
+def interval(row: Mapping[str, Any]) -> str:
+    if is_finite(row.get("low")) and is_finite(row.get("high")):
+        return f"{number(row['low'])} – {number(row['high'])}"
+    return "no interval"

@@ -1,0 +1,49 @@
+"""Which device and which precision: chosen by what the hardware can do."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+
+import torch
+
+from jepakit.errors import UserError, check_choice
+
+
+def choose_device(name: str) -> torch.device:
+    """The device asked for; "auto" is CUDA, then MPS, then the CPU."""
+    check_choice("device", name, ("auto", "cpu", "cuda", "mps"))
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = next(kind for kind, there in available.items() if there)
+    if not available[name]:
+        raise UserError(f"device {name!r} is not available here (torch {torch.__version__}). Use --device auto or cpu.")
+    return torch.device(name)
+
+
+def native_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type == "cpu" and platform.machine() in ("x86_64", "AMD64"):
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return False
+
+
+def choose_precision(name: str, device: torch.device) -> torch.dtype:
+    """The autocast dtype: "auto" is bfloat16 where it is native, else float32 (no autocast)."""
+    if name == "auto":
+        return torch.bfloat16 if native_bfloat16(device) else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
+    """Autocast to `dtype`, nothing for float32."""
+    if dtype == torch.float32:
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=dtype)
+
+
+def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """A batch on the device; single numbers stay on the host, where reading them waits for nothing."""
+    return {name: t if t.ndim == 0 else t.to(device, non_blocking=True) for name, t in batch.items()}

@@ -1,0 +1,204 @@
+"""The health monitor: whether a run learns or collapses, measured while it happens on samples it is not trained on.
+
+Collapse (all embeddings alike, or few directions left) and fragmentation (a matching pair is no closer than a random
+one) are different sicknesses; a falling loss shows neither.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepakit.core.anticollapse import SIGReg, SIGRegConfig, draw_directions, epps_pulley
+from jepakit.core.system import Batch, System, shuffled
+from jepakit.evaluation.knn import KNNConfig, knn_scores
+from jepakit.evaluation.labels import read_targets
+from jepakit.evaluation.metrics import metrics_for
+from jepakit.evaluation.rank import alpha_req, lidar, mean_cosine, normalised_std, rankme
+from jepakit.training.config import HealthConfig, TrainingConfig
+from jepakit.training.device import to_device
+
+ENERGY_SAMPLES = 64
+KNN_BANK = 512
+NEIGHBOURS = 10
+SHARE = 0.01  # of the training time, for each of the three groups of measures
+
+
+@dataclass(frozen=True)
+class Cadence:
+    """Steps between measurements of the geometry (rank, std, energy), of LiDAR, and of the online kNN."""
+
+    geometry: int
+    lidar: int
+    knn: int
+
+    @staticmethod
+    def plan(config: HealthConfig, training: TrainingConfig) -> Cadence:
+        """As often as each group costs about 1 % of the training, counted in encoder passes (not in seconds: a resumed
+        run must measure at the same steps). A training step is about 4 passes a sample, an energy 6."""
+        if config.health_every is not None:
+            return Cadence(config.health_every, config.health_every, config.health_every)
+        step = 4 * training.batch_size * SHARE
+        return Cadence(
+            geometry=math.ceil((config.health_samples + 6 * ENERGY_SAMPLES) / step),
+            lidar=math.ceil(config.health_samples * config.lidar_views / step),
+            knn=math.ceil((KNN_BANK + config.health_samples) / step),
+        )
+
+
+class HealthMonitor:
+    """Measures a system on fixed held-out samples and says in words what it sees.
+
+    Args:
+        system: its `encode`, `views`, `energy` and `collator` are used.
+        held_out: samples that are not trained on.
+        bank: labelled training samples for the online kNN; empty where there are no labels. task: of the labels.
+    """
+
+    def __init__(
+        self,
+        system: System,
+        held_out: Sequence[dict[str, Any]],
+        bank: Sequence[dict[str, Any]],
+        task: str | None,
+        config: HealthConfig,
+        training: TrainingConfig,
+        device: torch.device,
+    ):
+        self.system, self.config, self.device = system, config, device
+        self.cadence = Cadence.plan(config, training)
+        self.images = system.inputs.prepare(held_out)
+        self.pairs = system.collator(training.seed, views=2)(held_out[:ENERGY_SAMPLES])
+        self.views = system.collator(training.seed + 1, views=config.lidar_views)(held_out)
+        self.bank = system.inputs.prepare(bank) if bank else None
+        if bank:
+            known, asked = (np.asarray([sample["label"] for sample in part]) for part in (bank, held_out))
+            # A rare class may be missing from the bank; its samples cannot be found and are not asked for.
+            self.asked = np.isin(asked, known) if task == "classification" else np.ones(len(asked), dtype=bool)
+            self.targets = read_targets(known, asked[self.asked], task)
+        self.reference: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, float]:
+        """What the verdict compares with: the measures before training."""
+        return dict(self.reference)
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        self.reference = dict(state)
+
+    def due(self, step: int, last: bool) -> bool:
+        """Whether anything is to be measured after `step` optimiser steps."""
+        return last or any(step % every == 0 for every in (self.cadence.geometry, self.cadence.lidar, self.cadence.knn))
+
+    @torch.no_grad()
+    def measure(self, step: int, steps: int) -> dict[str, Any]:
+        """One health line: what is due at `step`, and the verdict where the geometry is."""
+        was_training = self.system.training
+        self.system.eval()
+        everything = step in (0, steps)
+        values: dict[str, Any] = {}
+        embeddings = self._encode(self.images)
+        if not torch.isfinite(embeddings).all():
+            values |= {"verdict": "diverged", "message": "The embeddings hold NaN: lower lr, or lengthen warmup."}
+        else:
+            if everything or step % self.cadence.geometry == 0:
+                values |= self._geometry(embeddings)
+            if everything or step % self.cadence.lidar == 0:
+                values |= self._lidar()
+            if self.bank is not None and (everything or step % self.cadence.knn == 0):
+                values["knn"] = self._knn(embeddings)
+            if "rankme" in values:
+                if step == 0:
+                    self.reference = {name: v for name, v in values.items() if isinstance(v, float)}
+                verdict, message = judge(values, self.reference, step, steps, min(embeddings.shape))
+                values |= {"verdict": verdict, "message": message}
+        self.system.train(was_training)
+        return {f"health/{name}": value for name, value in values.items()}
+
+    def _encode(self, images: Tensor) -> Tensor:
+        parts = [self.system.encode(chunk.to(self.device)).mean().float().cpu() for chunk in images.split(256)]
+        return torch.cat(parts)
+
+    def _geometry(self, z: Tensor) -> dict[str, float]:
+        batch = to_device(self.pairs, self.device)
+        count = len(batch["id"])
+        matching = self.system.energy(batch, torch.arange(count, device=self.device)).float()
+        random = self.system.energy(batch, shuffled(count, self.device)).float()
+        return {
+            "rankme": rankme(z, centre=True),
+            "alpha_req": alpha_req(z).alpha,
+            "std": normalised_std(z),
+            "cosine": mean_cosine(z),
+            "sigreg": gaussianity(z),
+            "spread": float(z.std(0).mean()),
+            "energy_matching": float(matching.mean()),
+            "energy_shuffled": float(random.mean()),
+            "energy_margin": float((random.mean() - matching.mean()) / random.mean().clamp_min(1e-12)),
+            "pairs_below": float((matching < random).float().mean()),
+        }
+
+    def _lidar(self) -> dict[str, Any]:
+        parts = [self.system.views(to_device(part, self.device)).float().cpu() for part in split_batch(self.views, 64)]
+        result = lidar(torch.cat(parts))
+        return {"lidar": result.value, "lidar_n": result.n, "lidar_q": result.q, "lidar_noise": result.noise}
+
+    def _knn(self, embeddings: Tensor) -> float:
+        config = KNNConfig(k=min(NEIGHBOURS, len(self.bank)))
+        queries = embeddings[torch.from_numpy(self.asked)]
+        scores = knn_scores(self._encode(self.bank), self.targets.train, queries, self.targets.task, config)
+        return metrics_for(self.targets)[0](scores, self.targets.test)
+
+
+def split_batch(batch: Batch, size: int) -> list[Batch]:
+    """A batch cut into batches of at most `size` samples; single numbers go to each."""
+    count = len(batch["id"])
+    return [
+        {name: t if t.ndim == 0 else t[start : start + size] for name, t in batch.items()}
+        for start in range(0, count, size)
+    ]
+
+
+def gaussianity(z: Tensor) -> float:
+    """SIGReg's statistic of centred embeddings scaled to unit mean variance: 1.05 is Gaussian in every direction."""
+    z = z - z.mean(0)
+    z = z / z.square().mean().sqrt().clamp_min(1e-12)
+    directions = draw_directions(z.shape[1], 256, 0, 0)
+    return float(epps_pulley(z @ directions).mean() * len(z))
+
+
+SIGREG_FLOOR = SIGReg(SIGRegConfig()).floor
+
+
+def judge(
+    now: dict[str, Any], before: dict[str, float], step: int, steps: int, rank_limit: int
+) -> tuple[str, str]:
+    """Verdict and its reason in plain words, from a health line and the one before training.
+
+    A random encoder's embeddings are all rather alike, so most signs count only where they got worse by training.
+    """
+    if step == 0:
+        return "start", "before training"
+    advice = "Try an anti-collapse loss (anti_collapse sigreg), a lower lr, an ema closer to 1, or a larger batch."
+    if now["spread"] < 0.02 * before["spread"] or now["energy_shuffled"] < 0.02 * before["energy_shuffled"]:
+        return "collapsed", f"All embeddings shrink to one point (spread {now['spread']:.2g}, {before['spread']:.2g} at the start). {advice}"
+    if now["rankme"] < 0.05 * rank_limit:
+        return "collapsed", f"The embeddings use {now['rankme']:.1f} of {rank_limit} directions. {advice}"
+    if now["std"] < 0.1 and now["std"] < 0.5 * before["std"]:
+        return "collapsed", f"All embeddings point the same way (std {now['std']:.2f}, 1 is spread). {advice}"
+    if now["cosine"] > 0.95 and 1 - now["cosine"] < 0.5 * (1 - before["cosine"]):
+        return "collapsed", f"Two random samples have a cosine of {now['cosine']:.3f}. {advice}"
+    if step >= 0.1 * steps and now["pairs_below"] < 0.55:
+        return "fragmented", (
+            f"A matching pair has a lower energy than a random one in only {now['pairs_below']:.0%} of cases: the "
+            "prediction ignores the context. Try smaller masks, a deeper predictor, or a higher lr."
+        )
+    if now["rankme"] < 0.5 * before["rankme"]:
+        return "warning", (
+            f"The rank fell to {now['rankme']:.1f} from {before['rankme']:.1f} before training: directions are being lost."
+        )
+    return "healthy", f"rank {now['rankme']:.0f} of {rank_limit}, {now['pairs_below']:.0%} of pairs told apart"

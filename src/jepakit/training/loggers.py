@@ -1,0 +1,65 @@
+"""Metrics to TensorBoard, trackio and wandb, beside `metrics.jsonl`; each is an extra."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Protocol
+
+from jepakit.config import RunConfig, to_plain
+from jepakit.errors import missing_extra
+from jepakit.training.run_folder import RunFolder
+
+
+class Logger(Protocol):
+    """Takes metrics lines."""
+
+    def log(self, line: dict[str, Any]) -> None: ...
+
+
+def numbers(line: dict[str, Any]) -> dict[str, float]:
+    """The values of a metrics line that can be drawn."""
+    skip = ("step", "progress")
+    return {name: float(v) for name, v in line.items() if isinstance(v, int | float) and name not in skip}
+
+
+class TensorBoard:
+    """Event files in the run folder's `tensorboard/`."""
+
+    def __init__(self, module: Any, folder: RunFolder, config: RunConfig):
+        self.writer = module.SummaryWriter(folder.path / "tensorboard")
+
+    def log(self, line: dict[str, Any]) -> None:
+        for name, value in numbers(line).items():
+            self.writer.add_scalar(name, value, line["step"])
+        self.writer.flush()
+
+
+class Tracker:
+    """trackio and wandb: the same three calls."""
+
+    def __init__(self, module: Any, folder: RunFolder, config: RunConfig):
+        self.module = module
+        module.init(project="jepakit", name=folder.path.name, config=to_plain(config))
+
+    def log(self, line: dict[str, Any]) -> None:
+        self.module.log(numbers(line), step=line["step"])
+
+
+LOGGERS: dict[str, tuple[str, Any]] = {
+    "tensorboard": ("torch.utils.tensorboard", TensorBoard),
+    "trackio": ("trackio", Tracker),
+    "wandb": ("wandb", Tracker),
+}
+
+
+def open_loggers(names: tuple[str, ...], folder: RunFolder, config: RunConfig) -> list[Logger]:
+    """The loggers asked for. Errors: a package that is not installed, with its extra."""
+    opened: list[Logger] = []
+    for name in names:
+        package, kind = LOGGERS[name]
+        try:
+            module = importlib.import_module(package)
+        except ImportError as error:
+            raise missing_extra(name, name, f"--loggers {name}") from error
+        opened.append(kind(module, folder, config))
+    return opened

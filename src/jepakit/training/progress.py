@@ -1,0 +1,51 @@
+"""What a person sees while a run trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+COLOURS = {"healthy": "green", "collapsed": "bold red", "diverged": "bold red", "fragmented": "yellow", "warning": "yellow"}
+
+
+class Progress:
+    """A progress bar with loss, samples/s and the time left; lines of text where there is no terminal."""
+
+    def __init__(self, steps: int, start: int, console: Console | None = None):
+        self.console = console or Console(stderr=True)
+        self.bars = Bars(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"),
+            TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal, transient=True,
+        )  # fmt: skip
+        self.task = self.bars.add_task("starting", total=steps, completed=start)
+        self.said = start / max(1, steps)
+        self.bars.start()
+
+    def update(self, line: dict[str, Any], steps: int) -> None:
+        """Show a metrics line."""
+        text = f"loss {line['loss']:.4f}  {line['time/samples_per_s']:,.0f} samples/s"
+        self.bars.update(self.task, completed=line["step"], description=text)
+        if not self.console.is_terminal and (line["progress"] >= self.said + 0.1 or line["step"] == steps):
+            self.said = line["progress"]
+            left = line["time/step_s"] * (steps - line["step"])
+            self.say(f"step {line['step']}/{steps}  {text}  {left:.0f} s left")
+
+    def health(self, values: dict[str, Any], step: int, changed: bool) -> None:
+        """Show a health line; a changed verdict is told in full."""
+        if "health/verdict" not in values:
+            return
+        verdict = values["health/verdict"]
+        if changed and verdict != "start":
+            colour = COLOURS.get(verdict, "white")
+            self.say(f"[{colour}]health at step {step}: {verdict}[/] — {values['health/message']}")
+
+    def say(self, text: str) -> None:
+        """Print above the bar."""
+        self.console.print(text, highlight=False, soft_wrap=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        self.bars.stop()

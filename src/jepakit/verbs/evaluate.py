@@ -1,0 +1,126 @@
+"""`evaluate`: what a run's frozen embeddings are worth, beside a random encoder, raw pixels and PCA."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from jepakit.errors import UserError
+from jepakit.evaluation.evaluate import evaluate_features
+from jepakit.evaluation.features import Features, baseline_features
+from jepakit.evaluation.pooling import Pooling, pool
+from jepakit.evaluation.rows import Row, table
+from jepakit.evaluation.supervised import train_supervised
+from jepakit.interop.pretrained import Which, embed_images, encoder_of, load_run_system
+from jepakit.modalities.images import ImageData, open_images
+from jepakit.randomness import derive_seed
+from jepakit.registry import load_system
+from jepakit.training.device import choose_device
+from jepakit.training.run_folder import RunFolder, write_json
+
+FORMAT = 1
+MOST_TRAIN, MOST_TEST = 20_000, 10_000  # labelled samples used at most, drawn with the seed
+
+
+def evaluate(
+    run: str | Path,
+    *,
+    data: Any = None,
+    evaluators: Sequence[str] | None = None,
+    which: Which = "target",
+    pooling: Pooling = "mean",
+    supervised: bool = False,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+    images: ImageData | None = None,
+) -> list[Row]:
+    """Evaluate a run on its data's held-out part (or on other labelled data); writes `evaluation.json`, prints a table.
+
+    Args:
+        run: the run folder.
+        data: other data than the run's, read with the run's options.
+        evaluators: "linear", "low-shot-K", "knn-K", "attentive"; None: all that fit but the attentive probe.
+        which: "target" or "encoder".
+        pooling: how tokens become one vector.
+        supervised: also train the same encoder with labels, from random weights.
+        device: where to embed.
+        images: the data already open (as `pretrain` has it).
+
+    Errors: no labels; an unknown evaluator, with the nearest one.
+    """
+    folder, where = RunFolder(run), choose_device(device)
+    system, config = load_run_system(run, where)
+    if images is None:
+        chosen = config.dataset if data is None else dataclasses.replace(config.dataset, data=str(data), labels=None)
+        images = open_images(chosen, config.training.seed)
+    if images.task is None:
+        raise UserError(
+            f"{images.name} has no labels, so there is nothing to evaluate against. Put images into one sub-folder a class, "
+            "give --labels a.csv, or evaluate on other data with --data."
+        )
+    seed = config.training.seed
+    train, test = (_some(part, most, seed) for part, most in ((images.train, MOST_TRAIN), (images.test, MOST_TEST)))
+    tokens = evaluators is not None and "attentive" in evaluators
+    torch.manual_seed(derive_seed(seed, "random baseline"))
+    untrained = load_system(config.system)(config.model, config.inputs, seed).to(where).eval()
+    encoders = {"encoder": encoder_of(system, which)[0], "random init": encoder_of(untrained, which)[0]}
+    features = []
+    for name, encoder in encoders.items():
+        both = [embed_images(encoder, config.inputs, part, device=where, tokens=True) for part in (train, test)]
+        pooled = [pool(part, pooling) for part in both]
+        features.append(Features(name, *pooled, *(both if tokens else ())))
+    pictures = [_prepared(config.inputs, part) for part in (train, test)]
+    features += baseline_features(*pictures, seed)
+    rows = []
+    if supervised:
+        learned, rows = train_supervised(
+            encoders["random init"], pictures[0], train.labels, pictures[1], test.labels, task=images.task, seed=seed
+        )
+        features.append(learned)
+    names = evaluators if evaluators is not None else None
+    rows = evaluate_features(features, train.labels, test.labels, images.task, names, seed) + rows
+    write_json(
+        folder.evaluation,
+        {
+            "format": FORMAT,
+            "command": _command(run, data, evaluators, which, pooling, supervised),
+            "data": {"name": images.name, "train": len(train), "test": len(test), "classes": images.classes},
+            "which": which,
+            "pooling": pooling,
+            "rows": [row.to_dict() for row in rows],
+        },
+    )
+    Console(stderr=True).print(table(rows, title=f"{images.name}: {len(train):,} train, {len(test):,} test"))
+    return rows
+
+
+def _some(dataset: Any, most: int, seed: int) -> Any:
+    if len(dataset) <= most:
+        return dataset
+    return dataset.subset(np.sort(np.random.default_rng(derive_seed(seed, "evaluation")).permutation(len(dataset))[:most]))
+
+
+def _prepared(inputs: Any, dataset: Any) -> torch.Tensor:
+    parts = [
+        inputs.prepare([dataset[i] for i in range(start, min(start + 1024, len(dataset)))])
+        for start in range(0, len(dataset), 1024)
+    ]
+    return torch.cat(parts)
+
+
+def _command(
+    run: str | Path, data: Any, evaluators: Sequence[str] | None, which: str, pooling: str, supervised: bool
+) -> str:
+    words = ["jepakit", "evaluate", str(run)]
+    words += ["--data", str(data)] if data is not None else []
+    words += ["--evaluators", *evaluators] if evaluators is not None else []
+    words += ["--which", which] if which != "target" else []
+    words += ["--pooling", pooling] if pooling != "mean" else []
+    words += ["--supervised"] if supervised else []
+    return " ".join(map(shlex.quote, words))

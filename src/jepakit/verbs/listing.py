@@ -1,0 +1,22 @@
+"""`list`: what jepakit knows by name. Reads the plain-text registry; imports no torch."""
+
+from __future__ import annotations
+
+from jepakit.errors import check_choice
+from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS
+
+KINDS = ("systems", "datasets", "evaluators", "sizes")
+
+
+def list_names(kind: str = "systems") -> dict[str, str]:
+    """Names and what they are: "systems", "datasets", "evaluators" or "sizes"."""
+    check_choice("list", kind, KINDS)
+    if kind == "sizes":
+        return {
+            name: "ViT {} wide, {} deep, {} heads; predictor {} wide, {} deep; convnet {} wide".format(
+                *shape["vit"][:3], *shape["predictor"][:2], shape["convnet"][0]
+            )
+            for name, shape in SIZES.items()
+        }
+    table = {"systems": SYSTEMS, "datasets": DATASETS, "evaluators": EVALUATORS}[kind]
+    return {name: entry.about for name, entry in table.items()}

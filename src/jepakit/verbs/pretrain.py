@@ -1,0 +1,227 @@
+"""`pretrain` and `resume`: from data to a run folder with weights, metrics, numbers and a report."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import platform
+import shlex
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch.utils.data import Subset
+
+import jepakit
+from jepakit.config import RunConfig, default_config, read_config, write_config
+from jepakit.core.system import System
+from jepakit.errors import UserError
+from jepakit.interop.pretrained import initialise
+from jepakit.modalities.images import ImageData, open_images
+from jepakit.modalities.inputs import ImageInputs
+from jepakit.randomness import derive_seed
+from jepakit.registry import load_system
+from jepakit.training.cost import format_bytes, format_seconds, measure_cost
+from jepakit.training.device import choose_device, choose_precision
+from jepakit.training.health import KNN_BANK, HealthMonitor
+from jepakit.training.loggers import open_loggers
+from jepakit.training.loop import Outcome, Trainer
+from jepakit.training.progress import Progress
+from jepakit.training.run_folder import RunFolder, write_atomic, write_json
+from jepakit.verbs.evaluate import evaluate
+from jepakit.verbs.report import report
+
+FEWEST_IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """What `pretrain` and `resume` return: where the run is, how it ended, and the rows of its evaluation."""
+
+    out: Path
+    outcome: Outcome
+    rows: list[Any]
+
+
+def pretrain(
+    system: str | None = None,
+    *,
+    data: Any = None,
+    out: str | Path,
+    config: str | Path | None = None,
+    init: str | Path | None = None,
+    **options: Any,
+) -> Pretrained:
+    """Pretrain a JEPA without labels, then (where there are labels) see what its embeddings are worth, and write a report.
+
+    Args:
+        system: "i-jepa", "lejepa"; `jepakit list systems`. May be left out with `config`.
+        data: a folder of images, an array file, a built-in name, or a Hugging Face data set object.
+        out: the run folder to create.
+        config: a run's `config.yaml`, reproduced; other options override it.
+        init: weights to start from: a run folder or a folder of exported weights.
+        options: any option of the data, the system, the training or the health monitor; parts take a dict,
+            as in `masks={"targets": 3}`. `jepakit pretrain SYSTEM --help` lists them all.
+
+    Errors: `UserError` for whatever is wrong with options, data or weights, before anything is trained.
+    """
+    source = None if data is None or isinstance(data, str | os.PathLike) else data
+    if config is not None:
+        chosen = read_config(config)
+        if system not in (None, chosen.system):
+            raise UserError(f"{config} is a run of {chosen.system!r}, not of {system!r}. Leave the system out.")
+        if data is not None:
+            options["data"] = "object" if source is not None else os.fspath(data)
+    else:
+        if system is None or data is None:
+            raise UserError("pretrain needs a system and data: jepakit pretrain i-jepa --data ./photos --out runs/photos")
+        chosen = default_config(system, "object" if source is not None else os.fspath(data))
+    return run_config(chosen.override(**options), Path(out), init=init, source=source)
+
+
+def run_config(chosen: RunConfig, out: Path, init: str | Path | None = None, source: Any = None) -> Pretrained:
+    """Pretrain what a config describes."""
+    folder = RunFolder(out)
+    device = choose_device(chosen.training.device)  # before the data is read: a typo should not cost minutes
+    images = open_images(chosen.dataset, chosen.training.seed, source=source)
+    decided = decide(chosen, images)
+    folder.create()
+    system = build_system(decided, device)
+    if init is not None:
+        initialise(system, init)
+    write_atomic(folder.config, lambda path: write_config(path, decided))
+    write_environment(folder, decided, device)
+    return _train(decided, folder, images, system, device, resumed=False)
+
+
+def resume(run: str | Path, *, source: Any = None) -> Pretrained:
+    """Continue an interrupted run from its newest checkpoint, to the same end as if it had not been interrupted.
+
+    Args:
+        run: the run folder. source: the data set object, where the run was given one.
+    """
+    folder = RunFolder(run)
+    decided = read_config(folder.path)
+    device = choose_device(decided.training.device)
+    images = open_images(decided.dataset, decided.training.seed, source=source)
+    system = build_system(decided, device)
+    return _train(decided, folder, images, system, device, resumed=True)
+
+
+def decide(config: RunConfig, images: ImageData) -> RunConfig:
+    """The config with everything left open (steps, workers, sizes) decided for this data."""
+    training, count = config.training, len(images.train)
+    if count < FEWEST_IMAGES:
+        raise UserError(f"{images.name} has {count} images to train on; at least {FEWEST_IMAGES} are needed.")
+    batch_size = min(training.batch_size, count - held_out_count(config, count))
+    batch_size -= batch_size % training.accumulate
+    epochs = 100 if training.epochs is None else training.epochs
+    steps = training.steps or math.ceil(epochs * count / batch_size)
+    if training.steps is None and training.epochs is None:
+        steps = min(max(steps, 1000), 10_000)
+    workers = training.workers
+    if workers is None:
+        workers = 0 if images.train.paths is None else min(8, max(1, (os.cpu_count() or 1) - 1))
+    return dataclasses.replace(
+        config,
+        dataset=images.config,
+        training=dataclasses.replace(training, batch_size=batch_size, steps=steps, epochs=None, workers=workers),
+        inputs=ImageInputs(
+            image_size=images.config.image_size, channels=images.config.channels, mean=images.mean, std=images.std
+        ),
+    )
+
+
+def held_out_count(config: RunConfig, count: int) -> int:
+    """Training images set aside for the health monitor: a tenth at most."""
+    return min(config.health.health_samples, max(4, count // 10))
+
+
+def build_system(config: RunConfig, device: torch.device) -> System:
+    """The system of a config at its random initialisation, which the seed decides."""
+    torch.manual_seed(derive_seed(config.training.seed, "initialisation"))
+    if config.training.threads is not None:
+        torch.set_num_threads(config.training.threads)
+    return load_system(config.system)(config.model, config.inputs, config.training.seed).to(device)
+
+
+def _train(
+    config: RunConfig, folder: RunFolder, images: ImageData, system: System, device: torch.device, resumed: bool
+) -> Pretrained:
+    console = Console(stderr=True)
+    dtype = choose_precision(config.training.precision, device)
+    order = np.random.default_rng(derive_seed(config.training.seed, "held out")).permutation(len(images.train))
+    held = held_out_count(config, len(order))
+    training_set = Subset(images.train, order[held:].tolist())
+    held_out = [images.train[int(i)] for i in order[:held]]
+    bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if images.task else []
+    monitor = HealthMonitor(system, held_out, bank, images.task, config.health, config.training, device)
+    progress = Progress(config.training.steps or 0, 0, console)
+    trainer = Trainer(
+        system, training_set, config.training, folder, monitor, progress,
+        open_loggers(config.training.loggers, folder, config), device, dtype, images.fingerprint,
+    )  # fmt: skip
+    if resumed:
+        trainer.restore()
+        progress.say(f"Resuming {folder.path} at step {trainer.step} of {trainer.steps}.")
+    else:
+        first = next(trainer.batches())
+        cost = measure_cost(system, first, config.training, device, dtype)
+        progress.say(
+            f"[bold]{config.system}[/] on {images.name}: {len(images.train):,} images of "
+            f"{config.dataset.image_size} pixels, {cost.trained / 1e6:.2f} M parameters trained of {cost.total / 1e6:.2f} M, "
+            f"{trainer.steps:,} steps of {config.training.batch_size} on {device} in {str(dtype).removeprefix('torch.')}.\n"
+            f"About {format_bytes(cost.memory)} of memory and {format_seconds(cost.step_seconds * trainer.steps)}."
+        )
+    started = time.perf_counter()
+    outcome = trainer.train()
+    add_wall_time(folder, time.perf_counter() - started)
+    if outcome.ended == "interrupted":
+        progress.say(f"Saved at step {outcome.step}. Continue with: jepakit resume {shlex.quote(str(folder.path))}")
+        return Pretrained(folder.path, outcome, [])
+    folder.save_model(system)
+    if outcome.ended == "collapsed":
+        progress.say(f"Ended at step {outcome.step}: {outcome.verdict}. The last checkpoint is in {folder.checkpoints}.")
+    rows = evaluate(folder.path, images=images) if images.task else []
+    page = report(folder.path, images=images)
+    progress.say(f"Report: {page}")
+    return Pretrained(folder.path, outcome, rows)
+
+
+def write_environment(folder: RunFolder, config: RunConfig, device: torch.device) -> None:
+    """What the run was made with, `environment.json`."""
+    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
+    write_json(
+        folder.environment,
+        {
+            "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line() else "python",
+            "jepakit": jepakit.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+            "device": f"{device} ({name})",
+            "precision": str(choose_precision(config.training.precision, device)).removeprefix("torch."),
+            "threads": torch.get_num_threads(),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+            "wall_s": 0.0,
+        },
+    )
+
+
+def add_wall_time(folder: RunFolder, seconds: float) -> None:
+    """Add training seconds to `environment.json`; a resumed run adds up."""
+    if folder.environment.exists():
+        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        environment["wall_s"] = environment.get("wall_s", 0.0) + seconds
+        write_json(folder.environment, environment)
+
+
+def _from_command_line() -> bool:
+    return Path(sys.argv[0]).name in ("jepakit", "__main__.py")

@@ -1,0 +1,102 @@
+"""`report`: one self-contained HTML page about a run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from jepakit.config import to_plain
+from jepakit.core.system import System
+from jepakit.interop.pretrained import embed_images, load_run_system
+from jepakit.modalities.images import ImageData, ImageDataset, open_images
+from jepakit.randomness import derive_seed
+from jepakit.report.data import ReportData, read_metrics
+from jepakit.report.figures import gallery, nearest_neighbours
+from jepakit.report.page import write_report
+from jepakit.training.run_folder import RunFolder
+
+PICTURED, NEIGHBOURS = 8, 7  # images shown with their tokens and masks, and neighbours of each
+MAPPED = 1000  # held-out images embedded for the map and the neighbours
+
+
+def report(run: str | Path, *, images: ImageData | None = None) -> Path:
+    """Write `report.html` into a run folder: numbers, curves, neighbours, what the masks hid, and how it was run.
+
+    Args:
+        run: the run folder; an unfinished run gets a page of what there is.
+        images: the data already open (as `pretrain` has it).
+    """
+    folder = RunFolder(run)
+    system: System | None = None
+    if folder.model.exists():
+        system, config = load_run_system(run)
+    else:
+        from jepakit.config import read_config
+
+        config = read_config(folder.path)
+    pictures: dict[str, Any] = {}
+    if system is not None:
+        images = images or open_images(config.dataset, config.training.seed)
+        pictures = picture_run(system, images, config.training.seed)
+    data = ReportData(
+        name=folder.path.resolve().name,
+        folder=str(folder.path),
+        config=to_plain(config),
+        environment=_read_json(folder.environment) or {},
+        metrics=read_metrics(folder.metrics),
+        evaluation=_read_json(folder.evaluation),
+        **pictures,
+    )
+    return write_report(folder.report, data)
+
+
+def picture_run(system: System, images: ImageData, seed: int) -> dict[str, Any]:
+    """The parts of `ReportData` that come from looking at held-out images with the encoder."""
+    held_out = images.test if len(images.test) else images.train
+    order = np.random.default_rng(derive_seed(seed, "pictures")).permutation(len(held_out))
+    dataset: ImageDataset = held_out.subset(order[:MAPPED])
+    inputs = system.inputs
+    embeddings = embed_images(system.encode, inputs, dataset).numpy()
+    chosen = shown = np.arange(min(PICTURED, len(dataset)))
+    found: dict[str, Any] = {}
+    if len(dataset) > NEIGHBOURS:
+        chosen, found["neighbours"] = gallery(nearest_neighbours(embeddings, shown, NEIGHBOURS))
+    samples = [dataset[int(i)] for i in chosen]
+    first = samples[: len(shown)]
+    with torch.no_grad():
+        tokens = system.encode(inputs.prepare(first))
+    rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
+    batch = system.collator(seed)(first)
+    if "context" in batch:
+        found["masks"] = read_masks(batch)
+    if "views" in batch:
+        found["views"] = inputs.restore(batch["views"]).numpy()
+    if dataset.labels is not None:
+        found |= {"labels": dataset.labels[chosen], "classes": images.classes, "embedding_labels": dataset.labels}
+    return {
+        "images": inputs.restore(inputs.prepare(samples)).numpy(),
+        "tokens": tokens.values.float().numpy(),
+        "grid": (int(rows), int(columns)),
+        "embeddings": embeddings,
+        **found,
+    }
+
+
+def read_masks(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], list[list[int]]]]:
+    """For each image of a masked batch the ids of its first context and of each target block."""
+    masks = []
+    for image in range(len(batch["id"])):
+        kept = batch["context"][image, 0, : batch["context_lengths"][image, 0]].tolist()
+        lengths = batch["target_lengths"][image].tolist()
+        masks.append((kept, [block[:n].tolist() for block, n in zip(batch["targets"][image], lengths, strict=True)]))
+    return masks
+
+
+def _read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
