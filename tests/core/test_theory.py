@@ -27,15 +27,6 @@ NOISE = 0.3
 RATE = 0.1
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    """Matrices this small only wait for each other on several threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def exact_columns(batch, columns, seed=0):
     """`[batch, columns]` of mean 0, unit variance and no correlation at all (divisor batch - 1)."""
     generator = torch.Generator().manual_seed(seed)
@@ -88,7 +79,7 @@ def angle_to_top_axes(weight, count):
 
 @pytest.mark.parametrize("predictor", [False, True])
 def test_a_shared_target_with_gradient_collapses(predictor):
-    weight, _ = train("shared", predictor=predictor, steps=1000)
+    weight, _ = train("shared", predictor=predictor, steps=600)
     assert weight.norm() < 1e-6
 
 
@@ -114,10 +105,10 @@ def test_stop_gradient_with_predictor_and_weight_decay_learns_the_strong_axes():
     """Those, and only those, whose signal beats the decay: s^2 > 4 decay (s + noise); at the strength foretold."""
     expected = survivors(0.01)[:4]
     assert (expected > 0).tolist() == [True, True, True, False]
-    weight, head = train("stop-gradient", predictor=True, weight_decay=0.01, steps=6000)
+    weight, head = train("stop-gradient", predictor=True, weight_decay=0.01, steps=3000)
     strengths = torch.linalg.svdvals(weight)
-    torch.testing.assert_close(strengths, expected, atol=0.01, rtol=0)
-    torch.testing.assert_close(torch.linalg.svdvals(head), expected, atol=0.01, rtol=0)
+    torch.testing.assert_close(strengths, expected, atol=2e-3, rtol=0)
+    torch.testing.assert_close(torch.linalg.svdvals(head)[:3], expected[:3], atol=2e-3, rtol=0)
     assert angle_to_top_axes(weight, 3) < 1
 
 
@@ -135,10 +126,10 @@ def test_momentum_zero_is_stop_gradient_step_for_step():
 
 def test_an_ema_target_learns_with_a_predictor_and_collapses_without():
     expected = survivors(0.01)[:4]
-    weight, _ = train("ema", momentum=0.98, predictor=True, weight_decay=0.01, steps=6000)
-    torch.testing.assert_close(torch.linalg.svdvals(weight), expected, atol=0.01, rtol=0)
+    weight, _ = train("ema", momentum=0.98, predictor=True, weight_decay=0.01, steps=3000)
+    torch.testing.assert_close(torch.linalg.svdvals(weight), expected, atol=2e-3, rtol=0)
     assert angle_to_top_axes(weight, 3) < 1
-    alone, _ = train("ema", momentum=0.98, predictor=False, steps=3000)
+    alone, _ = train("ema", momentum=0.98, predictor=False, steps=2000)
     assert alone.norm() < 1e-3
 
 
@@ -146,13 +137,13 @@ def test_an_ema_target_learns_with_a_predictor_and_collapses_without():
 def test_momentum_one_regresses_random_features(predictor):
     """The target never moves: no collapse, and no learning of what is strong, only of what the random encoder reads."""
     start = linear(6, 2).weight.detach()
-    weight, head = train("ema", momentum=1.0, predictor=predictor, width=2, steps=4000)
+    weight, head = train("ema", momentum=1.0, predictor=predictor, width=2, steps=1000)
     expected = start * (SIGNAL / (SIGNAL + NOISE))  # least squares of start @ x' from x
-    torch.testing.assert_close(head @ weight, expected, atol=1e-3, rtol=0)
+    torch.testing.assert_close(head @ weight, expected, atol=1e-9, rtol=0)
     assert torch.linalg.svdvals(weight)[-1] > 0.1
-    learned, _ = train("stop-gradient", predictor=True, weight_decay=0.01, width=2, steps=6000)
+    learned, _ = train("stop-gradient", predictor=True, weight_decay=0.01, width=2, steps=1000)
     assert angle_to_top_axes(learned, 2) < 1
-    assert angle_to_top_axes(weight, 2) > 15
+    assert angle_to_top_axes(weight, 2) > 30
 
 
 # --- anti-collapse: what is learned ---------------------------------------------------------------------------------
@@ -160,11 +151,11 @@ def test_momentum_one_regresses_random_features(predictor):
 METHODS = {
     "vicreg": VICRegConfig(),
     "barlow": BarlowTwinsConfig(redundancy=1.0),
-    "sigreg": SIGRegConfig(weight=20.0, slices=32),
+    "sigreg": SIGRegConfig(weight=20.0, slices=8),
 }
 
 
-def descend(config, views, outputs, steps=400, seed=0):
+def descend(config, views, outputs, steps=200, seed=0):
     """A linear encoder shared by both views, under the method (and the mean square between views where it has none)."""
     encoder = linear(views[0].shape[1], outputs, seed)
     method = make_anticollapse(config)
@@ -213,7 +204,7 @@ def halves_of_a_stationary_signal(samples=3000, sensors=12):
 def test_the_masked_linear_jepa_finds_the_top_principal_components(name):
     views, top = halves_of_a_stationary_signal()
     encoder = descend(METHODS[name], views, outputs=3)
-    assert angle(encoder, canonical_directions(views, 3)) < 5
+    assert angle(encoder, canonical_directions(views, 3)) < 3
     assert angle(encoder, top) < 8
     random = linear(12, 3, seed=1)
     assert angle(random, top) > 45
@@ -228,7 +219,7 @@ def test_the_paired_linear_jepa_prefers_what_the_views_share_to_what_is_large(na
     x, *noise = torch.randn(3, 2000, 5, generator=generator, dtype=torch.float64)
     views = tuple(x * shared + e * own for e in noise)
     encoder = descend(METHODS[name], views, outputs=2)
-    assert angle(encoder, canonical_directions(views, 2)) < 5
+    assert angle(encoder, canonical_directions(views, 2)) < 4
     assert angle(encoder, np.eye(5)[:, 1:3]) < 8
     largest = np.linalg.eigh(np.cov(views[0].numpy().T))[1][:, -2:]
     assert angle(encoder, largest) > 60
@@ -244,7 +235,7 @@ def test_without_the_method_the_same_encoder_collapses():
 
 
 def test_a_trained_jepa_gives_matching_pairs_the_lower_free_energy():
-    """Encoders, predictor and a two-valued z trained together (criteria 1 to 4 of LeCun 2022): 95 of 100 held-out pairs."""
+    """Encoders, predictor and a two-valued z trained together (criteria 1 to 4 of LeCun 2022), on held-out pairs."""
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(6, 4, generator=generator)
     jump = torch.randn(6, generator=generator) * 1.5

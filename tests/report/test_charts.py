@@ -70,7 +70,15 @@ def test_ticks_are_inside_and_few(low, span):
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.0012, "0.0012"), (5e-4, "5e-4"), (43.12, "43.1"), (1234, "1234"), (12_345, "12.3k"), (2e6, "2M")],
+    [
+        (0.0, "0"),
+        (0.0012, "0.0012"),
+        (5e-4, "5e-4"),
+        (43.12, "43.1"),
+        (1234.0, "1234"),
+        (12_345.0, "12.3k"),
+        (2e6, "2M"),
+    ],
 )
 def test_short_numbers(value, text):
     assert short(value) == text

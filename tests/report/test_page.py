@@ -285,7 +285,7 @@ def test_commands_of_the_run_and_of_its_evaluation(tmp_path):
     evaluated = evaluation() | {"command": "jepakit evaluate runs/digits", "which": "target", "pooling": "mean"}
     page = write(tmp_path, full(evaluation=evaluated, environment={"command": "python"}))
     assert "started from Python" in page.text
-    assert "Its evaluation: jepakit evaluate runs/digits" in page.text
+    assert "Its evaluation:jepakit evaluate runs/digits" in page.text
     assert "Encoder: target; pooling: mean." in page.text
 
 

@@ -26,21 +26,22 @@ ATTEMPTS = 8  # layouts drawn for each sample; the first with a large enough con
 
 @dataclass(frozen=True, kw_only=True)
 class MultiBlockConfig:
-    """How blocks are drawn. Scales are shares of the grid's area, aspect is rows over columns.
-
-    sampler: "corrected" (default) or "legacy" (the released code, faults included).
-    contexts: context masks for each image; they share the target blocks.
-    targets: target blocks for each image.
-    min_keep: the fewest tokens a context may have; capped at a quarter of the grid for small grids.
-    """
+    """How blocks are drawn. Scales are shares of the grid's area, aspect is rows over columns."""
 
     sampler: Literal["corrected", "legacy"] = "corrected"
+    """corrected, or legacy: as the released code draws, faults included."""
     contexts: int = 1
+    """Context masks for each image; they share the target blocks."""
     targets: int = 4
+    """Target blocks for each image."""
     target_scale: tuple[float, float] = (0.15, 0.2)
+    """Area of a target block."""
     target_aspect: tuple[float, float] = (0.75, 1.5)
+    """Aspect of a target block."""
     context_scale: tuple[float, float] = (0.85, 1.0)
+    """Area of the context block, before the targets are taken out."""
     min_keep: int = 10
+    """Fewest tokens of a context; capped at a quarter of the grid."""
 
     def __post_init__(self) -> None:
         check_choice("masks.sampler", self.sampler, ("corrected", "legacy"))

@@ -44,7 +44,7 @@ def nice_ticks(low: float, high: float, count: int = 3) -> list[float]:
     return [round(i * step, 12) for i in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
-def thin(x: Line, y: Line, limit: int = 400) -> tuple[Line, Line]:
+def thin(x: Line, y: Line, limit: int = 400) -> tuple[Float[np.ndarray, "kept"], Float[np.ndarray, "kept"]]:
     """At most `limit` points that keep every bucket's lowest and highest value, the two ends, and gaps at NaN."""
     if len(x) <= limit:
         return x, y
@@ -137,10 +137,8 @@ def line_chart(x: Line, y: Line, *, label: str, x_end: float, marks: Marks | Non
         parts.append(tag("path", {"class": "rule", "d": f"M{_LEFT:g} {py(value):.1f}H{right:g}"}))
         parts.append(_text(_LEFT - 6, py(value) + 3.5, short(value), "tick end"))
     parts += _step_axis(x_end, px, bottom)
-    for value, text in marks.levels:
+    for value, _ in marks.levels:
         parts.append(tag("path", {"class": "level", "d": f"M{_LEFT:g} {py(value):.1f}H{right:g}"}))
-        above = float(np.median(y[finite])) < value  # the label goes to the side where the curve is not
-        parts.append(_text(_LEFT + 4, py(value) + (-4 if above else 11), text, "tick"))
     if marks.event:
         at, text = marks.event
         parts.append(tag("path", {"class": "event", "d": f"M{px(at):.1f} {_TOP:g}V{bottom:g}"}))
@@ -159,6 +157,9 @@ def line_chart(x: Line, y: Line, *, label: str, x_end: float, marks: Marks | Non
             [tag("path", {"class": kind, "d": _path(*thin(x, values), px, py)}) for values, kind in curves],
         )
     )
+    for value, text in marks.levels:
+        above = float(np.median(y[finite])) < value  # the label goes to the side where the curve is not
+        parts.append(_text(_LEFT + 4, py(value) + (-4 if above else 11), text, "tick over"))
     highest = int(np.nanargmax(np.where(finite, y, np.nan)))
     if y[highest] > high:  # the peak is written where the curve comes back into the chart
         back = highest + int(np.argmax(main[highest:] <= high))

@@ -46,7 +46,7 @@ class ReportData:
     neighbours: Int[np.ndarray, "queries ranks"] | None = None
     labels: Num[np.ndarray, "images ..."] | None = None
     classes: Sequence[str] | None = None
-    embeddings: Float[np.ndarray, "samples width"] | None = None
+    embeddings: Float[np.ndarray, "samples features"] | None = None
     embedding_labels: Num[np.ndarray, "samples ..."] | None = None
 
     def __post_init__(self) -> None:

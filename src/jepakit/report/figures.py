@@ -86,7 +86,7 @@ class EmbeddingMap:
     method: Literal["t-SNE", "PCA"]
 
 
-def embedding_map(embeddings: Float[np.ndarray, "samples width"], limit: int = 2000) -> EmbeddingMap | None:
+def embedding_map(embeddings: Float[np.ndarray, "samples dim"], limit: int = 2000) -> EmbeddingMap | None:
     """Two dimensions of at most `limit` embeddings (evenly spaced samples): t-SNE, or PCA for fewer than 50.
 
     Rows that are not finite are left out. None when fewer than three remain or all are alike.

@@ -27,7 +27,7 @@ class Signal:
 SIGREG_FLOOR = (
     1.06,
     "floor 1.06",
-)  # the statistic of Gaussian samples, whatever their number (spec: about 1.05 to 1.06)
+)  # of Gaussian samples, whatever their number
 
 SIGNALS = (
     Signal(
@@ -39,8 +39,8 @@ SIGNALS = (
     Signal(
         key="health/pairs_below",
         title="Pairs told apart",
-        meaning="Share of matching pairs with a lower energy than a shuffled one. Near one half, predictions ignore the "
-        "image: the embeddings are fragmented.",
+        meaning="Share of matching pairs with a lower energy than a shuffled one. Near one half, "
+        "predictions ignore the image: the embeddings are fragmented.",
         healthy=lambda rank, first: (0.55, None),
     ),
     Signal(

@@ -21,7 +21,7 @@ from jepakit.core.masked import Masked
 from jepakit.core.schedules import linear
 from jepakit.core.system import Batch
 from jepakit.core.targets import make_target
-from jepakit.errors import check_choice, check_range
+from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
 from jepakit.modalities.images import stack_images
 from jepakit.modalities.inputs import ImageInputs, sample_draws, sample_facts
@@ -34,41 +34,46 @@ from jepakit.registry import SIZES
 
 @dataclass(frozen=True, kw_only=True)
 class IJEPAConfig:
-    """The choices of I-JEPA.
-
-    size: encoder and predictor, `jepakit list sizes`. patch_size: side in pixels; None: 14 or fewer patches a side.
-    predictor_dim, predictor_depth: other than the size's.
-    target: "ema", "shared", "stop-gradient". ema: momentum at the start, rising linearly to ema_end (paper .996 to 1).
-    crop: share of the image's area in the random crop (paper .3 to 1); None: the whole image, without augmentation.
-    anti_collapse: a loss on the projected mean of each context (see core.anticollapse), with its own options;
-        "none" is the paper. invariance: weight of the distance between the contexts of one image under it.
-    projector: widths of the projection head, the last its output.
-    """
+    """The choices of I-JEPA."""
 
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    """Encoder and predictor: jepakit list sizes."""
     patch_size: int | None = None
+    """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 7 patches a side."""
     predictor_dim: int | None = None
+    """Width of the predictor. Default: the size's."""
     predictor_depth: int | None = None
+    """Blocks of the predictor. Default: the size's."""
     masks: MultiBlockConfig = field(default_factory=MultiBlockConfig)
     crop: tuple[float, float] | None = None
+    """Share of the image's area in a random crop (the paper's 0.3 1.0). Default: the whole image, no augmentation."""
     target: Literal["ema", "shared", "stop-gradient"] = "ema"
+    """Whose embeddings are predicted: an average of the encoder, or the encoder with or without gradient."""
     target_norm: Literal["layer", "none"] = "layer"
+    """Normalise each target token, or leave it."""
     ema: float = 0.996
+    """Momentum of the average at the start; it rises linearly."""
     ema_end: float = 1.0
+    """Momentum at the end."""
     energy: Energy = field(default_factory=Energy)
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
+    """A loss on the projected mean of each context's tokens; none is the paper."""
     sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
     vicreg: VICRegConfig = field(default_factory=VICRegConfig)
     barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
     infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
     invariance: float = 0.0
+    """Weight of the distance between the projected contexts of one image (masks.contexts of at least 2)."""
     projector: tuple[int, ...] = (256, 64)
+    """Widths of the projection head of anti_collapse, its output last."""
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)
         for name in ("ema", "ema_end"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("invariance", self.invariance, 0)
+        if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
+            raise UserError("invariance needs an anti_collapse loss and masks.contexts of at least 2: it compares contexts.")
 
 
 class IJEPA(Masked):

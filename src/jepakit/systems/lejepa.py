@@ -31,28 +31,25 @@ from jepakit.registry import SIZES
 
 @dataclass(frozen=True, kw_only=True)
 class LeJEPAConfig:
-    """The choices of LeJEPA.
-
-    size: of the encoder, `jepakit list sizes`. backbone: "convnet" learns faster from small data, "vit" is the paper's.
-    patch_size: of the ViT; None: at least 7 patches a side.
-    augment: how views are drawn, and how many.
-    anti_collapse: "sigreg" is the method; the others stand beside it for comparison, "none" is the negative control.
-    invariance: weight of the distance of each view from the centre. Methods that align views themselves (VICReg,
-        Barlow Twins, InfoNCE) come without it.
-    projector: widths of the projection head, the last its output.
-    """
+    """The choices of LeJEPA."""
 
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    """Encoder: jepakit list sizes."""
     backbone: Literal["convnet", "vit"] = "convnet"
+    """convnet learns faster from little data, vit is the paper's."""
     patch_size: int | None = None
+    """Side of the ViT's patch in pixels. Default: the largest, up to 16, that leaves at least 7 patches a side."""
     augment: ViewConfig = field(default_factory=ViewConfig)
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "sigreg"
+    """sigreg is the method; the others stand beside it for comparison, none is the negative control."""
     sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
     vicreg: VICRegConfig = field(default_factory=VICRegConfig)
     barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
     infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
     invariance: float = 1.0
+    """Weight of the distance of each view from the centre; methods that align views themselves come without it."""
     projector: tuple[int, ...] = (512, 64)
+    """Widths of the projection head, its output last."""
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)

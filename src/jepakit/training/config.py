@@ -12,47 +12,54 @@ LOGGERS = ("tensorboard", "trackio", "wandb")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Budget, optimiser, schedules, precision, checkpoints.
-
-    steps: optimiser steps; or give `epochs`. Neither: 100 epochs, at least 1,000 and at most 10,000 steps.
-    batch_size: samples an optimiser step sees; a data set smaller than that is one batch.
-    accumulate: micro-batches an optimiser step is cut into (less memory; refused by losses that look across the batch).
-    lr: peak learning rate at `batch_size`; warmed up linearly over `warmup` (a share of the steps), then `schedule`
-        down to `lr * final_lr`. "wsd" holds it and cools down linearly over the last `cooldown` share.
-    weight_decay: goes to `weight_decay_end` along a cosine (None: constant). Biases, norms and positions have none.
-    clip: largest gradient norm, None for no clipping.
-    precision: "auto" is bfloat16 autocast where the hardware multiplies bfloat16 natively and the model is wide enough
-        for it to pay, else float32.
-    workers: data-loading processes; None: none for arrays, one a spare core for files. Never changes the result.
-    threads: CPU threads of the training process; None: all cores.
-    checkpoint_every: steps between checkpoints; None: ten a run. keep_checkpoints: the last few are kept, and the best
-        by `keep_best`, a metric of the health line where more is better ("knn", "rankme", "lidar"; "none").
-    loggers: also send metrics to these ("tensorboard", "trackio", "wandb"; extras of the same names).
-    """
+    """Budget, optimiser, schedules, precision, checkpoints."""
 
     steps: int | None = None
+    """Optimiser steps. Default: 100 epochs, but at least 1,000 and at most 10,000 steps."""
     epochs: float | None = None
+    """Passes over the data, instead of steps."""
     batch_size: int = 256
+    """Samples an optimiser step sees; a smaller data set is one batch."""
     accumulate: int = 1
+    """Pieces a step's batch is cut into, for less memory; refused by losses that look across the batch."""
     lr: float = 1e-3
+    """Peak learning rate."""
     final_lr: float = 1e-3
+    """Learning rate at the end, as a share of lr."""
     warmup: float = 0.1
+    """Share of the steps in which the learning rate rises linearly."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
+    """Way down from lr after the warm-up; wsd holds it and cools down linearly at the end."""
     cooldown: float = 0.2
+    """Share of the steps in which wsd cools down."""
     weight_decay: float = 0.05
+    """At the start; biases, norms and tokens have none."""
     weight_decay_end: float | None = None
+    """At the end, along a cosine. Default: constant."""
     clip: float | None = 3.0
+    """Largest gradient norm, None for no clipping."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """auto: bfloat16 autocast where the hardware multiplies bfloat16 natively, else float32."""
     compile: bool = False
+    """Compile the step with torch.compile (needs a C++ compiler; the first step takes minutes)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """auto: CUDA, then MPS, then the CPU."""
     threads: int | None = None
+    """CPU threads of the training process. Default: all cores."""
     workers: int | None = None
+    """Processes that load data; never changes the result. Default: none for arrays, the spare cores for files."""
     seed: int = 0
+    """Decides everything that is random."""
     log_every: int = 10
+    """Steps between lines of metrics.jsonl, each the mean over its steps."""
     checkpoint_every: int | None = None
+    """Steps between checkpoints. Default: ten a run."""
     keep_checkpoints: int = 2
+    """The newest ones that are kept, beside the best."""
     keep_best: Literal["none", "knn", "rankme", "lidar"] = "none"
+    """Health measure (more is better) by which the best checkpoint is kept."""
     loggers: tuple[str, ...] = ()
+    """Also send metrics to tensorboard, trackio, wandb (extras of the same names)."""
 
     def __post_init__(self) -> None:
         if self.steps is not None and self.epochs is not None:
@@ -80,17 +87,16 @@ class TrainingConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class HealthConfig:
-    """How the run is watched. All measures use one fixed batch of held-out samples.
-
-    health_every: steps between health lines; None: as often as costs stay below 3 % of the training.
-    health_samples: held-out samples looked at. lidar_views: views of each for LiDAR.
-    stop_on_collapse: end the run when it has collapsed.
-    """
+    """How the run is watched, on one fixed batch of training images that are set aside."""
 
     health_every: int | None = None
+    """Steps between health lines. Default: each measure as often as it costs about 1 % of the training."""
     health_samples: int = 256
+    """Images set aside and looked at; a tenth of the data at most."""
     lidar_views: int = 8
+    """Views of each for LiDAR."""
     stop_on_collapse: bool = False
+    """End the run when it has collapsed."""
 
     def __post_init__(self) -> None:
         if self.health_every is not None:

@@ -184,8 +184,17 @@ def judge(
     if step == 0:
         return "start", "before training"
     advice = "Try an anti-collapse loss (anti_collapse sigreg), a lower lr, an ema closer to 1, or a larger batch."
-    if now["spread"] < 0.02 * before["spread"] or now["energy_shuffled"] < 0.02 * before["energy_shuffled"]:
-        return "collapsed", f"All embeddings shrink to one point (spread {now['spread']:.2g}, {before['spread']:.2g} at the start). {advice}"
+    energy_left, rank_left = now["energy_shuffled"] / before["energy_shuffled"], now["rankme"] / before["rankme"]
+    if energy_left < 0.2 and rank_left < 0.5:
+        return "collapsed", (
+            f"Random pairs have become as alike as matching ones (their energy fell to {energy_left:.0%} of the start's) and "
+            f"the rank fell from {before['rankme']:.0f} to {now['rankme']:.0f}: the loss is low because there is nothing left "
+            f"to tell apart. {advice}"
+        )
+    if now["spread"] < 0.02 * before["spread"]:
+        return "collapsed", (
+            f"All embeddings shrink to one point (spread {now['spread']:.2g}, {before['spread']:.2g} at the start). {advice}"
+        )
     if now["rankme"] < 0.05 * rank_limit:
         return "collapsed", f"The embeddings use {now['rankme']:.1f} of {rank_limit} directions. {advice}"
     if now["std"] < 0.1 and now["std"] < 0.5 * before["std"]:
@@ -197,7 +206,7 @@ def judge(
             f"A matching pair has a lower energy than a random one in only {now['pairs_below']:.0%} of cases: the "
             "prediction ignores the context. Try smaller masks, a deeper predictor, or a higher lr."
         )
-    if now["rankme"] < 0.5 * before["rankme"]:
+    if rank_left < 0.5:
         return "warning", (
             f"The rank fell to {now['rankme']:.1f} from {before['rankme']:.1f} before training: directions are being lost."
         )

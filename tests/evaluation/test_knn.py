@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+from jepakit.errors import UserError
+from jepakit.evaluation.knn import KNNConfig, knn_scores, nearest
+
+GENERATOR = np.random.default_rng(0)
+BANK, QUERIES = torch.from_numpy(GENERATOR.normal(size=(200, 6)) + 0.3), torch.from_numpy(GENERATOR.normal(size=(50, 6)))
+CLASSES = GENERATOR.integers(0, 4, 200)
+VALUES = GENERATOR.normal(size=200)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("k", [1, 7])
+def test_majority_vote_equals_scikit_learn(metric, k):
+    config = KNNConfig(k=k, metric=metric, vote="majority")
+    reference = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(BANK, CLASSES)
+    np.testing.assert_allclose(knn_scores(BANK, CLASSES, QUERIES, "classification", config), reference.predict_proba(QUERIES))
+    reference = KNeighborsRegressor(k, metric=metric, algorithm="brute").fit(BANK, VALUES)
+    np.testing.assert_allclose(knn_scores(BANK, VALUES, QUERIES, "regression", config), reference.predict(QUERIES))
+
+
+def test_distance_weighted_vote_equals_scikit_learn():
+    config = KNNConfig(k=7, metric="euclidean", vote="weighted")
+    reference = KNeighborsClassifier(7, weights="distance", algorithm="brute").fit(BANK, CLASSES)
+    np.testing.assert_allclose(knn_scores(BANK, CLASSES, QUERIES, "classification", config), reference.predict_proba(QUERIES))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+def test_cosine_weighted_vote_equals_scikit_learn(temperature):
+    config = KNNConfig(k=7, temperature=temperature)
+    reference = KNeighborsClassifier(
+        7, metric="cosine", weights=lambda d: np.exp((1 - d) / temperature), algorithm="brute"
+    ).fit(BANK, CLASSES)
+    found = knn_scores(BANK, CLASSES, QUERIES, "classification", config)
+    np.testing.assert_allclose(found, reference.predict_proba(QUERIES))
+
+
+def test_multilabel_is_each_label_by_itself():
+    labels = np.stack([CLASSES == 1, CLASSES == 2], axis=1).astype(float)
+    both = knn_scores(BANK, labels, QUERIES, "multilabel")
+    single = knn_scores(BANK, CLASSES, QUERIES, "classification")
+    np.testing.assert_allclose(both, single[:, 1:3])
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_working_in_parts_changes_nothing(metric):
+    bank = torch.from_numpy(np.random.default_rng(1).normal(size=(2**20, 2)))  # 16 queries a part
+    values, positions = nearest(QUERIES[:, :2], bank, 3, metric)
+    for i in (0, 15, 16, 49):
+        alone, same = nearest(QUERIES[i : i + 1, :2], bank, 3, metric)
+        torch.testing.assert_close(values[i], alone[0])
+        assert positions[i].tolist() == same[0].tolist()
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_a_sample_is_its_own_nearest_and_order_does_not_matter(metric):
+    values, positions = nearest(BANK, BANK, 2, metric)
+    assert positions[:, 0].tolist() == list(range(200))
+    order = torch.randperm(200)
+    again, _ = nearest(BANK, BANK[order], 2, metric)
+    torch.testing.assert_close(values, again)
+
+
+def test_copies_in_the_bank_do_not_divide_by_zero():
+    bank = torch.cat([QUERIES[:1], QUERIES[:1], BANK[:5]])
+    scores = knn_scores(bank, np.array([1, 1, 0, 0, 0, 0, 0]), QUERIES[:1], "classification", KNNConfig(k=5, metric="euclidean"))
+    np.testing.assert_allclose(scores, [[0, 1]], atol=1e-9)
+
+
+def test_messages():
+    with pytest.raises(UserError, match=r"knn-300 .* got 200. Ask for knn-200"):
+        knn_scores(BANK, CLASSES, QUERIES, "classification", KNNConfig(k=300))
+    with pytest.raises(UserError, match="Did you mean 'cosine'"):
+        KNNConfig(metric="cosin")
+    with pytest.raises(UserError, match="vote"):
+        KNNConfig(vote="loud")
+    with pytest.raises(UserError, match="300 neighbours"):
+        nearest(QUERIES, BANK, 300)
+    with pytest.raises(UserError, match="k must be at least 1"):
+        KNNConfig(k=0)
+    with pytest.raises(UserError, match="temperature"):
+        KNNConfig(temperature=0)
