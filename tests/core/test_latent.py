@@ -155,7 +155,7 @@ def test_exact_minimum_over_codes_and_its_soft_bounds():
     assert torch.equal(z.argmax(1), each.argmin(1))
     assert torch.equal(z.sum(1), torch.ones(9))
     torch.testing.assert_close(exact.energy(predictor, s_x, s_y), each.min(1).values)
-    for beta in (1, 50.0):
+    for beta in (1.0, 50.0):
         soft = FreeEnergy(DiscreteLatent(codes=4, beta=beta)).energy(predictor, s_x, s_y)
         assert (soft <= each.min(1).values + 1e-6).all()
         assert (soft >= each.min(1).values - math.log(4) / beta - 1e-6).all()

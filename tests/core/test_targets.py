@@ -6,6 +6,7 @@ from torch import nn
 
 from jepakit.core.targets import TARGETS, make_target
 from jepakit.errors import UserError
+from jepakit.nn.tokens import Ids
 
 
 def encoder(seed=0):
@@ -112,8 +113,9 @@ def test_asks_the_encoder_for_what_is_asked_of_it():
     assert recorder.asked == {}
     target(torch.zeros(1), levels=(2, 4))
     assert recorder.asked == {"levels": (2, 4)}
-    target(torch.zeros(1), keep="ids")
-    assert recorder.asked == {"keep": "ids"}
+    ids = Ids(torch.zeros(1, 2, dtype=torch.int64))
+    target(torch.zeros(1), keep=ids)
+    assert recorder.asked == {"keep": ids}
 
 
 def test_mistakes():

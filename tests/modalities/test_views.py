@@ -102,16 +102,26 @@ def test_boxes_fill_their_range():
     assert (boxes[..., 0] + boxes[..., 2]).max() > 99.8
 
 
-@pytest.mark.parametrize(("option", "probability"), [("flip", 0.3), ("grey", 0.4), ("solarise", 0.6), ("jitter", 0.5), ("blur", 0.5)])
+@pytest.mark.parametrize(("option", "probability"), [("flip", 0.3), ("grey", 0.4), ("solarise", 0.6), ("jitter", 0.5)])
 def test_switches_are_thrown_as_often_as_asked(option, probability):
     canvas, sizes = batch(3, *[(16, 16)] * 500)
-    boxes = {"scale": (1.0, 1.0)}
-    still = draw_views(canvas, sizes, ViewConfig(kind="photo", **STILL, **boxes), drawn(list(range(500))), (16, 16))
-    config = ViewConfig(kind="photo", **{**STILL, option: probability}, **boxes)
-    changed = draw_views(canvas, sizes, config, drawn(list(range(500))), (16, 16))
+    still, changed = (
+        draw_views(canvas, sizes, ViewConfig(kind="photo", scale=(1.0, 1.0), **options), drawn(list(range(500))), (16, 16))
+        for options in (STILL, {**STILL, option: probability})
+    )
     share = ((changed - still).abs().amax(dim=(2, 3, 4)) > 1e-6).double().mean()
-    # Some blurs (sigma 0.1 pixel of 224) change nothing at 16 pixels.
-    assert abs(share - probability) < (0.3 if option == "blur" else 0.05)
+    assert abs(share - probability) < 0.05
+
+
+def test_half_of_the_views_are_blurred_in_proportion_to_their_size():
+    canvas, sizes = batch(1, *[(112, 112)] * 40)
+    config = ViewConfig(kind="photo", scale=(1.0, 1.0), views=4, **{**STILL, "blur": 0.5})
+    roughness = draw_views(canvas, sizes, config, drawn(list(range(40))), (112, 112)).flatten(2).std(dim=2)
+    # White noise blurred with sigma s pixels keeps 1 / (2 sqrt(pi) s) of its deviation; the largest s here is 1.
+    least = 12**-0.5 / (2 * np.pi**0.5)
+    assert least * 0.9 < roughness.min() < least * 1.3
+    sharp = (roughness > 0.98 * roughness.max()).double().mean()
+    assert 0.5 < sharp < 0.75  # the unblurred, and those with the smallest sigma
 
 
 def test_grey_has_equal_channels_and_solarise_inverts_the_bright():

@@ -263,7 +263,8 @@ def test_ranges_are_those_of_the_monitor(tmp_path):
 def test_the_rank_is_judged_by_what_can_be_measured(tmp_path):
     assert status(tmp_path, "health/rankme", 3.0) == ["out of range"]  # of 64: below 3.2
     assert status(tmp_path, "health/rankme", 3.0, config={"health": {"health_samples": 32}}) == ["in range"]
-    assert status(tmp_path, "health/rankme", 3.0, embeddings=None, tokens=None) == []
+    assert status(tmp_path, "health/rankme", 3.0, embeddings=None, tokens=None) == ["in range"]
+    assert status(tmp_path, "health/rankme", 20.0, 9.0) == ["out of range"]  # less than half of the start
 
 
 def test_lidar_says_on_what_it_was_measured_and_when_it_is_noise(tmp_path):

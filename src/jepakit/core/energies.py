@@ -38,7 +38,7 @@ class Energy:
         if self.beta != 1.0 and self.name != "smooth_l1":
             raise UserError(f"energy.beta belongs to 'smooth_l1' and does nothing for {self.name!r}: leave it out.")
 
-    def __call__(self, prediction: Float[Tensor, "*tokens dim"], target: Float[Tensor, "*tokens dim"]) -> Tensor:
+    def __call__(self, prediction: Float[Tensor, "... dim"], target: Float[Tensor, "... dim"]) -> Float[Tensor, "..."]:
         if prediction.shape != target.shape:
             # Broadcasting would quietly compare every prediction with the wrong target.
             raise UserError(

@@ -38,10 +38,7 @@ class DiscreteLatent:
 
     def __post_init__(self) -> None:
         check_range("latent.codes", self.codes, 2)
-        if self.beta is None:
-            return
-        object.__setattr__(self, "beta", float(self.beta))
-        if not self.beta > 0:
+        if self.beta is not None and not self.beta > 0:
             raise UserError(f"latent.beta must be above 0, got {self.beta}; leave it out for the exact minimum.")
 
 
@@ -106,7 +103,7 @@ class FreeEnergy:
     ) -> Float[Tensor, "batch"]:
         """F(x, y) of each sample, the penalty of a continuous z included."""
         match self.latent:
-            case DiscreteLatent(codes=codes, beta=float(beta)):
+            case DiscreteLatent(codes=codes, beta=beta) if beta is not None:
                 return -torch.logsumexp(-beta * self._each_code(codes, predictor, s_x, s_y), dim=1) / beta
             case ContinuousLatent() as latent:
                 z = self._descend(latent, predictor, s_x.detach(), s_y.detach())

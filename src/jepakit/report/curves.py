@@ -51,10 +51,6 @@ def curves(data: ReportData) -> list[Element]:
             tag("p", {"class": "note"}, tag("i", {"class": "key healthy-key"}), "Shaded: the range read as healthy."),
             grid,
         ]
-        if data.rank_limit is None:
-            parts.append(
-                tag("p", {"class": "note"}, "The width of the embeddings is not known here, so RankMe has no range.")
-            )
     schedule = _grid(schedules)
     return [*parts, tag("h3", "Schedules"), schedule] if schedule is not None else parts
 

@@ -13,8 +13,8 @@ class Signal:
     """key: the name in metrics.jsonl; level: a labelled value to read the curve against.
 
     healthy: from (largest rank that can be measured, or None; first value of the run) to the healthy range. Only the
-    signals that the monitor judges by have one, and it is the monitor's: a random encoder's embeddings are rather
-    alike, so that cosine and spread count against their value before training.
+    signals that the monitor judges by have one, and it is the monitor's (`training.health.judge`): a random encoder's
+    embeddings are rather alike, so that rank, cosine and spread count against their value before training.
     """
 
     key: str
@@ -33,8 +33,9 @@ SIGNALS = (
     Signal(
         key="health/rankme",
         title="RankMe",
-        meaning="How many dimensions the embeddings use. Below a twentieth of what is possible they have collapsed.",
-        healthy=lambda rank, first: None if rank is None else (0.05 * rank, None),
+        meaning="How many dimensions the embeddings use. Below half of the start, or a twentieth of what is possible, "
+        "directions are lost.",
+        healthy=lambda rank, first: (max(0.05 * (rank or 0), 0.5 * first), None),
     ),
     Signal(
         key="health/pairs_below",
