@@ -7,7 +7,10 @@ from jepakit.errors import UserError
 from jepakit.evaluation.knn import KNNConfig, knn_scores, nearest
 
 GENERATOR = np.random.default_rng(0)
-BANK, QUERIES = torch.from_numpy(GENERATOR.normal(size=(200, 6)) + 0.3), torch.from_numpy(GENERATOR.normal(size=(50, 6)))
+BANK, QUERIES = (
+    torch.from_numpy(GENERATOR.normal(size=(200, 6)) + 0.3),
+    torch.from_numpy(GENERATOR.normal(size=(50, 6))),
+)
 CLASSES = GENERATOR.integers(0, 4, 200)
 VALUES = GENERATOR.normal(size=200)
 
@@ -17,7 +20,9 @@ VALUES = GENERATOR.normal(size=200)
 def test_majority_vote_equals_scikit_learn(metric, k):
     config = KNNConfig(k=k, metric=metric, vote="majority")
     reference = KNeighborsClassifier(k, metric=metric, algorithm="brute").fit(BANK, CLASSES)
-    np.testing.assert_allclose(knn_scores(BANK, CLASSES, QUERIES, "classification", config), reference.predict_proba(QUERIES))
+    np.testing.assert_allclose(
+        knn_scores(BANK, CLASSES, QUERIES, "classification", config), reference.predict_proba(QUERIES)
+    )
     reference = KNeighborsRegressor(k, metric=metric, algorithm="brute").fit(BANK, VALUES)
     np.testing.assert_allclose(knn_scores(BANK, VALUES, QUERIES, "regression", config), reference.predict(QUERIES))
 
@@ -25,7 +30,9 @@ def test_majority_vote_equals_scikit_learn(metric, k):
 def test_distance_weighted_vote_equals_scikit_learn():
     config = KNNConfig(k=7, metric="euclidean", vote="weighted")
     reference = KNeighborsClassifier(7, weights="distance", algorithm="brute").fit(BANK, CLASSES)
-    np.testing.assert_allclose(knn_scores(BANK, CLASSES, QUERIES, "classification", config), reference.predict_proba(QUERIES))
+    np.testing.assert_allclose(
+        knn_scores(BANK, CLASSES, QUERIES, "classification", config), reference.predict_proba(QUERIES)
+    )
 
 
 @pytest.mark.parametrize("temperature", [0.07, 1.0])
@@ -66,7 +73,9 @@ def test_a_sample_is_its_own_nearest_and_order_does_not_matter(metric):
 
 def test_copies_in_the_bank_do_not_divide_by_zero():
     bank = torch.cat([QUERIES[:1], QUERIES[:1], BANK[:5]])
-    scores = knn_scores(bank, np.array([1, 1, 0, 0, 0, 0, 0]), QUERIES[:1], "classification", KNNConfig(k=5, metric="euclidean"))
+    scores = knn_scores(
+        bank, np.array([1, 1, 0, 0, 0, 0, 0]), QUERIES[:1], "classification", KNNConfig(k=5, metric="euclidean")
+    )
     np.testing.assert_allclose(scores, [[0, 1]], atol=1e-9)
 
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from jepakit.errors import UserError
 from jepakit.evaluation.labels import folds_of, held_out, infer_task, low_shot_draws, read_targets
 
-CODES = st.lists(st.integers(0, 4), min_size=10, max_size=60).map(lambda codes: np.unique(codes, return_inverse=True)[1])
+CODES = st.lists(st.integers(0, 4), min_size=10, max_size=60).map(
+    lambda codes: np.unique(codes, return_inverse=True)[1]
+)
 
 
 @pytest.mark.parametrize(

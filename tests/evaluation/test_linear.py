@@ -84,8 +84,8 @@ def test_the_fit_in_the_row_space_is_exact():
     narrow = fit_classifier(x, y, "softmax", lambda inner: 0.01 * (inner.shape[1] == 30) + 1e-9)
     direct = fit_logistic(x, y, narrow.strength, tolerance=1e-8, iterations=5000)
     assert narrow.strength > 0.005  # the choice was given 30 coordinates, not 200
-    torch.testing.assert_close(narrow(x), direct(x), atol=1e-2, rtol=1e-2)
-    torch.testing.assert_close(narrow.weight, direct.weight, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(narrow(x), direct(x), atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(narrow.weight, direct.weight, atol=1e-4, rtol=1e-2)
 
 
 @pytest.mark.parametrize(("n", "dim"), [(80, 6), (30, 60)])
@@ -167,7 +167,9 @@ def test_permuted_labels_give_chance(digits):
 def test_the_test_part_does_not_touch_the_fit(digits):
     train, test, targets = digits
     other = torch.cat([test[:100], 1000 * torch.randn(497, 64, dtype=test.dtype)])
-    first, second = (linear_probe(train[:300], part, read_targets(targets.train[:300], targets.test))[0] for part in (test, other))
+    first, second = (
+        linear_probe(train[:300], part, read_targets(targets.train[:300], targets.test))[0] for part in (test, other)
+    )
     np.testing.assert_allclose(first[:100], second[:100], rtol=1e-9)
 
 

@@ -34,7 +34,9 @@ def living(r, std):
 
 
 # values measured once for the specification of the metric, with another implementation
-@pytest.mark.parametrize(("r", "expected_lidar", "expected_rankme"), [(1, 1.02, 30.6), (4, 4.01, 18.7), (16, 15.9, 23.9), (64, 62.0, 63.5)])
+@pytest.mark.parametrize(
+    ("r", "expected_lidar", "expected_rankme"), [(1, 1.02, 30.6), (4, 4.01, 18.7), (16, 15.9, 23.9), (64, 62.0, 63.5)]
+)
 def test_lidar_and_rankme_anchors(r, expected_lidar, expected_rankme):
     e = views(living(r, 3.0), 0.1)
     found = lidar(e)

@@ -39,8 +39,8 @@ def make_photographs(folder: Path, per_class: int = 6, size: int = 48) -> Path:
         for number in range(per_class):
             write_odd(Image.fromarray(scene(kind, size, number)), folder / kind / f"{number:03}", number)
     torn = folder / "moons" / "torn.jpg"
-    Image.fromarray(scene("moons", size, 10_000)).save(torn)
-    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+    Image.fromarray(scene("moons", size, 10_000)).save(torn, quality=95)
+    torn.write_bytes(torn.read_bytes()[: torn.stat().st_size * 4 // 5])  # the header is whole, the pixels are not
     (folder / "roofs" / "fake.png").write_text("This is no picture.\n")
     (folder / "notes.txt").write_text("Photographs from the roof.\n")
     return folder

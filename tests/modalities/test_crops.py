@@ -36,7 +36,9 @@ def test_against_scipy(box, angle, mirrored):
     canvas, sizes = pictures((13, 17))
     out = crop_resize(canvas, sizes, torch.tensor([box]), (8, 6), torch.tensor([angle]), torch.tensor([mirrored]))
     top, left, height, width = box
-    down, right = np.meshgrid(((np.arange(8) + 0.5) / 8 - 0.5) * height, ((np.arange(6) + 0.5) / 6 - 0.5) * width, indexing="ij")
+    down, right = np.meshgrid(
+        ((np.arange(8) + 0.5) / 8 - 0.5) * height, ((np.arange(6) + 0.5) / 6 - 0.5) * width, indexing="ij"
+    )
     right = -right if mirrored else right
     y = top + height / 2 + math.cos(angle) * down + math.sin(angle) * right - 0.5
     x = left + width / 2 - math.sin(angle) * down + math.cos(angle) * right - 0.5

@@ -20,11 +20,13 @@ def idx(array: np.ndarray, kind: int = 0x08) -> bytes:
     return struct.pack(f">HBB{array.ndim}I", 0, kind, array.ndim, *array.shape) + array.tobytes()
 
 
-@pytest.mark.parametrize(("array", "channels"), [(GREY, 1), (COLOUR, 3), (COLOUR.transpose(0, 3, 1, 2), 3), (GREY[..., None], 1)])
+@pytest.mark.parametrize(
+    ("array", "channels"), [(GREY, 1), (COLOUR, 3), (COLOUR.transpose(0, 3, 1, 2), 3), (GREY[..., None], 1)]
+)
 def test_layouts(array, channels):
     images = ArrayImages([array], None)
     assert (images.height, images.width, images.stored_channels) == (5, 6, channels)
-    expected = (GREY[2][None] if channels == 1 else COLOUR[2].transpose(2, 0, 1))
+    expected = GREY[2][None] if channels == 1 else COLOUR[2].transpose(2, 0, 1)
     np.testing.assert_array_equal(images.read(2), expected)
 
 
@@ -38,16 +40,16 @@ def test_values():
     def read(array, value_range=None):
         return ArrayImages([array], value_range).read(0)[0]
 
-    deep = np.array([[[0, 1, 65535]] * 5], dtype=np.uint16)
-    np.testing.assert_array_equal(read(deep)[0], np.array([0, 1 / 65535, 1], dtype=np.float32))
-    unit = np.array([[[0.2, 0.5, 0.9]] * 5])
-    np.testing.assert_allclose(read(unit)[0], [0.2, 0.5, 0.9])
-    wide = np.array([[[-100.0, 0.0, 300.0]] * 5])
-    np.testing.assert_allclose(read(wide)[0], [0, 0.25, 1])
-    np.testing.assert_allclose(read(wide, (0.0, 200.0))[0], [0, 0, 1])
+    deep = np.array([[[0, 1, 65535, 2]] * 5], dtype=np.uint16)
+    np.testing.assert_array_equal(read(deep)[0], np.array([0, 1 / 65535, 1, 2 / 65535], dtype=np.float32))
+    unit = np.array([[[0.2, 0.5, 0.9, 0.1]] * 5])
+    np.testing.assert_allclose(read(unit)[0], [0.2, 0.5, 0.9, 0.1])
+    wide = np.array([[[-100.0, 0.0, 300.0, 100.0]] * 5])
+    np.testing.assert_allclose(read(wide)[0], [0, 0.25, 1, 0.5])
+    np.testing.assert_allclose(read(wide, (0.0, 200.0))[0], [0, 0, 1, 0.5])
     assert ArrayImages([wide], None).found_range == (-100.0, 300.0)
     assert ArrayImages([unit], None).found_range is None
-    np.testing.assert_allclose(read(deep, (0.0, 1.0))[0], [0, 1, 1])
+    np.testing.assert_allclose(read(deep, (0.0, 1.0))[0], [0, 1, 1, 1])
     assert np.isfinite(read(np.full((2, 5, 5), 7.0))).all()
 
 

@@ -21,7 +21,7 @@ def test_random_split(count, fraction, seed):
     test = random_split(count, fraction, generator(seed))
     assert len(test) == count
     assert not test.all()
-    if 0 < fraction and count > 1:
+    if fraction > 0 and count > 1:
         assert test.any()
         assert abs(test.sum() - fraction * count) <= 1
     np.testing.assert_array_equal(test, random_split(count, fraction, generator(seed)))

@@ -74,7 +74,8 @@ class Masked(System):
         check_range("invariance", invariance, 0)
         self.encoder, self.predictor, self.target = encoder, predictor, target
         self.projector = projector
-        self.measure, self.target_norm, self.anti_collapse, self.invariance = energy, target_norm, anti_collapse, invariance
+        self.measure, self.target_norm = energy, target_norm
+        self.anti_collapse, self.invariance = anti_collapse, invariance
         self.joins_batch = anti_collapse is not None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
@@ -93,8 +94,8 @@ class Masked(System):
             loss = loss + regulariser.pop("loss")
             terms.update(regulariser)
             if self.invariance > 0:
-                terms["invariance"] = mean_over_tokens((views - views.mean(0)).square().mean(-1))
-                loss = loss + self.invariance * terms["invariance"]
+                terms["alignment"] = mean_over_tokens((views - views.mean(0)).square().mean(-1))
+                loss = loss + self.invariance * terms["alignment"]
         return {"loss": loss, **terms}
 
     def _targets(self, b: MaskedBatch, images: Tensor) -> Float[Tensor, "batch_blocks predicted dim"]:

@@ -77,12 +77,12 @@ class Paired(System):
             embedded = torch.cat([embedded, local])
             partners = torch.cat([partners, targets.mean(0).expand_as(local)])
         predictions = self.predictor(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
-        terms = {"invariance": mean_over_tokens(self.measure(predictions, partners))}
-        loss = self.invariance * terms["invariance"]
+        terms = {"prediction": mean_over_tokens(self.measure(predictions, partners))}
+        loss = self.invariance * terms["prediction"]
         if self.anti_collapse is not None:
             regulariser = self.anti_collapse(embedded, int(batch["step"]))
             loss = loss + regulariser.pop("loss")
-            terms = {**regulariser, **terms}
+            terms.update(regulariser)
         return {"loss": loss, **terms}
 
     def _embed(self, views: Tensor, network: nn.Module | None = None) -> Float[Tensor, "views batch projected"]:

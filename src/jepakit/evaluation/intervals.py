@@ -88,7 +88,8 @@ def wilson(right: int, n: int, level: float = 0.95) -> Interval:
     z, share = NormalDist().inv_cdf((1 + level) / 2), right / n
     centre = (share + z * z / (2 * n)) / (1 + z * z / n)
     half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return Interval(share, max(0.0, centre - half), min(1.0, centre + half), f"{level:.0%} Wilson over test samples")
+    low, high = (0.0 if right == 0 else centre - half), (1.0 if right == n else centre + half)  # exact at the ends
+    return Interval(share, low, high, f"{level:.0%} Wilson over test samples")
 
 
 def over_draws(values: np.ndarray) -> Interval:

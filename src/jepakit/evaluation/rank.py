@@ -16,8 +16,8 @@ from torch import Tensor
 
 from jepakit.errors import UserError
 
-Embeddings = Float[Tensor, "n dim"] | Float[np.ndarray, "n dim"]
-EmbeddedViews = Float[Tensor, "n views dim"] | Float[np.ndarray, "n views dim"]
+Embeddings = Float[Tensor, "..."] | Float[np.ndarray, "..."]  # [n, dim], checked inside with a message
+EmbeddedViews = Float[Tensor, "..."] | Float[np.ndarray, "..."]  # [n, views, dim]
 
 
 def _float64(embeddings: Tensor | np.ndarray, axes: int = 2) -> Tensor:

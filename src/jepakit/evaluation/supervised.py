@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from jepakit.errors import check_range
+from jepakit.errors import UserError, check_range
 from jepakit.evaluation.attentive import outputs_of, scaled_targets, task_loss
 from jepakit.evaluation.features import Features
 from jepakit.evaluation.intervals import interval_of
@@ -71,6 +71,9 @@ def train_supervised(
         and rows of the evaluator "direct": what the trained linear layer itself scores on the test part.
     """
     config, targets = config or SupervisedConfig(), read_targets(train_labels, test_labels, task)
+    for part, images, known in (("train", train_images, targets.train), ("test", test_images, targets.test)):
+        if len(images) != len(known):
+            raise UserError(f"supervised: {len(images)} {part} images but {len(known)} {part} labels.")
     device = next(encoder.parameters()).device
     labels, mean, scale = scaled_targets(targets)
     held = held_out(targets.strata, config.validation_fraction, derive_seed(seed, "supervised validation"))

@@ -20,6 +20,7 @@ from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import load_system
+from jepakit.training.run_folder import write_atomic, write_json
 
 FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {"vit": (VisionTransformer, ViTConfig), "convnet": (ConvNet, ConvNetConfig)}
@@ -49,21 +50,23 @@ class PretrainedEncoder(nn.Module):
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder."""
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = next(n for n, (kind, _) in ARCHITECTURES.items() if isinstance(self.encoder, kind))
-        description = {
+        claim_folder(folder, self.describe())
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.encoder.state_dict().items()}
+        write_atomic(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_json(folder / "config.json", self.describe())
+        return folder
+
+    def describe(self) -> dict[str, Any]:
+        """What `config.json` says: architecture, sizes, and what the encoder expects of its input."""
+        return {
             "format": FORMAT,
             "library": "jepakit",
-            "architecture": name,
+            "architecture": next(name for name, (kind, _) in ARCHITECTURES.items() if isinstance(self.encoder, kind)),
             "encoder": to_plain(self.encoder.config),
             "inputs": to_plain(self.inputs),
             "system": self.system,
             "which": self.which,
         }
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.encoder.state_dict().items()}
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-        (folder / "config.json").write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
-        return folder
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> PretrainedEncoder:
@@ -80,10 +83,27 @@ class PretrainedEncoder(nn.Module):
             raise UserError(f"{folder / 'config.json'} does not describe a jepakit encoder of format {FORMAT}.")
         check_choice(f"{folder / 'config.json'}: architecture", description["architecture"], ARCHITECTURES)
         kind, config = ARCHITECTURES[description["architecture"]]
-        encoder = kind(from_plain(config, description["encoder"], "encoder"))
+        encoder = kind(from_plain(config, description.get("encoder"), "encoder"))
         load_strictly(encoder, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
-        inputs = from_plain(ImageInputs, description["inputs"], "inputs")
+        inputs = from_plain(ImageInputs, description.get("inputs"), "inputs")
         return cls(encoder, inputs, description.get("system", ""), description.get("which", "encoder"))
+
+
+def claim_folder(folder: Path, description: dict[str, Any]) -> None:
+    """Make a folder for the exports of the encoder described.
+
+    Errors: the folder holds a run (its weights would be overwritten) or the export of another encoder.
+    """
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder} holds a run: an export there would overwrite its weights. Choose another --out.")
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        other = path.exists() and json.loads(path.read_text(encoding="utf-8")) != description
+    except (OSError, ValueError) as error:
+        raise UserError(f"Cannot export into {folder}: {error}. Choose another --out.") from error
+    if other:
+        raise UserError(f"{folder} holds the export of another encoder. Choose another --out.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -127,13 +147,17 @@ def encoder_of(system: System, which: Which | None = None) -> tuple[nn.Module, W
 
 
 def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
-    """The encoder of a run folder or of a folder that `export` wrote, ready to use and frozen.
+    """The encoder of a run folder, of a folder that `export` wrote or of released I-JEPA weights, ready to use and frozen.
 
     Args:
-        path: the folder.
-        which: "target" (default: what is evaluated) or "encoder" (the context encoder), for a run folder.
+        path: the folder, or a released `.pth.tar` file.
+        which: "target" (default: what is evaluated) or "encoder" (the context encoder), where there are both.
     """
+    from jepakit.interop.i_jepa_weights import is_official, load_official
+
     path = Path(path)
+    if is_official(path):
+        return load_official(path, which)
     if (path / "config.yaml").exists():
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)

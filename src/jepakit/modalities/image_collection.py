@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class ImageDataConfig:
             raise UserError(f"value_range must be two numbers, the smaller first, got {self.value_range}.")
 
 
+@runtime_checkable
 class Pictures(Protocol):
     """Where pixels come from: files, arrays or a table. Pickles under `spawn`."""
 

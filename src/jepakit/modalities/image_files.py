@@ -33,7 +33,7 @@ from jepakit.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
-Pixels = UInt8[np.ndarray, "channels height width"] | Float[np.ndarray, "channels height width"]
+Pixels = UInt8[np.ndarray, "_channels height width"] | Float[np.ndarray, "_channels height width"]
 
 # What Pillow's readers raise on damaged files, found by fuzzing and in its source: not only OSError.
 _DECODE_ERRORS = (

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from jepakit.errors import UserError
 from jepakit.modalities.crops import center_view
-from jepakit.modalities.images import stack_images
+from jepakit.modalities.images import ImageData, stack_images
 from jepakit.randomness import Draws
 
 
@@ -29,6 +29,15 @@ class ImageInputs:
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise UserError(f"inputs: mean {self.mean} and std {self.std} must have {self.channels} channels each.")
+
+    @classmethod
+    def of(cls, images: ImageData) -> ImageInputs:
+        """What an encoder trained on this data expects."""
+        if images.config.image_size is None or images.config.channels is None:
+            raise UserError("The data's image_size and channels are not decided: open it with open_images.")
+        return cls(
+            image_size=images.config.image_size, channels=images.config.channels, mean=images.mean, std=images.std
+        )
 
     def normalise(self, images: Float[Tensor, "*batch channels height width"]) -> Tensor:
         """Pixels in [0, 1] to zero mean and unit deviation."""

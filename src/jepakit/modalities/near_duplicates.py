@@ -4,8 +4,8 @@ Every picture is reduced to 16x16 grey values with mean 0 and norm 1, so that on
 (60,000 with 10,000: 8 s on two cores). For each test picture the nearest training picture is a candidate if they
 correlate by 0.99, and a pair if they also do so by 0.985 at 32x32 in colour. Measured on photographs: with JPEG of
 quality 60, or 20 % more contrast, a copy stays above 0.997, with JPEG of quality 30 at half the size mostly above
-0.985; a crop by 5 % a side is not found, nor is a mirror image. Pictures below 64 pixels show simple things that are easily
-alike and are seldom resized: there 0.995 is asked for. Look at the pairs before you act on them.
+0.985; a crop by 5 % a side is not found, nor is a mirror image. Pictures below 64 pixels show simple things that are
+easily alike and are seldom resized: there 0.995 is asked for. Look at the pairs before you act on them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from jepakit.randomness import derive_seed
 _COARSE, _FINE, _FINE_SMALL, _SMALL = 0.99, 0.985, 0.995, 64
 _MOST_TEST, _MOST_TRAIN = 20_000, 100_000
 _FLAT = 0.01  # standard deviation below which a picture is empty and says nothing
+_PIECE = 2**25  # products held at a time, 128 MB
 _SHOWN = 20
 
 
@@ -64,7 +65,7 @@ def nearest_pictures(
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """The key of largest inner product with each query, and that product. The smallest position wins a tie."""
     position, likeness = np.zeros(len(queries), dtype=np.int64), np.zeros(len(queries), dtype=np.float32)
-    step = max(1, 2**25 // len(keys))  # 128 MB at a time
+    step = max(1, _PIECE // len(keys))
     for start in range(0, len(queries), step):
         product = queries[start : start + step] @ keys.T
         position[start : start + step] = product.argmax(axis=1)

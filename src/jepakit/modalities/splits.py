@@ -12,10 +12,8 @@ from jepakit.errors import UserError
 
 
 def random_split(count: int, fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, "count"]:
-    """True for `fraction` of the samples; with two samples or more and a fraction above 0, both sides have one."""
-    held_out = round(count * fraction)
-    if fraction > 0 and count > 1:
-        held_out = min(max(held_out, 1), count - 1)
+    """True for `fraction` of the samples. A fraction above 0 means at least one; one stays for training in any case."""
+    held_out = min(max(round(count * fraction), 1 if fraction > 0 else 0), count - 1)
     test = np.zeros(count, dtype=bool)
     test[generator.permutation(count)[:held_out]] = True
     return test

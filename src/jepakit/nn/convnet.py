@@ -105,5 +105,5 @@ class ConvNet(nn.Module):
         features = self.blocks(F.gelu(self.stem_norm(self.stem(images))))
         grid = (features.shape[2], features.shape[3])
         return Tokens(
-            features.flatten(2).transpose(1, 2), grid_positions(grid, images.device).expand(len(images), -1, -1)
+            features.flatten(2).transpose(1, 2), grid_positions(grid, images.device).expand(images.shape[0], -1, -1)
         )

@@ -113,7 +113,7 @@ class VisionTransformer(nn.Module):
         grid = (features.shape[2], features.shape[3])
         table = interpolate_grid(self.pos_embed[0], self.config.grid, grid)
         x = features.flatten(2).transpose(1, 2) + table
-        positions = grid_positions(grid, images.device).expand(len(x), -1, -1)
+        positions = grid_positions(grid, images.device).expand(x.shape[0], -1, -1)
         keys = lengths = None
         if keep is not None:
             x, positions, lengths = keep.gather(x), keep.gather(positions), keep.lengths

@@ -133,9 +133,7 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
         config,
         dataset=images.config,
         training=dataclasses.replace(training, batch_size=batch_size, steps=steps, epochs=None, workers=workers),
-        inputs=ImageInputs(
-            image_size=images.config.image_size, channels=images.config.channels, mean=images.mean, std=images.std
-        ),
+        inputs=ImageInputs.of(images),
     )
 
 

@@ -1,0 +1,107 @@
+"""`inspect`: look at a data set before training on it, and at what a system would hide or show of it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from jepakit.config import default_config
+from jepakit.errors import UserError
+from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
+from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.inspection import ImageInspection, inspect_images, render_inspection
+from jepakit.registry import load_system
+from jepakit.training.run_folder import write_atomic
+from jepakit.verbs.report import read_masks
+
+PICTURED = 8
+
+
+def inspect(
+    data: Any,
+    *,
+    system: str = "i-jepa",
+    labels: str | None = None,
+    image_size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    test_fraction: float = 0.2,
+    group_by: str | None = None,
+    picture: Path = Path("inspection.png"),
+    seed: int = 0,
+) -> ImageInspection:
+    """Count, check and show a data set: sizes, classes, bad files, near-duplicates across the split, and a picture.
+
+    Args:
+        data: a folder, an array file, a built-in name, or a Hugging Face data set object.
+        system: whose masks or views the picture shows.
+        labels: a CSV (columns path, label), or "none" to ignore labels.
+        image_size: height and width the model would see.
+        channels: 1 (grey) or 3 (colour).
+        test_fraction: part that would be held out.
+        group_by: a CSV column or path:K; groups stay on one side of the split.
+        picture: PNG file to write.
+        seed: of the masks and views.
+    """
+    source = None if isinstance(data, str | os.PathLike) else data
+    config = ImageDataConfig(
+        data="object" if source is not None else os.fspath(data),
+        labels=labels,
+        image_size=image_size,
+        channels=channels,
+        test_fraction=test_fraction,
+        group_by=group_by,
+        on_bad_file="skip",
+    )
+    if picture.suffix.lower() != ".png":
+        raise UserError(f"--picture {picture}: the picture is a PNG. Use {picture.with_suffix('.png')}.")
+    found = inspect_images(config, seed, source)
+    console = Console()
+    console.print(render_inspection(found))
+    figure = draw_inputs(system, open_images(config, seed, source), seed)
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(picture, lambda path: figure.savefig(path, format="png", dpi=110))
+    console.print(f"What {system} would be shown: {picture}")
+    return found
+
+
+def draw_inputs(name: str, images: ImageData, seed: int) -> Figure:
+    """Some images with what the system would get of them: context and target blocks, or views."""
+    inputs = ImageInputs.of(images)
+    system = load_system(name)(default_config(name, images.config.data).model, inputs, seed)
+    chosen = np.random.default_rng(seed).permutation(len(images.train))[:PICTURED]
+    samples = [images.train[int(i)] for i in chosen]
+    batch = system.collator(seed)(samples)
+    originals = inputs.restore(inputs.prepare(samples)).permute(0, 2, 3, 1).numpy()
+    if "context" in batch:
+        cropped = inputs.restore(batch["image"]).permute(0, 2, 3, 1).numpy()
+        titles = ["image", "context", *(f"target {m + 1}" for m in range(batch["targets"].shape[1]))]
+        rows = []
+        for original, image, (context, targets) in zip(originals, cropped, read_masks(batch), strict=True):
+            rows.append([original, *(show_only(image, ids, system.grid) for ids in (context, *targets))])
+    else:
+        views = inputs.restore(batch["views"]).permute(0, 1, 3, 4, 2).numpy()
+        titles = ["image", *(f"view {v + 1}" for v in range(views.shape[1]))]
+        rows = [[original, *shown] for original, shown in zip(originals, views, strict=True)]
+    figure = Figure(figsize=(1.3 * len(titles), 1.3 * len(rows) + 0.3), layout="constrained")
+    axes = figure.subplots(len(rows), len(titles), squeeze=False)
+    for line, row in zip(axes, rows, strict=True):
+        for axis, image in zip(line, row, strict=True):
+            axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+            axis.set_axis_off()
+    for axis, title in zip(axes[0], titles, strict=True):
+        axis.set_title(title, fontsize=9)
+    return figure
+
+
+def show_only(image: np.ndarray, ids: list[int], grid: tuple[int, int]) -> np.ndarray:
+    """The image with all tokens but these washed out; grey stands for hidden."""
+    shown = np.zeros(grid[0] * grid[1], dtype=bool)
+    shown[ids] = True
+    patch = (image.shape[0] // grid[0], image.shape[1] // grid[1])
+    mask = np.kron(shown.reshape(grid), np.ones(patch, dtype=bool))[..., None]
+    return np.where(mask, image, 0.75 + 0.1 * image)

@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from jepakit.errors import UserError
+from jepakit.evaluation.attentive import AttentiveConfig, AttentiveProbe, attentive_probe
+from jepakit.evaluation.labels import read_targets
+from jepakit.evaluation.linear import linear_probe
+from jepakit.evaluation.metrics import METRICS
+from jepakit.evaluation.pooling import pool
+
+QUICK = AttentiveConfig(epochs=8, learning_rates=(1e-2,), batch_size=64)
+
+
+def needle(n, generator, tokens=12, dim=8, classes=3):
+    """One token of each sample, at a random place, is marked and says the class; all others shout about other classes."""
+    x = generator.normal(size=(n, tokens, dim))
+    labels = generator.integers(0, classes, n)
+    x[..., 1 : 1 + classes] = 3 * np.eye(classes)[generator.integers(0, classes, (n, tokens))]
+    x[..., 0] = 0
+    place = generator.integers(0, tokens, n)
+    x[np.arange(n), place, 0] = 4
+    x[np.arange(n), place, 1 : 1 + classes] = 3 * np.eye(classes)[labels]
+    return torch.from_numpy(x).float(), labels
+
+
+@pytest.fixture(scope="module")
+def haystack():
+    generator = np.random.default_rng(0)
+    (train, y), (test, y_test) = needle(1500, generator), needle(400, generator)
+    return train, test, read_targets(y, y_test)
+
+
+def test_attention_finds_what_the_mean_hides(haystack):
+    train, test, targets = haystack
+    scores, detail = attentive_probe(train, test, targets, QUICK)
+    accuracy = METRICS["accuracy"]
+    assert accuracy(scores, targets.test) > 0.9
+    assert accuracy(linear_probe(pool(train), pool(test), targets)[0], targets.test) < 0.7
+    assert detail["learning_rate"] == 1e-2
+    assert 1 <= detail["epochs"] <= 8
+
+
+def test_the_validation_part_rejects_a_hopeless_learning_rate(haystack):
+    train, test, targets = haystack
+    config = AttentiveConfig(epochs=4, learning_rates=(1e-7, 1e-2), batch_size=64)
+    assert attentive_probe(train, test, targets, config)[1]["learning_rate"] == 1e-2
+
+
+def test_the_seed_decides_and_the_global_generator_is_left_alone(haystack):
+    train, test, targets = haystack
+    config = AttentiveConfig(epochs=1, learning_rates=(1e-2,))
+    before = torch.get_rng_state()
+    first, again, other = (attentive_probe(train, test, targets, config, seed)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_more_samples_than_the_limit_are_drawn_in_proportion(haystack):
+    train, test, targets = haystack
+    config = AttentiveConfig(epochs=1, learning_rates=(1e-2,), max_samples=300)
+    assert attentive_probe(train, test, targets, config)[1]["train"] == pytest.approx(300, abs=2)
+
+
+@pytest.mark.parametrize("task", ["regression", "multilabel"])
+def test_other_tasks(task):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(1200, 5, 6))
+    signal = x[:, :, 0].mean(axis=1)
+    labels = 100 + 10 * signal if task == "regression" else np.stack([signal > 0, signal < -0.3], axis=1)
+    targets = read_targets(labels[:900], labels[900:], task)
+    x = torch.from_numpy(x)
+    config = AttentiveConfig(epochs=15, learning_rates=(1e-2,))
+    scores, _ = attentive_probe(x[:900], x[900:], targets, config)
+    metric = METRICS["r2" if task == "regression" else "mean_average_precision"]
+    assert metric(scores, targets.test) > 0.8
+
+
+def test_the_probe_is_cross_attention_of_a_learned_query():
+    """Keys are never formed: equal to attention with keys = tokens, written the usual way."""
+    probe = AttentiveProbe(torch.zeros(6), torch.ones(6), outputs=3, heads=2, width=4)
+    tokens = torch.randn(5, 7, 6)
+    seen = [
+        F.scaled_dot_product_attention(probe.query[h].expand(5, 1, 6), tokens, tokens @ probe.value[h])[:, 0]
+        for h in range(2)
+    ]
+    expected = probe.head(probe.norm(torch.cat(seen, dim=1)))
+    torch.testing.assert_close(probe(tokens), expected)
+
+
+def test_the_order_of_tokens_does_not_matter_and_constant_dimensions_are_silent():
+    mean, std = torch.randn(6), torch.tensor([1.0, 2.0, 0.5, 1.0, 1.0, torch.inf])
+    probe = AttentiveProbe(mean, std, outputs=3, heads=2, width=4)
+    tokens = torch.randn(5, 7, 6)
+    torch.testing.assert_close(probe(tokens), probe(tokens[:, torch.randperm(7)]))
+    changed = tokens.clone()
+    changed[..., 5] += 100
+    torch.testing.assert_close(probe(tokens), probe(changed))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"learning_rates": ()}, "learning_rates"),
+        ({"weight_decay": -1}, "weight_decay"),
+    ],
+)
+def test_messages(options, words):
+    with pytest.raises(UserError, match=words):
+        AttentiveConfig(**options)
