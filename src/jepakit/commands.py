@@ -43,7 +43,7 @@ def _pretrain(words: list[str]) -> int:
         if not {"-h", "--help"} & set(words):
             raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. jepakit pretrain i-jepa --data ./photos --out runs/a")
         system = "i-jepa"
-    asked = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
+    asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
     chosen = RunConfig(
         system=system, dataset=asked.dataset, model=asked.model, training=asked.training, health=asked.health
     )
@@ -132,14 +132,14 @@ def _call(
     for position, parameter in enumerate(inspect.signature(verb).parameters.values()):
         if parameter.name in hidden:
             continue
-        kind = hints[parameter.name]
+        kind: Any = hints[parameter.name]
         if position == 0:
-            kind = tyro.conf.Positional[kind]
+            kind = tyro.conf.Positional[kind]  # type: ignore[misc]
         required = parameter.default is inspect.Parameter.empty
         fields.append((parameter.name, kind) if required else (parameter.name, kind, parameter.default))
     options = dataclasses.make_dataclass(name.capitalize(), fields, frozen=True)
     options.__doc__ = verb.__doc__
-    asked = tyro.cli(options, args=words, prog=f"jepakit {name}")
+    asked: Any = tyro.cli(options, args=words, prog=f"jepakit {name}")
     return verb(**{field[0]: getattr(asked, field[0]) for field in fields})
 
 

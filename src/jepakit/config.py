@@ -116,7 +116,7 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         missing = [f.name for f in fields(kind) if f.name not in value and _required(f)]
         if missing:
             raise UserError(f"{where}: the option {missing[0]!r} is missing.")
-        return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+        return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None

@@ -14,7 +14,7 @@ QUICK = AttentiveConfig(epochs=8, learning_rates=(1e-2,), batch_size=64)
 
 
 def needle(n, generator, tokens=12, dim=8, classes=3):
-    """One token of each sample, at a random place, is marked and says the class; all others shout about other classes."""
+    """One token of a sample, at a random place, is marked and says the class; all others shout about any class."""
     x = generator.normal(size=(n, tokens, dim))
     labels = generator.integers(0, classes, n)
     x[..., 1 : 1 + classes] = 3 * np.eye(classes)[generator.integers(0, classes, (n, tokens))]

@@ -119,7 +119,7 @@ def test_tokens_of_anybody_go_to_all_five_evaluators():
 def test_a_test_part_of_ones_own():
     generator = np.random.default_rng(0)
     labels = np.arange(100) % 2
-    x = generator.normal(size=(100, 6)) + 4 * labels[:, None]
+    x = generator.normal(size=(100, 6)) + 20 * np.eye(2, 6)[labels]
     options = {"test_embeddings": torch.from_numpy(x[80:]), "test_labels": 1 - labels[80:]}  # all wrong, and so it says
     (row,) = evaluate_arrays(x[:80], labels[:80], evaluators=["knn-1"], **options)
     assert row.value == 0

@@ -85,7 +85,7 @@ def test_the_fit_in_the_row_space_is_exact():
     direct = fit_logistic(x, y, narrow.strength, tolerance=1e-8, iterations=5000)
     assert narrow.strength > 0.005  # the choice was given 30 coordinates, not 200
     torch.testing.assert_close(narrow(x), direct(x), atol=1e-3, rtol=1e-2)
-    torch.testing.assert_close(narrow.weight, direct.weight, atol=1e-4, rtol=1e-2)
+    torch.testing.assert_close(narrow.weight, direct.weight, atol=1e-3, rtol=1e-2)
 
 
 @pytest.mark.parametrize(("n", "dim"), [(80, 6), (30, 60)])

@@ -46,7 +46,7 @@ def test_the_table_has_features_as_rows_and_evaluators_as_columns():
     assert "0.900  0.890–0.920" in text
     lines = [line for line in text.splitlines() if "encoder" in line or "pixels" in line]
     assert ["0.900" in lines[0], "0.700" in lines[0], "3.000" in lines[0]] == [True] * 3
-    assert "–  " in lines[1]  # pixels have no kNN row
+    assert " – " in lines[1]  # pixels have no kNN row
     assert "linear: 95% Wilson over test samples" in " ".join(text.split())
     styled = console.export_text(styles=True)
     assert "\x1b[1m0.900" in styled

@@ -110,9 +110,9 @@ def test_other_tasks(digits, encoder, task):
 
 def test_messages(digits, encoder):
     images, labels, test_images, test_labels = digits
-    with pytest.raises(UserError, match="1000 train images but 5 train labels"):
+    with pytest.raises(UserError, match="1000 train samples but 5 train labels"):
         train_supervised(encoder, images, labels[:5], test_images, labels[:797])
-    with pytest.raises(UserError, match="797 test images but 3 test labels"):
+    with pytest.raises(UserError, match="797 test samples but 3 test labels"):
         train_supervised(encoder, images, labels, test_images, test_labels[:3])
     with pytest.raises(UserError, match="epochs must be at least 1"):
         SupervisedConfig(epochs=0)

@@ -23,6 +23,7 @@ class System(nn.Module):
     """
 
     Config: ClassVar[type]
+    inputs: Any  # what the encoder expects of its input (`prepare`, `restore`): the modality's
     training_defaults: ClassVar[dict[str, Any]] = {}
     joins_batch: bool = False  # True: the loss looks across the batch, which accumulation would cut into pieces
 

@@ -16,7 +16,7 @@ from jepakit.evaluation.attentive import attentive_probe
 from jepakit.evaluation.features import Array, Features, as_features
 from jepakit.evaluation.intervals import Interval, interval_of, over_draws, paired_difference
 from jepakit.evaluation.knn import KNNConfig, knn_scores
-from jepakit.evaluation.labels import Targets, as_array, held_out, infer_task, read_targets
+from jepakit.evaluation.labels import Targets, as_array, check_lengths, held_out, infer_task, read_targets
 from jepakit.evaluation.linear import linear_probe, low_shot_probe
 from jepakit.evaluation.metrics import Metric, metrics_for
 from jepakit.evaluation.pooling import pool
@@ -101,11 +101,9 @@ def evaluate_features(
     names = [one.name for one in features]
     if len(set(names)) < len(names):
         raise UserError(f"features need different names, got {names}.")
-    targets = read_targets(train_labels, test_labels, task)
     for one in features:
-        for part, values, labels in (("train", one.train, targets.train), ("test", one.test, targets.test)):
-            if len(values) != len(labels):
-                raise UserError(f"features {one.name!r}: {len(values)} {part} samples but {len(labels)} {part} labels.")
+        check_lengths(f"features {one.name!r}", (one.train, one.test), (train_labels, test_labels))
+    targets = read_targets(train_labels, test_labels, task)
     rows: list[Row] = []
     for name in dict.fromkeys(EVALUATORS if evaluators is None else evaluators):
         evaluator = Evaluator.parse(name)
@@ -124,7 +122,7 @@ def _rows(name: str, evaluator: Evaluator, features: Sequence[Features], targets
     for one in features:
         if evaluator.kind == "attentive" and one.train_tokens is None:
             continue
-        scores, chosen = evaluator.scores(one, targets, derive_seed(seed, name))
+        scores, chosen = evaluator.scores(one, targets, seed)
         for metric in metrics_for(targets):
             interval = _interval(metric, scores, targets, seed)
             detail = {"train": len(targets.train), "test": len(targets.test), **chosen}

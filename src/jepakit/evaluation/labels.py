@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -46,6 +47,13 @@ def infer_task(labels: ArrayLike | Tensor) -> Task:
     if array.ndim == 2 and array.shape[1] > 1:
         return "multilabel"
     return "regression" if np.issubdtype(array.dtype, np.floating) else "classification"
+
+
+def check_lengths(name: str, parts: tuple[Sized, Sized], labels: tuple[ArrayLike | Tensor, ArrayLike | Tensor]) -> None:
+    """Raise `UserError` unless there is a label for each sample of the train and of the test part."""
+    for part, samples, known in zip(("train", "test"), parts, map(as_array, labels), strict=True):
+        if known.shape[:1] != (len(samples),):
+            raise UserError(f"{name}: {len(samples)} {part} samples but {len(known)} {part} labels.")
 
 
 def read_targets(train_labels: ArrayLike | Tensor, test_labels: ArrayLike | Tensor, task: str | None = None) -> Targets:

@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
-from jepakit.errors import UserError, check_range
+from jepakit.errors import check_range
 from jepakit.evaluation.attentive import outputs_of, scaled_targets, task_loss
 from jepakit.evaluation.features import Features
 from jepakit.evaluation.intervals import interval_of
-from jepakit.evaluation.labels import Targets, held_out, read_targets
+from jepakit.evaluation.labels import Targets, check_lengths, held_out, read_targets
 from jepakit.evaluation.metrics import metrics_for
 from jepakit.evaluation.pooling import pool
 from jepakit.evaluation.rows import Row
@@ -70,10 +70,9 @@ def train_supervised(
         The mean-pooled features "supervised" of the trained encoder (no tokens), for the same evaluators as the others;
         and rows of the evaluator "direct": what the trained linear layer itself scores on the test part.
     """
-    config, targets = config or SupervisedConfig(), read_targets(train_labels, test_labels, task)
-    for part, images, known in (("train", train_images, targets.train), ("test", test_images, targets.test)):
-        if len(images) != len(known):
-            raise UserError(f"supervised: {len(images)} {part} images but {len(known)} {part} labels.")
+    config = config or SupervisedConfig()
+    check_lengths("supervised", (train_images, test_images), (train_labels, test_labels))
+    targets = read_targets(train_labels, test_labels, task)
     device = next(encoder.parameters()).device
     labels, mean, scale = scaled_targets(targets)
     held = held_out(targets.strata, config.validation_fraction, derive_seed(seed, "supervised validation"))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -193,7 +194,7 @@ def system_name(system: System) -> str:
 
 @torch.no_grad()
 def embed_images(
-    model: nn.Module, inputs: ImageInputs, dataset: Any, indices: Sequence[int] | None = None, batch_size: int = 256,
+    model: Callable[[Tensor], Tokens], inputs: ImageInputs, dataset: Any, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 256,
     device: torch.device | None = None, tokens: bool = False,
 ) -> Tensor:  # fmt: skip
     """Embeddings of a data set, `[n, dim]` mean-pooled or `[n, tokens, dim]`, float32 on the CPU.

@@ -84,5 +84,6 @@ def initialise_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for index, block in enumerate(blocks, start=1):
+        assert isinstance(block, Block)
         block.attn.proj.weight.data.div_(math.sqrt(2.0 * index))
         block.mlp.fc2.weight.data.div_(math.sqrt(2.0 * index))

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from jepakit.core.system import Batch, System
+from jepakit.errors import UserError
 from jepakit.training.config import TrainingConfig
 from jepakit.training.device import autocast, to_device
 from jepakit.training.health import split_batch
@@ -65,6 +68,19 @@ def format_seconds(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+@contextlib.contextmanager
+def memory_advice(config: TrainingConfig, joins_batch: bool) -> Iterator[None]:
+    """Turn an out-of-memory error into advice."""
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise UserError(out_of_memory_advice(config, joins_batch)) from error
+    except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # how torch's CPU allocator says it
+            raise UserError(out_of_memory_advice(config, joins_batch)) from error
+        raise
 
 
 def out_of_memory_advice(config: TrainingConfig, joins_batch: bool) -> str:

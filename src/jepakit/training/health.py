@@ -76,7 +76,7 @@ class HealthMonitor:
         self.images = system.inputs.prepare(held_out)
         self.pairs = system.collator(training.seed, views=2)(held_out[:ENERGY_SAMPLES])
         self.views = system.collator(training.seed + 1, views=config.lidar_views)(held_out)
-        self.bank = system.inputs.prepare(bank) if bank else None
+        self.bank: Tensor | None = system.inputs.prepare(bank) if bank else None
         if bank:
             known, asked = (np.asarray([sample["label"] for sample in part]) for part in (bank, held_out))
             # A rare class may be missing from the bank; its samples cannot be found and are not asked for.
@@ -111,7 +111,7 @@ class HealthMonitor:
             if everything or step % self.cadence.lidar == 0:
                 values |= self._lidar()
             if self.bank is not None and (everything or step % self.cadence.knn == 0):
-                values["knn"] = self._knn(embeddings)
+                values["knn"] = self._knn(embeddings, self.bank)
             if "rankme" in values:
                 if step == 0:
                     self.reference = {name: v for name, v in values.items() if isinstance(v, float)}
@@ -147,10 +147,10 @@ class HealthMonitor:
         result = lidar(torch.cat(parts))
         return {"lidar": result.value, "lidar_n": result.n, "lidar_q": result.q, "lidar_noise": result.noise}
 
-    def _knn(self, embeddings: Tensor) -> float:
-        config = KNNConfig(k=min(NEIGHBOURS, len(self.bank)))
+    def _knn(self, embeddings: Tensor, bank: Tensor) -> float:
+        config = KNNConfig(k=min(NEIGHBOURS, len(bank)))
         queries = embeddings[torch.from_numpy(self.asked)]
-        scores = knn_scores(self._encode(self.bank), self.targets.train, queries, self.targets.task, config)
+        scores = knn_scores(self._encode(bank), self.targets.train, queries, self.targets.task, config)
         return metrics_for(self.targets)[0](scores, self.targets.test)
 
 

@@ -7,13 +7,15 @@ from typing import Any, Protocol
 
 from jepakit.config import RunConfig, to_plain
 from jepakit.errors import missing_extra
-from jepakit.training.run_folder import RunFolder
+from jepakit.training.run_folder import RunFolder, step_of
 
 
 class Logger(Protocol):
-    """Takes metrics lines."""
+    """Takes metrics lines, until it is closed."""
 
     def log(self, line: dict[str, Any]) -> None: ...
+
+    def close(self) -> None: ...
 
 
 def numbers(line: dict[str, Any]) -> dict[str, float]:
@@ -23,19 +25,23 @@ def numbers(line: dict[str, Any]) -> dict[str, float]:
 
 
 class TensorBoard:
-    """Event files in the run folder's `tensorboard/`."""
+    """Event files in the run folder's `tensorboard/`; those of steps that a resumed run takes again are hidden."""
 
     def __init__(self, module: Any, folder: RunFolder, config: RunConfig):
-        self.writer = module.SummaryWriter(folder.path / "tensorboard")
+        kept = folder.list_checkpoints()
+        self.writer = module.SummaryWriter(folder.path / "tensorboard", purge_step=step_of(kept[-1]) + 1 if kept else None)
 
     def log(self, line: dict[str, Any]) -> None:
         for name, value in numbers(line).items():
             self.writer.add_scalar(name, value, line["step"])
         self.writer.flush()
 
+    def close(self) -> None:
+        self.writer.close()
+
 
 class Tracker:
-    """trackio and wandb: the same three calls."""
+    """trackio and wandb: the same calls."""
 
     def __init__(self, module: Any, folder: RunFolder, config: RunConfig):
         self.module = module
@@ -43,6 +49,9 @@ class Tracker:
 
     def log(self, line: dict[str, Any]) -> None:
         self.module.log(numbers(line), step=line["step"])
+
+    def close(self) -> None:
+        self.module.finish()
 
 
 LOGGERS: dict[str, tuple[str, Any]] = {

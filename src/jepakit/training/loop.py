@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from torch.utils.data import DataLoader
 from jepakit.core.system import Batch, System
 from jepakit.errors import UserError
 from jepakit.training.config import TrainingConfig
-from jepakit.training.cost import out_of_memory_advice
+from jepakit.training.cost import memory_advice
 from jepakit.training.device import autocast, to_device
 from jepakit.training.health import HealthMonitor, split_batch
 from jepakit.training.loggers import Logger
@@ -24,6 +23,7 @@ from jepakit.training.optimizer import build_optimizer, set_schedule
 from jepakit.training.order import DrawnDataset, StreamSampler
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
+from jepakit.training.signals import Signals, outlive_signals, start_workers
 
 
 @dataclass(frozen=True)
@@ -79,40 +79,38 @@ class Trainer:
         self.window: dict[str, Any] = {}  # sums since the last metrics line; part of a checkpoint
         self.best: dict[str, float] = {}
         self.verdict = ""
-        self.signal: int | None = None
         self.started, self.window_started = time.perf_counter(), time.perf_counter()
         self.checkpoint_every = config.checkpoint_every or max(1, math.ceil(self.steps / 10))
 
     def train(self) -> Outcome:
         """Train from where the run stands to its end, an interrupt, or a collapse (where that is to end it)."""
         self.system.train()
-        previous = self._catch_signals()
-        try:
+        with (
+            Signals(self.progress.say) as signals,
+            memory_advice(self.config, self.system.joins_batch),
+            closing(self.progress),
+            closing(self.batches()) as batches,
+        ):
             if self.step == 0:
                 self.watch()
-            for batch in self.batches():
-                self.log(self.optimise(batch))
-                last = self.step == self.steps
-                if self.monitor.due(self.step, last):
+            while not self.ended:
+                self.log(self.optimise(next(batches)))
+                if self.monitor.due(self.step, last=self.step == self.steps):
                     self.watch()
-                collapsed = self.monitor.config.stop_on_collapse and self.verdict in ("collapsed", "diverged")
-                if last or collapsed or self.signal or self.step % self.checkpoint_every == 0:
+                if self.ended or signals.received or self.step % self.checkpoint_every == 0:
                     self.save()
-                if collapsed or self.signal:
-                    return Outcome("collapsed" if collapsed else "interrupted", self.step, self.verdict, self.signal)
-            return Outcome("finished", self.step, self.verdict)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            raise UserError(out_of_memory_advice(self.config, self.system.joins_batch)) from error
-        except RuntimeError as error:
-            if "can't allocate memory" in str(error):  # how torch's CPU allocator says it
-                raise UserError(out_of_memory_advice(self.config, self.system.joins_batch)) from error
-            raise
-        finally:
-            self.progress.close()
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+                if signals.received and not self.ended:
+                    return Outcome("interrupted", self.step, self.verdict, signals.received)
+        return Outcome(self.ended, self.step, self.verdict)
 
-    def batches(self) -> Iterator[Batch]:
+    @property
+    def ended(self) -> str:
+        """"collapsed" (where that is to end a run) or "finished"; empty while there is more to train."""
+        if self.monitor.config.stop_on_collapse and self.verdict in ("collapsed", "diverged"):
+            return "collapsed"
+        return "finished" if self.step >= self.steps else ""
+
+    def batches(self) -> Generator[Batch, None, None]:
         """Collated batches of the steps that are left, in an order that depends on nothing but the seed."""
         sampler = StreamSampler(len(self.dataset), self.config.batch_size, self.steps, self.config.seed, self.step)
         workers = self.config.workers or 0
@@ -122,9 +120,11 @@ class Trainer:
             collate_fn=self.system.collator(self.config.seed),
             num_workers=workers,
             multiprocessing_context="spawn" if workers else None,
+            worker_init_fn=outlive_signals if workers else None,
             pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # its own: the global one is part of a checkpoint, and starting must not draw from it
         )
-        yield from loader
+        yield from start_workers(loader)
 
     def optimise(self, batch: Batch) -> dict[str, Any]:
         """One optimiser step; returns the loss terms (on the device, unread) and the schedules' values."""
@@ -154,6 +154,7 @@ class Trainer:
         self.window["steps"] = self.window.get("steps", 0) + 1
         if self.step % self.config.log_every and self.step != self.steps:
             return
+        self.check_finite()
         count = self.window.pop("steps")
         means = {name: float(total) / count for name, total in self.window.items()}
         self.window = {}
@@ -170,14 +171,21 @@ class Trainer:
             "time/samples_per_s": self.config.batch_size / step_s,
             "time/elapsed_s": now - self.started,
         }
-        if not math.isfinite(means["loss"]) or not math.isfinite(means["grad_norm"]):
-            raise UserError(
-                f"The loss or its gradient became {means['loss']} at about step {self.step}: the run diverged. The last "
-                f"checkpoint in {self.folder.checkpoints} is from before. Lower lr (now {self.config.lr}), lengthen warmup, "
-                "or set clip; with bfloat16, try precision float32."
-            )
         self._write(line)
         self.progress.update(line, self.steps)
+
+    def check_finite(self) -> None:
+        """Stop a run whose loss or gradient overflowed since the last metrics line, before that is written or saved."""
+        loss, gradient = (float(self.window.get(name, 0.0)) for name in ("loss", "grad_norm"))
+        if math.isfinite(loss) and math.isfinite(gradient):
+            return
+        kept = self.folder.list_checkpoints()
+        before = f"The last checkpoint, {kept[-1]}, is from before" if kept else "There is no checkpoint yet"
+        raise UserError(
+            f"The loss or its gradient is no longer a number at step {self.step} (or up to {self.config.log_every} before): "
+            f"the run diverged. {before}. Start again with a lower lr (now {self.config.lr}), a longer warmup, or a lower "
+            f"clip (now {self.config.clip}); with bfloat16, try precision float32."
+        )
 
     def watch(self) -> None:
         """Write a health line, and say it when the verdict changes."""
@@ -196,6 +204,7 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint: weights, optimiser, random state, position, and what the metrics need to go on."""
+        self.check_finite()
         state = {
             "step": self.step,
             "system": self.system.state_dict(),
@@ -214,6 +223,7 @@ class Trainer:
 
     def restore(self) -> None:
         """Go back to the newest checkpoint (to the start if there is none); metrics written since are cut."""
+        self.folder.remove_unfinished()
         state = self.folder.load_checkpoint(self.device)
         if state is None:
             self.folder.cut_metrics(-1)
@@ -223,8 +233,14 @@ class Trainer:
                 "The data changed since this run began (other files, labels or sizes): resuming would not continue the same "
                 "run. Put the data back, or start a new run from these weights with --init."
             )
-        self.system.load_state_dict(state["system"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        try:
+            self.system.load_state_dict(state["system"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise UserError(
+                f"The checkpoint does not fit {self.folder.config}: its options were changed since. Put them back; to change "
+                f"a run, start a new one: jepakit pretrain --config {self.folder.config} --out ANOTHER."
+            ) from error
         torch.random.set_rng_state(state["rng"].cpu())
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
@@ -236,15 +252,3 @@ class Trainer:
         self.folder.append_metrics(line)
         for logger in self.loggers:
             logger.log(line)
-
-    def _catch_signals(self) -> dict[int, Any]:
-        def remember(number: int, frame: FrameType | None) -> None:
-            if self.signal is not None:  # the second time the person means it
-                raise KeyboardInterrupt
-            self.signal = number
-            self.progress.say("Finishing this step and saving (once more to stop at once) ...")
-
-        try:
-            return {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
-        except ValueError:  # not the main thread: whoever owns it handles signals
-            return {}

@@ -14,7 +14,7 @@ from jepakit.randomness import derive_seed
 class Draw(NamedTuple):
     """One sample to fetch: its index, the epoch it is drawn in, the step that will see it, the share of training done."""
 
-    index: int
+    sample: int
     epoch: int
     step: int
     progress: float
@@ -58,4 +58,4 @@ class DrawnDataset(Dataset):
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return {**self.dataset[draw.index], "epoch": draw.epoch, "step": draw.step, "progress": draw.progress}
+        return {**self.dataset[draw.sample], "epoch": draw.epoch, "step": draw.step, "progress": draw.progress}

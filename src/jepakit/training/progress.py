@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 
+from jepakit.training.cost import format_seconds
+
 COLOURS = {"healthy": "green", "collapsed": "bold red", "diverged": "bold red", "fragmented": "yellow", "warning": "yellow"}
 
 
@@ -31,7 +33,7 @@ class Progress:
         if not self.console.is_terminal and (line["progress"] >= self.said + 0.1 or line["step"] == steps):
             self.said = line["progress"]
             left = line["time/step_s"] * (steps - line["step"])
-            self.say(f"step {line['step']}/{steps}  {text}  {left:.0f} s left")
+            self.say(f"step {line['step']}/{steps}  {text}" + (f"  {format_seconds(left)} left" if left else ""))
 
     def health(self, values: dict[str, Any], step: int, changed: bool) -> None:
         """Show a health line; a changed verdict is told in full."""
@@ -39,12 +41,11 @@ class Progress:
             return
         verdict = values["health/verdict"]
         if changed and verdict != "start":
-            colour = COLOURS.get(verdict, "white")
-            self.say(f"[{colour}]health at step {step}: {verdict}[/] — {values['health/message']}")
+            self.say(f"health at step {step}: {verdict} — {values['health/message']}", COLOURS.get(verdict))
 
-    def say(self, text: str) -> None:
-        """Print above the bar."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+    def say(self, text: str, style: str | None = None) -> None:
+        """Print above the bar, as it stands: a path may hold what rich would read as a style or an emoji."""
+        self.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Remove the bar."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,12 @@ from safetensors.torch import save_file
 from jepakit.errors import UserError
 
 FORMAT = 1
+UNFINISHED = ".writing"
 
 
-def write_atomic(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place and move it there: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}.writing")
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
         write(temporary)
         with open(temporary, "rb") as handle:
@@ -46,16 +48,30 @@ class RunFolder:
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"
 
-    def create(self) -> None:
-        """Make the folder; refuse one that already holds a run."""
+    def check_free(self) -> None:
+        """Refuse a folder that already holds a run, or that cannot be made."""
         if self.config.exists():
             raise UserError(
                 f"{self.path} already holds a run. Continue it with `jepakit resume {self.path}`, or choose another --out."
             )
+        parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
+        if not parent.is_dir() or not os.access(parent, os.W_OK):
+            what = "may not be written to" if parent.is_dir() else "is a file"
+            raise UserError(f"Cannot make the run folder {self.path}: {parent} {what}. Choose another --out.")
+
+    def create(self) -> None:
+        """Make the folder; refuse one that already holds a run."""
+        self.check_free()
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"Cannot write the run folder {self.path}: {error.strerror}. Choose another --out.") from error
+            raise UserError(f"Cannot make the run folder {self.path}: {error.strerror}. Choose another --out.") from error
+
+    def remove_unfinished(self) -> None:
+        """Remove the files that a killed process was writing."""
+        for folder in (self.path, self.checkpoints):
+            for path in folder.glob(f".*{UNFINISHED}"):
+                path.unlink()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
@@ -99,10 +115,12 @@ class RunFolder:
             return None
         try:
             state = torch.load(paths[-1], map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError) as error:
-            raise UserError(f"{paths[-1]} cannot be read ({error}). Delete it to resume from the one before.") from error
-        if state.get("format") != FORMAT:
-            raise UserError(f"{paths[-1]}: this jepakit reads checkpoint format {FORMAT}, found {state.get('format')!r}.")
+        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+            reason = str(error).partition("\n")[0]
+            raise UserError(f"{paths[-1]} cannot be read ({reason}). Delete it to resume from the one before.") from error
+        found = state.get("format") if isinstance(state, dict) else None
+        if found != FORMAT:
+            raise UserError(f"{paths[-1]}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")
         return state
 
     def save_model(self, system: torch.nn.Module) -> None:

@@ -76,15 +76,14 @@ def evaluate(
         pooled = [pool(part, pooling) for part in both]
         features.append(Features(name, *pooled, *(both if tokens else ())))
     pictures = [_prepared(config.inputs, part) for part in (train, test)]
-    features += baseline_features(*pictures, seed)
-    rows = []
+    features += baseline_features(pictures[0], pictures[1], seed)
+    rows: list[Row] = []
     if supervised:
         learned, rows = train_supervised(
             encoders["random init"], pictures[0], train.labels, pictures[1], test.labels, task=images.task, seed=seed
         )
         features.append(learned)
-    names = evaluators if evaluators is not None else None
-    rows = evaluate_features(features, train.labels, test.labels, images.task, names, seed) + rows
+    rows = evaluate_features(features, train.labels, test.labels, images.task, evaluators, seed) + rows
     write_json(
         folder.evaluation,
         {

@@ -10,6 +10,7 @@ import platform
 import shlex
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,12 @@ from jepakit.config import RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.interop.pretrained import initialise
+from jepakit.modalities.image_sources import BUILT_IN
 from jepakit.modalities.images import ImageData, open_images
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
-from jepakit.training.cost import format_bytes, format_seconds, measure_cost
+from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
 from jepakit.training.device import choose_device, choose_precision
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
@@ -39,6 +41,7 @@ from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
 
 FEWEST_IMAGES = 16
+OBJECT = "object"  # the name of data that was given as a Python object
 
 
 @dataclass(frozen=True)
@@ -78,41 +81,55 @@ def pretrain(
         if system not in (None, chosen.system):
             raise UserError(f"{config} is a run of {chosen.system!r}, not of {system!r}. Leave the system out.")
         if data is not None:
-            options["data"] = "object" if source is not None else os.fspath(data)
+            options["data"] = OBJECT if source is not None else os.fspath(data)
     else:
         if system is None or data is None:
             raise UserError("pretrain needs a system and data: jepakit pretrain i-jepa --data ./photos --out runs/photos")
-        chosen = default_config(system, "object" if source is not None else os.fspath(data))
+        chosen = default_config(system, OBJECT if source is not None else os.fspath(data))
     return run_config(chosen.override(**options), Path(out), init=init, source=source)
 
 
 def run_config(chosen: RunConfig, out: Path, init: str | Path | None = None, source: Any = None) -> Pretrained:
     """Pretrain what a config describes."""
     folder = RunFolder(out)
-    device = choose_device(chosen.training.device)  # before the data is read: a typo should not cost minutes
+    folder.check_free()  # before the data is read: a typo should not cost minutes
+    device = choose_device(chosen.training.device)
     images = open_images(chosen.dataset, chosen.training.seed, source=source)
     decided = decide(chosen, images)
-    folder.create()
     system = build_system(decided, device)
     if init is not None:
         initialise(system, init)
+    trainer = build_trainer(decided, folder, images, system, device)
+    announce(trainer, decided, images)
+    folder.create()  # only now: a run that could not start leaves nothing behind
     write_atomic(folder.config, lambda path: write_config(path, decided))
     write_environment(folder, decided, device)
-    return _train(decided, folder, images, system, device, resumed=False)
+    return _train(trainer, decided, folder, images)
 
 
 def resume(run: str | Path, *, source: Any = None) -> Pretrained:
     """Continue an interrupted run from its newest checkpoint, to the same end as if it had not been interrupted.
 
     Args:
-        run: the run folder. source: the data set object, where the run was given one.
+        run: the run folder. A finished one only gets its report again (and its evaluation, if that is missing).
+        source: the data set object, where the run was given one.
     """
     folder = RunFolder(run)
     decided = read_config(folder.path)
+    if decided.inputs is None:
+        raise UserError(f"{folder.config} was not written by a run. Start one: jepakit pretrain --config {folder.config}")
+    if decided.dataset.data == OBJECT and source is None:
+        raise UserError(f"{folder.path} was trained on a data set object: jepakit.resume({str(run)!r}, source=DATASET) in Python.")
     device = choose_device(decided.training.device)
     images = open_images(decided.dataset, decided.training.seed, source=source)
     system = build_system(decided, device)
-    return _train(decided, folder, images, system, device, resumed=True)
+    trainer = build_trainer(decided, folder, images, system, device)
+    trainer.restore()
+    if trainer.ended:
+        trainer.progress.say(f"{folder.path} has {trainer.ended} at step {trainer.step} of {trainer.steps}: nothing is left to train.")
+    else:
+        trainer.progress.say(f"Resuming {folder.path} at step {trainer.step} of {trainer.steps}.")
+    return _train(trainer, decided, folder, images)
 
 
 def decide(config: RunConfig, images: ImageData) -> RunConfig:
@@ -122,6 +139,8 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
         raise UserError(f"{images.name} has {count} images to train on; at least {FEWEST_IMAGES} are needed.")
     batch_size = min(training.batch_size, count - held_out_count(config, count))
     batch_size -= batch_size % training.accumulate
+    if batch_size == 0:
+        raise UserError(f"accumulate {training.accumulate}: the {count} images of {images.name} cannot be cut into that many.")
     epochs = 100 if training.epochs is None else training.epochs
     steps = training.steps or math.ceil(epochs * count / batch_size)
     if training.steps is None and training.epochs is None:
@@ -131,10 +150,19 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
         workers = 0 if images.train.paths is None else min(8, max(1, (os.cpu_count() or 1) - 1))
     return dataclasses.replace(
         config,
-        dataset=images.config,
+        dataset=dataclasses.replace(images.config, data=_absolute(images.config.data), labels=_absolute(images.config.labels)),
         training=dataclasses.replace(training, batch_size=batch_size, steps=steps, epochs=None, workers=workers),
         inputs=ImageInputs.of(images),
     )
+
+
+def _absolute(place: str | None) -> str | None:
+    """A path as it is found from any folder; a built-in name as it is."""
+    if place is None or place in ("none", OBJECT, *BUILT_IN):
+        return place
+    scheme = "hf:" if place.startswith("hf:") else ""
+    path = Path(place.removeprefix(scheme)).expanduser()
+    return scheme + str(path.absolute()) if path.exists() else place
 
 
 def held_out_count(config: RunConfig, count: int) -> int:
@@ -150,46 +178,62 @@ def build_system(config: RunConfig, device: torch.device) -> System:
     return load_system(config.system)(config.model, config.inputs, config.training.seed).to(device)
 
 
-def _train(
-    config: RunConfig, folder: RunFolder, images: ImageData, system: System, device: torch.device, resumed: bool
-) -> Pretrained:
-    console = Console(stderr=True)
-    dtype = choose_precision(config.training.precision, device)
-    order = np.random.default_rng(derive_seed(config.training.seed, "held out")).permutation(len(images.train))
+def build_trainer(
+    config: RunConfig, folder: RunFolder, images: ImageData, system: System, device: torch.device
+) -> Trainer:
+    """The trainer of a run, with the samples that the health monitor looks at set aside."""
+    training, task = config.training, images.task
+    if training.keep_best == "knn" and task is None:
+        raise UserError(f"keep_best knn needs labels, and {images.name} has none. Keep the best by rankme or lidar.")
+    order = np.random.default_rng(derive_seed(training.seed, "held out")).permutation(len(images.train))
     held = held_out_count(config, len(order))
     training_set = Subset(images.train, order[held:].tolist())
     held_out = [images.train[int(i)] for i in order[:held]]
-    bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if images.task else []
-    monitor = HealthMonitor(system, held_out, bank, images.task, config.health, config.training, device)
-    progress = Progress(config.training.steps or 0, 0, console)
-    trainer = Trainer(
-        system, training_set, config.training, folder, monitor, progress,
-        open_loggers(config.training.loggers, folder, config), device, dtype, images.fingerprint,
+    bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if task else []
+    return Trainer(
+        system, training_set, training, folder,
+        monitor=HealthMonitor(system, held_out, bank, task, config.health, training, device),
+        progress=Progress(training.steps or 0, 0, Console(stderr=True)),
+        loggers=open_loggers(training.loggers, folder, config),
+        device=device,
+        dtype=choose_precision(training.precision, device),
+        fingerprint=images.fingerprint,
     )  # fmt: skip
-    if resumed:
-        trainer.restore()
-        progress.say(f"Resuming {folder.path} at step {trainer.step} of {trainer.steps}.")
-    else:
-        first = next(trainer.batches())
-        cost = measure_cost(system, first, config.training, device, dtype)
-        progress.say(
-            f"[bold]{config.system}[/] on {images.name}: {len(images.train):,} images of "
-            f"{config.dataset.image_size} pixels, {cost.trained / 1e6:.2f} M parameters trained of {cost.total / 1e6:.2f} M, "
-            f"{trainer.steps:,} steps of {config.training.batch_size} on {device} in {str(dtype).removeprefix('torch.')}.\n"
-            f"About {format_bytes(cost.memory)} of memory and {format_seconds(cost.step_seconds * trainer.steps)}."
-        )
+
+
+def announce(trainer: Trainer, config: RunConfig, images: ImageData) -> None:
+    """Say what the run is and what it will cost, measured on its first batch."""
+    system, training = trainer.system, config.training
+    with memory_advice(training, system.joins_batch), closing(trainer.batches()) as batches:
+        cost = measure_cost(system, next(batches), training, trainer.device, trainer.dtype)
+    height, width = config.dataset.image_size or (0, 0)
+    trainer.progress.say(
+        f"{config.system} on {images.name}: {len(images.train):,} images of {height} x {width} pixels, "
+        f"{cost.trained / 1e6:.2f} M parameters trained of {cost.total / 1e6:.2f} M, {trainer.steps:,} steps of "
+        f"{training.batch_size} on {trainer.device} in {str(trainer.dtype).removeprefix('torch.')}.\n"
+        f"About {format_bytes(cost.memory)} of memory and {format_seconds(cost.step_seconds * trainer.steps)}."
+    )
+
+
+def _train(trainer: Trainer, config: RunConfig, folder: RunFolder, images: ImageData) -> Pretrained:
+    """Train to the end (which may be reached already), then evaluate and report."""
+    say, trained = trainer.progress.say, not trainer.ended
     started = time.perf_counter()
     outcome = trainer.train()
-    add_wall_time(folder, time.perf_counter() - started)
+    for logger in trainer.loggers:
+        logger.close()
+    if trained:
+        add_wall_time(folder, time.perf_counter() - started)
     if outcome.ended == "interrupted":
-        progress.say(f"Saved at step {outcome.step}. Continue with: jepakit resume {shlex.quote(str(folder.path))}")
+        say(f"Saved at step {outcome.step}. Continue with: jepakit resume {shlex.quote(str(folder.path))}")
         return Pretrained(folder.path, outcome, [])
-    folder.save_model(system)
+    if trained or not folder.model.exists():
+        folder.save_model(trainer.system)
     if outcome.ended == "collapsed":
-        progress.say(f"Ended at step {outcome.step}: {outcome.verdict}. The last checkpoint is in {folder.checkpoints}.")
-    rows = evaluate(folder.path, images=images) if images.task else []
-    page = report(folder.path, images=images)
-    progress.say(f"Report: {page}")
+        say(f"Ended at step {outcome.step}: {outcome.verdict}. The last checkpoint is in {folder.checkpoints}.")
+    wanted = images.task is not None and (trained or not folder.evaluation.exists())
+    rows = evaluate(folder.path, images=images) if wanted else []
+    say(f"Report: {report(folder.path, images=images)}")
     return Pretrained(folder.path, outcome, rows)
 
 

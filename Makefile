@@ -1,0 +1,35 @@
+# README's two commands. PIP_ARGS adds options to pip, for example on Linux without an NVIDIA GPU:
+#   make demo PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+export PYTHONHASHSEED = 0
+
+.PHONY: demo test test-all lint clean
+
+demo: .venv/core
+	$(BIN)/jepakit pretrain lejepa --data digits --out $(or $(OUT),runs/demo-$(shell date +%Y%m%d-%H%M%S))
+
+test: .venv/test
+	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+
+test-all: .venv/test lint test
+	$(BIN)/python -m pytest -q -m "slow and not gpu"
+
+lint: .venv/test
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/core: pyproject.toml constraints.txt .venv/bin/python
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e .
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt .venv/bin/python
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[test,onnx,tensorboard,datasets]"
+	@touch $@
+
+clean:
+	rm -rf .venv
