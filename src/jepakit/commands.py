@@ -39,6 +39,8 @@ def _pretrain(words: list[str]) -> int:
         if system not in (None, base.system):
             raise UserError(f"{given} is a run of {base.system!r}, not of {system!r}. Leave the system out.")
         system = base.system
+        if _value_of("--epochs", words) is not None:
+            base = base.override(steps=None)
     if system is None:
         if not {"-h", "--help"} & set(words):
             raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. jepakit pretrain i-jepa --data ./photos --out runs/a")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
@@ -47,6 +48,8 @@ class RunConfig:
 
     def override(self, **options: Any) -> RunConfig:
         """A copy with some options changed; a typo names the nearest valid option."""
+        if options.get("epochs") is not None:
+            options.setdefault("steps", None)  # those of the run that is reproduced, which epochs are given instead of
         sections: dict[str, dict[str, Any]] = {}
         for option, value in options.items():
             section = self.section(option)
@@ -158,12 +161,18 @@ class _StrictLoader(yaml.SafeLoader):
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
     for key in keys:
+        if not isinstance(key, str | int | float | None):
+            raise UserError(f"A name in the YAML file is a {type(key).__name__} (line {node.start_mark.line + 1} on).")
         if keys.count(key) > 1:
             raise UserError(f"The key {key!r} stands twice in the YAML file (line {node.start_mark.line + 1} on).")
     return {key: loader.construct_object(v, deep=True) for key, (_, v) in zip(keys, node.value, strict=True)}  # type: ignore[no-untyped-call]
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+# YAML 1.1 reads 1e-3, as people write it, as a word; YAML 1.2 and we read it as a number.
+_StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
 
 
 def write_config(path: Path, config: RunConfig) -> None:

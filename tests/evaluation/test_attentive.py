@@ -105,7 +105,7 @@ def test_the_order_of_tokens_does_not_matter_and_constant_dimensions_are_silent(
     [
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rates": ()}, "learning_rates"),
-        ({"weight_decay": -1}, "weight_decay"),
+        ({"weight_decay": -1.0}, "weight_decay"),
     ],
 )
 def test_messages(options, words):

@@ -95,4 +95,4 @@ def test_over_draws_is_mean_and_sample_deviation():
 def test_accuracy_gets_wilson_and_the_rest_the_bootstrap():
     scores, target = scores_of(np.arange(40) % 4 > 0), np.arange(40) % 2
     assert interval_of(ACCURACY, scores, target, seed=0).how == "95% Wilson over test samples"
-    assert interval_of(MAE, scores[:, 0], target, seed=0).how == "95% bootstrap over test samples"
+    assert interval_of(MAE, scores[:, 0], target.astype(float), seed=0).how == "95% bootstrap over test samples"

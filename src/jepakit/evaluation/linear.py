@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from scipy.optimize import minimize
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from jepakit.evaluation.labels import Targets, folds_of, low_shot_draws
@@ -171,11 +172,15 @@ def fit_classifier(
 @contextmanager
 def _threads_for(x: Tensor) -> Iterator[None]:
     """One thread for small problems: thousands of tiny products gain nothing from more, and on a busy machine each
-    would wait for the slowest thread (measured: a hundred times slower)."""
+    waits for the slowest thread (measured: up to a hundred times slower). Torch and the solver's BLAS alike."""
     threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1 if x.numel() < 2**22 else threads)
+    if x.numel() >= 2**22:
         yield
+        return
+    try:
+        torch.set_num_threads(1)
+        with threadpool_limits(1, user_api="blas"):
+            yield
     finally:
         torch.set_num_threads(threads)
 

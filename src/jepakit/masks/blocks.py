@@ -40,6 +40,8 @@ class MultiBlockConfig:
     """Aspect of a target block."""
     context_scale: tuple[float, float] = (0.85, 1.0)
     """Area of the context block, before the targets are taken out."""
+    joint: bool = False
+    """Predict all blocks of an image together, in one pass over their union (V-JEPA), instead of each by itself."""
     min_keep: int = 10
     """Fewest tokens of a context; capped at a quarter of the grid."""
 
@@ -61,7 +63,7 @@ class BlockMasks:
     """Kept and predicted token ids of a batch, padded at the end with a valid id.
 
     context `[batch, contexts, kept]`, context_lengths `[batch, contexts]`,
-    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`.
+    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`; blocks is 1 where they are predicted jointly.
     """
 
     context: Tensor
@@ -76,6 +78,11 @@ def _inside(top: NDArray, left: NDArray, height: NDArray, width: NDArray, grid: 
     t, l, h, w = (a[..., None, None] for a in (top, left, height, width))  # noqa: E741
     cells = (rows >= t) & (rows < t + h) & (columns >= l) & (columns < l + w)
     return cells.reshape(*top.shape, -1)
+
+
+def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> NDArray[np.bool_]:
+    """The target blocks, or their union as one block: `[batch, blocks, cells]`."""
+    return targets.any(axis=1, keepdims=True) if config.joint else targets
 
 
 def _to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
@@ -131,7 +138,7 @@ class MultiBlock:
                 f"The target blocks cover the whole grid of {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
                 "Lower masks.target_scale or masks.targets, or use a smaller patch_size."
             )
-        return BlockMasks(*_to_ids(context[batch, chosen]), *_to_ids(targets[batch, chosen]))
+        return BlockMasks(*_to_ids(context[batch, chosen]), *_to_ids(_asked(targets[batch, chosen], config)))
 
 
 class LegacyMultiBlock:
@@ -184,7 +191,8 @@ class LegacyMultiBlock:
             )
         ids, lengths = _to_ids(context)
         shortest = int(lengths.min())
-        return BlockMasks(ids[..., :shortest].contiguous(), torch.full_like(lengths, shortest), *_to_ids(targets))
+        kept = ids[..., :shortest].contiguous()
+        return BlockMasks(kept, torch.full_like(lengths, shortest), *_to_ids(_asked(targets, config)))
 
 
 def multi_block(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock | LegacyMultiBlock:

@@ -164,7 +164,7 @@ def split_batch(batch: Batch, size: int) -> list[Batch]:
 
 
 def gaussianity(z: Tensor) -> float:
-    """SIGReg's statistic of centred embeddings scaled to unit mean variance: 1.05 is Gaussian in every direction."""
+    """SIGReg's statistic of centred embeddings scaled to unit mean variance: up to 1.05 is Gaussian in every direction."""
     z = z - z.mean(0)
     z = z / z.square().mean().sqrt().clamp_min(1e-12)
     directions = draw_directions(z.shape[1], 256, 0, 0)

@@ -79,16 +79,17 @@ class Trainer:
         self.window: dict[str, Any] = {}  # sums since the last metrics line; part of a checkpoint
         self.best: dict[str, float] = {}
         self.verdict = ""
-        self.started, self.window_started = time.perf_counter(), time.perf_counter()
+        self.started = self.window_started = 0.0
         self.checkpoint_every = config.checkpoint_every or max(1, math.ceil(self.steps / 10))
 
     def train(self) -> Outcome:
         """Train from where the run stands to its end, an interrupt, or a collapse (where that is to end it)."""
         self.system.train()
+        self.started = self.window_started = time.perf_counter()
         with (
             Signals(self.progress.say) as signals,
             memory_advice(self.config, self.system.joins_batch),
-            closing(self.progress),
+            self.progress,
             closing(self.batches()) as batches,
         ):
             if self.step == 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import TracebackType
 from typing import Any
 
 from rich.console import Console
@@ -16,15 +17,21 @@ COLOURS = {"healthy": "green", "collapsed": "bold red", "diverged": "bold red", 
 class Progress:
     """A progress bar with loss, samples/s and the time left; lines of text where there is no terminal."""
 
-    def __init__(self, steps: int, start: int, console: Console | None = None):
+    def __init__(self, steps: int, console: Console | None = None):
         self.console = console or Console(stderr=True)
         self.bars = Bars(
             BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"),
             TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal, transient=True,
         )  # fmt: skip
-        self.task = self.bars.add_task("starting", total=steps, completed=start)
-        self.said = start / max(1, steps)
+        self.task = self.bars.add_task("starting", total=steps)
+        self.said = 0.0
+
+    def __enter__(self) -> Progress:
         self.bars.start()
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.bars.stop()
 
     def update(self, line: dict[str, Any], steps: int) -> None:
         """Show a metrics line."""
@@ -46,7 +53,3 @@ class Progress:
     def say(self, text: str, style: str | None = None) -> None:
         """Print above the bar, as it stands: a path may hold what rich would read as a style or an emoji."""
         self.console.print(text, style=style, markup=False, emoji=False, highlight=False, soft_wrap=True)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        self.bars.stop()

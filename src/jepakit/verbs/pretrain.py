@@ -193,7 +193,7 @@ def build_trainer(
     return Trainer(
         system, training_set, training, folder,
         monitor=HealthMonitor(system, held_out, bank, task, config.health, training, device),
-        progress=Progress(training.steps or 0, 0, Console(stderr=True)),
+        progress=Progress(training.steps or 0, Console(stderr=True)),
         loggers=open_loggers(training.loggers, folder, config),
         device=device,
         dtype=choose_precision(training.precision, device),
