@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn import functional as F
 
 
-def sincos_1d(coordinates: Float[Tensor, "count"], dim: int) -> Float[Tensor, "count dim"]:
+def sincos_1d(coordinates: Num[Tensor, "count"], dim: int) -> Float[Tensor, "count dim"]:
     """Sine block then cosine block, base 10000 (Vaswani et al. 2017, as arranged by MAE and I-JEPA)."""
     frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
     angles = coordinates.double()[:, None] * frequencies[None, :]

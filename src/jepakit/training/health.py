@@ -124,14 +124,15 @@ class HealthMonitor:
         parts = [self.system.encode(chunk.to(self.device)).mean().float().cpu() for chunk in images.split(256)]
         return torch.cat(parts)
 
-    def _geometry(self, z: Tensor) -> dict[str, float]:
+    def _geometry(self, z: Tensor) -> dict[str, float | None]:
         batch = to_device(self.pairs, self.device)
         count = len(batch["id"])
         matching = self.system.energy(batch, torch.arange(count, device=self.device)).float()
         random = self.system.energy(batch, shuffled(count, self.device)).float()
+        alpha = alpha_req(z).alpha
         return {
             "rankme": rankme(z, centre=True),
-            "alpha_req": alpha_req(z).alpha,
+            "alpha_req": alpha if math.isfinite(alpha) else None,  # None: fewer than three directions are left
             "std": normalised_std(z),
             "cosine": mean_cosine(z),
             "sigreg": gaussianity(z),

@@ -1,0 +1,71 @@
+"""Every command and every Python example in README and docs runs, in a new folder, as a reader would type it.
+
+Training runs are cut to a few steps; nothing else is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from photographs import make_photographs
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+SHORT = ["--steps", "20", "--threads", "1"]
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page.read_text("utf-8"), re.DOTALL)
+
+
+def commands(page: Path) -> list[str]:
+    """The `jepakit ...` lines of a page's shell blocks; the lines that install are `make`'s, which CI runs."""
+    lines = [line.removeprefix(".venv/bin/") for block in blocks(page, "sh") for line in block.splitlines()]
+    return [line for line in lines if line.startswith("jepakit ")]
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_run(page: Path, tmp_path: Path) -> None:
+    make_photographs(tmp_path / "photos", per_class=12)
+    for odd in ("torn.jpg", "fake.png"):
+        for found in (tmp_path / "photos").rglob(odd):
+            found.unlink()
+    for command in commands(page):
+        words = shlex.split(command, comments=True)
+        if words[1] == "pretrain" and "--help" not in words and "--steps" not in words:
+            words += SHORT
+        done = run([sys.executable, "-m", *words], tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_examples_run(page: Path, tmp_path: Path) -> None:
+    for example in blocks(page, "python"):
+        done = run([sys.executable, "-c", example], tmp_path)
+        assert done.returncode == 0, f"{example}\n{done.stderr[-2000:]}"
+
+
+def test_the_commands_are_found() -> None:
+    assert any("pretrain i-jepa" in command for command in commands(ROOT / "README.md"))
+    assert blocks(ROOT / "README.md", "python")
+
+
+def test_files_that_pages_point_to_exist() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text("utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} points to {target}"
