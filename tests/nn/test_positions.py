@@ -38,8 +38,8 @@ def test_interpolation_keeps_its_own_grid_and_the_axes_apart():
 def test_interpolation_to_twice_the_grid_follows_the_positions():
     """A smooth table at twice the density is close to the formula at half steps (away from the border)."""
     frequency = 0.3
-    waves = torch.sin(frequency * torch.arange(10.0))[:, None].expand(10, 4).reshape(10, 4)
+    waves = torch.sin(frequency * torch.arange(10.0))[:, None].expand(10, 4)
     table = waves[:, None, :].expand(10, 10, 4).reshape(100, 4)
     resized = interpolate_grid(table, (10, 10), (20, 20)).reshape(20, 20, 4)
     expected = torch.sin(frequency * ((torch.arange(20.0) + 0.5) / 2 - 0.5))
-    torch.testing.assert_close(resized[4:-4, 7, 0], expected[4:-4], atol=5e-3, rtol=0)
+    torch.testing.assert_close(resized[4:-4, 7, 0], expected[4:-4], atol=0.02, rtol=0)  # cell centres; corners would be 0.07 off

@@ -67,12 +67,21 @@ def test_attention_does_not_mind_the_order_of_tokens():
     torch.testing.assert_close(attention(x)[:, order], attention(x[:, order]), atol=1e-6, rtol=1e-5)
 
 
-def test_residual_outputs_start_smaller_with_depth():
+def test_initial_weights_keep_their_scale_at_any_width_and_residual_outputs_shrink_with_depth():
     torch.manual_seed(0)
-    blocks = nn.ModuleList(Block(64, 4) for _ in range(8))
-    initialise_transformer(blocks, blocks)
-    for index, block in enumerate(blocks, start=1):
-        for layer in (block.attn.proj, block.mlp.fc2):
-            assert layer.weight.std() == pytest.approx(0.02 / math.sqrt(2 * index), rel=0.05)
-            assert not layer.bias.any()
-        assert block.attn.qkv.weight.std() == pytest.approx(0.02, rel=0.05)
+    module = nn.ModuleDict({"blocks": nn.ModuleList(Block(64, 4) for _ in range(8)), "patch": nn.Conv2d(3, 64, 8)})
+    initialise_transformer(module, module["blocks"])
+
+    def xavier(fan_in, fan_out):
+        return math.sqrt(2 / (fan_in + fan_out))
+
+    def std(layer):
+        assert not layer.bias.any()
+        return float(layer.weight.detach().std())
+
+    assert std(module["patch"]) == pytest.approx(xavier(3 * 64, 64), rel=0.05)
+    for index, block in enumerate(module["blocks"], start=1):
+        assert std(block.attn.qkv) == pytest.approx(xavier(64, 192), rel=0.05)
+        assert std(block.attn.proj) == pytest.approx(xavier(64, 64) / math.sqrt(2 * index), rel=0.05)
+        assert std(block.mlp.fc1) == pytest.approx(xavier(64, 256), rel=0.05)
+        assert std(block.mlp.fc2) == pytest.approx(xavier(256, 64) / math.sqrt(2 * index), rel=0.05)

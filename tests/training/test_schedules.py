@@ -37,7 +37,7 @@ def test_the_last_step_has_the_final_rate_and_the_way_there_never_rises(schedule
 
 
 def test_closed_forms_half_way():
-    options = {"warmup": 0.0, "final_lr": 0.1, "steps": None}
+    options = {"warmup": 0.0, "final_lr": 0.1}
     assert rates(101, schedule="linear", **options)[50] == pytest.approx(1.1)
     assert rates(101, schedule="cosine", **options)[50] == pytest.approx(1.1)
     assert rates(101, schedule="cosine", **options)[25] == pytest.approx(0.2 + 1.8 * (1 + math.sqrt(0.5)) / 2)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from jepakit.config import from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice
+from jepakit.evaluation.pooling import Pooling, pool
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.tokens import Tokens
@@ -195,9 +196,9 @@ def system_name(system: System) -> str:
 @torch.no_grad()
 def embed_images(
     model: Callable[[Tensor], Tokens], inputs: ImageInputs, dataset: Any, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 256,
-    device: torch.device | None = None, tokens: bool = False,
+    device: torch.device | None = None, pooling: Pooling | None = "mean",
 ) -> Tensor:  # fmt: skip
-    """Embeddings of a data set, `[n, dim]` mean-pooled or `[n, tokens, dim]`, float32 on the CPU.
+    """Embeddings of a data set, `[n, dim]` pooled or (pooling None) `[n, tokens, dim]`, float32 on the CPU.
 
     `model(images) -> Tokens` is an encoder or a system's `encode`; the images are prepared by `inputs`.
     """
@@ -206,5 +207,5 @@ def embed_images(
     for start in range(0, len(indices), batch_size):
         images = inputs.prepare([dataset[int(i)] for i in indices[start : start + batch_size]])
         out = model(images.to(device or torch.device("cpu")))
-        parts.append((out.values if tokens else out.mean()).float().cpu())
+        parts.append((out.values if pooling is None else pool(out, pooling)).float().cpu())
     return torch.cat(parts)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from jepakit.config import RunConfig, to_plain
 from jepakit.errors import missing_extra
 from jepakit.training.run_folder import RunFolder, step_of
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Takes metrics lines, until it is closed."""
 

@@ -53,7 +53,9 @@ def embed(
     images = open_images(config, 0, source=None if named else data)
     everything: Any = ConcatDataset([images.train, images.test])
     order = np.argsort([part.ids[i] for part in (images.train, images.test) for i in range(len(part))])
-    embeddings = embed_images(encoder.to(where), encoder.inputs, everything, order, batch_size, where, tokens).numpy()
+    embeddings = embed_images(
+        encoder.to(where), encoder.inputs, everything, order, batch_size, where, None if tokens else "mean"
+    ).numpy()
     paths = [*(images.train.paths or []), *(images.test.paths or [])]
     out.parent.mkdir(parents=True, exist_ok=True)
 

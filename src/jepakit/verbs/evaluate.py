@@ -15,7 +15,7 @@ from rich.console import Console
 from jepakit.errors import UserError
 from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.features import Features, baseline_features
-from jepakit.evaluation.pooling import Pooling, pool
+from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
 from jepakit.interop.pretrained import Which, embed_images, encoder_of, load_run_system
@@ -72,9 +72,10 @@ def evaluate(
     encoders = {"encoder": encoder_of(system, which)[0], "random init": encoder_of(untrained, which)[0]}
     features = []
     for name, encoder in encoders.items():
-        both = [embed_images(encoder, config.inputs, part, device=where, tokens=True) for part in (train, test)]
-        pooled = [pool(part, pooling) for part in both]
-        features.append(Features(name, *pooled, *(both if tokens else ())))
+        parts = [embed_images(encoder, config.inputs, part, device=where, pooling=pooling) for part in (train, test)]
+        if tokens:
+            parts += [embed_images(encoder, config.inputs, part, device=where, pooling=None) for part in (train, test)]
+        features.append(Features(name, *parts))
     pictures = [_prepared(config.inputs, part) for part in (train, test)]
     features += baseline_features(pictures[0], pictures[1], seed)
     rows: list[Row] = []
