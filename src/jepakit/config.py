@@ -207,5 +207,8 @@ def read_config(path: Path | str) -> RunConfig:
     from jepakit.modalities.inputs import ImageInputs
 
     system = str(plain.get("system", ""))
-    sections = {name: from_plain(kind, plain.get(name, {}), name) for name, kind in section_types(system).items()}
-    return RunConfig(system=system, inputs=from_plain(ImageInputs | None, plain.get("inputs"), "inputs"), **sections)
+    try:
+        sections = {name: from_plain(kind, plain.get(name, {}), name) for name, kind in section_types(system).items()}
+        return RunConfig(system=system, inputs=from_plain(ImageInputs | None, plain.get("inputs"), "inputs"), **sections)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepakit.errors import UserError
@@ -64,6 +64,7 @@ def test_what_holds_for_every_draw(sampler, grid, seed, n_contexts, n_targets):
             sides(block, grid[1])
 
 
+@settings(max_examples=200)
 @given(grid=grids, seed=st.integers(0, 2**32), low=st.floats(0.05, 0.5), spread=st.floats(0, 0.3))
 def test_target_areas_and_aspects_are_those_asked_for_up_to_rounding(grid, seed, low, spread):
     masks = draw("corrected", grid, range(4), seed, targets=1, target_scale=(low, low + spread))
@@ -112,7 +113,7 @@ def test_the_released_sampler_at_its_released_settings():
             block = [r * 14 + c for r in range(13) for c in range(13)]
             left = [i for i in block if i not in set().union(*blocks)]
             assert context == left[: len(context)]  # cut in raster order to the shortest of the batch
-    assert seen == {(5, 6), (6, 5), (7, 5), (8, 5)}
+    assert seen == {(5, 6), (6, 6), (6, 5), (7, 5), (8, 5)}
 
 
 def test_contexts_of_the_corrected_sampler_are_ragged_and_whole():

@@ -38,7 +38,7 @@ def test_tensorboard_events_are_the_metrics_and_resuming_hides_what_is_written_a
             pass
         trainer.loggers[0].close()
 
-    run(tiny_trainer(tmp_path, loggers=("tensorboard",)), stop=9)
+    run(tiny_trainer(tmp_path, loggers=("tensorboard",)), stop=8)
     resumed = tiny_trainer(tmp_path, loggers=("tensorboard",))
     resumed.restore()
     assert resumed.step == 5
@@ -59,12 +59,13 @@ def test_a_tracker_gets_config_and_lines_and_is_closed(tmp_path, monkeypatch, na
         log=lambda values, step: calls.append(("log", values, step)),
         finish=lambda: calls.append(("finish",)),
     )
+    config = default_config("lejepa", "digits")
     monkeypatch.setattr(importlib, "import_module", lambda package: {name: module}[package])
-    [logger] = open_loggers((name,), RunFolder(tmp_path / "my run"), default_config("lejepa", "digits"))
+    [logger] = open_loggers((name,), RunFolder(tmp_path / "my run"), config)
     logger.log({"kind": "train", "step": 2, "loss": 0.5})
     logger.close()
     assert calls[0][1]["name"] == "my run"
-    assert calls[0][1]["config"]["training"]["lr"] == default_config("lejepa", "digits").training.lr
+    assert calls[0][1]["config"]["training"]["lr"] == config.training.lr
     assert calls[1:] == [("log", {"loss": 0.5}, 2), ("finish",)]
 
 
@@ -72,6 +73,7 @@ def test_a_missing_package_names_its_extra(tmp_path, monkeypatch):
     def missing(package):
         raise ImportError(package)
 
+    config = default_config("lejepa", "digits")
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"--loggers wandb needs the package 'wandb'.*pip install 'jepakit\[wandb\]'"):
-        open_loggers(("wandb",), RunFolder(tmp_path), default_config("lejepa", "digits"))
+        open_loggers(("wandb",), RunFolder(tmp_path), config)

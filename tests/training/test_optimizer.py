@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny_runs import tiny_trainer
 
+from jepakit.core.system import System
 from jepakit.training.config import TrainingConfig
 from jepakit.training.optimizer import build_optimizer, set_schedule
 
@@ -34,16 +35,16 @@ def test_what_is_not_trained_is_not_optimised(tmp_path):
     assert not optimised & {id(p) for p in trainer.system.target.parameters()}
 
 
-class Matrix(torch.nn.Module):
+class Matrix(System):
     def __init__(self):
         super().__init__()
-        self.weight = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
+        self.matrix = torch.nn.Parameter(torch.tensor([[1.0, -2.0]]))
         self.bias = torch.nn.Parameter(torch.tensor([3.0]))
         self.head = torch.nn.Parameter(torch.tensor([[4.0]]))
 
     def parameter_groups(self):
         return [
-            {"params": [self.weight], "decay": True},
+            {"params": [self.matrix], "decay": True},
             {"params": [self.bias], "decay": False},
             {"params": [self.head], "decay": True, "lr_scale": 0.1},
             {"params": [], "decay": True},
@@ -59,6 +60,6 @@ def test_updates_are_adamw_s():
     for parameter in model.parameters():
         parameter.grad = torch.ones_like(parameter)
     optimizer.step()
-    torch.testing.assert_close(model.weight.data, torch.tensor([[1.0, -2.0]]) * (1 - 0.1 * 0.5) - 0.1)
+    torch.testing.assert_close(model.matrix.data, torch.tensor([[1.0, -2.0]]) * (1 - 0.1 * 0.5) - 0.1)
     torch.testing.assert_close(model.bias.data, torch.tensor([3.0 - 0.1]))
     torch.testing.assert_close(model.head.data, torch.tensor([[4.0 * (1 - 0.01 * 0.5) - 0.01]]))

@@ -116,7 +116,7 @@ def test_code_in_a_checkpoint_does_not_run(folder, tmp_path, legacy):
 
 def test_a_plain_pickle_and_a_foreign_zip_are_refused(folder, tmp_path):
     path = folder.checkpoints / "step-00000001.pt"
-    path.write_bytes(pickle.dumps(Malicious(tmp_path / "ran")))
+    path.write_bytes(pickle.dumps(Malicious(tmp_path / "ran"), protocol=2))
     with pytest.raises(UserError, match="cannot be read"):
         folder.load_checkpoint(CPU)
     buffer = io.BytesIO()

@@ -39,8 +39,9 @@ class PretrainedEncoder(nn.Module):
 
     def __init__(self, encoder: nn.Module, inputs: ImageInputs, system: str = "", which: str = "encoder"):
         super().__init__()
-        self.encoder = encoder.eval().requires_grad_(False)
+        self.encoder = encoder
         self.inputs, self.system, self.which = inputs, system, which
+        self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> Tokens:
         return self.encoder(images)
@@ -195,8 +196,8 @@ def system_name(system: System) -> str:
 
 @torch.no_grad()
 def embed_images(
-    model: Callable[[Tensor], Tokens], inputs: ImageInputs, dataset: Any, indices: Sequence[int] | np.ndarray | None = None, batch_size: int = 256,
-    device: torch.device | None = None, pooling: Pooling | None = "mean",
+    model: Callable[[Tensor], Tokens], inputs: ImageInputs, dataset: Any, indices: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 256, device: torch.device | None = None, pooling: Pooling | None = "mean",
 ) -> Tensor:  # fmt: skip
     """Embeddings of a data set, `[n, dim]` pooled or (pooling None) `[n, tokens, dim]`, float32 on the CPU.
 

@@ -116,7 +116,8 @@ class MultiBlock:
         shape = (ATTEMPTS, count)
         area = draws.uniform(*shape, low=scale[0], high=scale[1]) * rows * columns
         ratio = np.exp(draws.uniform(*shape, low=np.log(aspect[0]), high=np.log(aspect[1])))
-        height = np.clip(np.round(np.sqrt(area * ratio)), 1, rows).astype(np.int64)
+        # A side that would leave the grid gives way to the other, so that the area stays.
+        height = np.clip(np.round(np.sqrt(area * ratio)), np.ceil(area / columns), rows).astype(np.int64)
         width = np.clip(np.round(area / height), 1, columns).astype(np.int64)
         top = draws.integers(rows - height + 1, *shape)
         left = draws.integers(columns - width + 1, *shape)

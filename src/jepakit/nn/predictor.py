@@ -25,7 +25,8 @@ class PredictorConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        check_range("predictor.depth", self.depth, 1)
+        for name in ("dim", "depth", "heads"):
+            check_range(f"predictor.{name}", getattr(self, name), 1)
         if self.dim % self.heads or self.dim % 4:
             raise UserError(f"predictor.dim {self.dim} must be a multiple of heads ({self.heads}) and of 4.")
 
@@ -33,7 +34,7 @@ class PredictorConfig:
     def of_size(cls, size: str, dim: int | None = None, depth: int | None = None) -> PredictorConfig:
         """The predictor of a named size, with another width or depth where given."""
         size_dim, size_depth, heads = SIZES[size]["predictor"]
-        return cls(dim=dim or size_dim, depth=depth or size_depth, heads=heads)
+        return cls(dim=size_dim if dim is None else dim, depth=size_depth if depth is None else depth, heads=heads)
 
 
 class MaskedPredictor(nn.Module):

@@ -33,8 +33,8 @@ class ViTConfig:
     mlp_ratio: float = 4.0
 
     def __post_init__(self) -> None:
-        check_range("patch_size", self.patch_size, 1)
-        check_range("depth", self.depth, 1)
+        for name in ("patch_size", "channels", "dim", "depth", "heads"):
+            check_range(name, getattr(self, name), 1)
         if self.dim % self.heads or self.dim % 4:
             raise UserError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (two sine-cosine axes).")
         for name, side in zip(("height", "width"), self.image_size, strict=True):
@@ -49,7 +49,7 @@ class ViTConfig:
     def of_size(cls, size: str, image_size: tuple[int, int], channels: int, patch_size: int | None = None) -> ViTConfig:
         """The ViT of a named size (`jepakit list sizes`) for these images."""
         dim, depth, heads, mlp_ratio = SIZES[size]["vit"]
-        patch = patch_size or default_patch_size(image_size)
+        patch = default_patch_size(image_size) if patch_size is None else patch_size
         return cls(
             image_size=image_size, patch_size=patch, channels=channels, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio
         )

@@ -1,0 +1,165 @@
+import copy
+import pickle
+
+import pytest
+import torch
+
+from jepakit.core.anticollapse import SIGRegConfig
+from jepakit.errors import UserError
+from jepakit.masks.blocks import MultiBlockConfig
+from jepakit.modalities.inputs import ImageInputs
+from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
+
+INPUTS = ImageInputs(image_size=(14, 21), channels=1, mean=(0.4,), std=(0.3,))
+EXACT = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def build(seed=0, **options):
+    torch.manual_seed(seed)
+    return IJEPA(IJEPAConfig(predictor_dim=32, predictor_depth=1, **options), INPUTS, seed)
+
+
+def samples(ids=range(6), epoch=0, size=(14, 21)):
+    def image(i):
+        return torch.rand(1, *size, generator=torch.Generator().manual_seed(i))
+
+    return [{"image": image(i), "id": i, "epoch": epoch, "step": 4, "label": i % 2} for i in ids]
+
+
+def masks_of(batch, place):
+    kept = batch["context"][place, 0, : batch["context_lengths"][place, 0]].tolist()
+    return kept, [block[:n].tolist() for block, n in zip(batch["targets"][place], batch["target_lengths"][place], strict=True)]
+
+
+def test_the_batch_it_draws():
+    batch = build().collator(0)(samples())
+    assert batch["image"].shape == (6, 1, 14, 21)
+    assert batch["context"].shape[:2] == (6, 1)
+    assert batch["targets"].shape[:2] == (6, 4)
+    assert batch["id"].tolist() == list(range(6))
+    assert batch["label"].tolist() == [0, 1] * 3
+    assert int(batch["step"]) == 4
+    torch.testing.assert_close(batch["image"][2] * 0.3 + 0.4, samples()[2]["image"], **EXACT)  # whole, only normalised
+    assert build().collator(0, views=3)(samples())["context"].shape[:2] == (6, 3)
+
+
+def test_a_samples_masks_are_a_function_of_seed_epoch_and_id_and_survive_pickling():
+    collate = pickle.loads(pickle.dumps(build().collator(0)))
+    together, reordered = collate(samples()), collate(samples([5, 2]))
+    for place, sample in enumerate([5, 2]):
+        assert masks_of(reordered, place) == masks_of(together, sample)
+    other_epoch, other_seed = collate(samples(epoch=1)), build().collator(1)(samples())
+    for batch in (other_epoch, other_seed):
+        assert [masks_of(batch, i) for i in range(6)] != [masks_of(together, i) for i in range(6)]
+
+
+def test_crops_are_random_parts_of_the_image_and_repeat():
+    system = build(crop=(0.3, 0.5))
+    collate = system.collator(0)
+    batch = collate(samples())
+    assert batch["image"].shape == (6, 1, 14, 21)
+    torch.testing.assert_close(collate(samples([3]))["image"], batch["image"][3:4], **EXACT)
+    assert (batch["image"] - build().collator(0)(samples())["image"]).abs().mean() > 0.1
+    assert (batch["image"] - collate(samples(epoch=1))["image"]).abs().mean() > 0.1
+
+
+def test_a_ragged_batch_equals_each_sample_alone():
+    system = build().eval()
+    collate = system.collator(0)
+    together = system.energy(collate(samples()), torch.arange(6))
+    for i in range(6):
+        alone = system.energy(collate(samples([i])), torch.tensor([0]))
+        torch.testing.assert_close(alone[0], together[i], **EXACT)
+
+
+def test_the_average_follows_its_schedule():
+    """`target = m target + (1 - m) encoder`, m linear from `ema` to `ema_end`; called after the optimiser's step."""
+    system = build(ema=0.9, ema_end=1.0)
+    target = [p.clone() for p in system.target.average.parameters()]
+    assert all(torch.equal(p, q) for p, q in zip(target, system.encoder.parameters(), strict=True))
+    for progress, momentum in ((0.0, 0.9), (0.5, 0.95), (1.0, 1.0)):
+        with torch.no_grad():
+            for p in system.encoder.parameters():
+                p.add_(0.1)
+        assert system.after_step(progress) == {"ema": pytest.approx(momentum)}
+        target = [momentum * t + (1 - momentum) * p for t, p in zip(target, system.encoder.parameters(), strict=True)]
+        for ours, expected in zip(system.target.average.parameters(), target, strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+    assert build(target="stop-gradient").after_step(0.5) == {}
+
+
+@pytest.mark.parametrize("target", ["ema", "shared", "stop-gradient"])
+def test_a_copy_learns_without_touching_the_original(target):
+    """What the estimate of a run's cost relies on."""
+    system = build(target=target)
+    before = {name: value.clone() for name, value in system.state_dict().items()}
+    twin = copy.deepcopy(system)
+    batch = twin.collator(0)(samples())
+    optimizer = torch.optim.SGD([p for g in twin.parameter_groups() for p in g["params"]], lr=0.1)
+    twin.step(batch)["loss"].backward()
+    optimizer.step()
+    twin.after_step(0.0)
+    assert all(p.grad is None for p in system.parameters())
+    for name, value in system.state_dict().items():
+        torch.testing.assert_close(value, before[name], rtol=0, atol=0)
+    assert any(not torch.equal(v, before[name]) for name, v in twin.state_dict().items() if name.startswith("encoder."))
+    if target == "ema":
+        moved = twin.target.average.norm.bias - before["target.average.norm.bias"]
+        expected = (1 - 0.996) * (twin.encoder.norm.bias - before["encoder.norm.bias"])
+        assert expected.abs().max() > 0
+        torch.testing.assert_close(moved, expected, atol=1e-7, rtol=1e-2)
+
+
+@pytest.mark.parametrize("anti_collapse", ["sigreg", "vicreg", "barlow", "infonce"])
+def test_with_each_regulariser(anti_collapse):
+    system = build(anti_collapse=anti_collapse, masks=MultiBlockConfig(contexts=2), invariance=1.0)
+    terms = system.step(system.collator(0)(samples()))
+    assert {"loss", "prediction", "alignment"} < set(terms)
+    terms["loss"].backward()
+    assert all(p.grad is not None for p in system.projector.parameters())
+
+
+def test_it_learns_to_predict_a_fixed_batch():
+    system = build(ema=1.0).train()  # the target stands still, so the loss can only fall by predicting it
+    batch = system.collator(0)(samples())
+    optimizer = torch.optim.AdamW([p for g in system.parameter_groups() for p in g["params"]], lr=3e-3)
+    losses = []
+    for _ in range(12):
+        loss = system.step(batch)["loss"]
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        system.after_step(0.0)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_seed_decides_the_initialisation():
+    first, again, other = build(0).state_dict(), build(0).state_dict(), build(1).state_dict()
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["encoder.blocks.0.attn.qkv.weight"], other["encoder.blocks.0.attn.qkv.weight"])
+    # The target starts as the encoder.
+    assert torch.equal(first["encoder.norm.weight"], first["target.average.norm.weight"])
+    assert torch.equal(first["encoder.blocks.0.attn.qkv.weight"], first["target.average.blocks.0.attn.qkv.weight"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": "nanno"}, "Did you mean 'nano'"),
+        ({"ema": 1.5}, "ema must be at least 0 and at most 1"),
+        ({"invariance": 1.0}, "anti_collapse"),
+        ({"invariance": 1.0, "anti_collapse": "sigreg"}, "masks.contexts of at least 2"),
+        ({"sigreg": SIGRegConfig(weight=2.0)}, "would do nothing"),
+        ({"target": "emma"}, "Did you mean 'ema'"),
+        ({"target_norm": "batch"}, "target_norm"),
+        ({"patch_size": 0}, "patch_size must be at least 1"),
+        ({"predictor_depth": 0}, "predictor.depth must be at least 1"),
+        ({"predictor_dim": 0}, "predictor.dim must be at least 1"),
+        ({"patch_size": 4}, "not a multiple of patch_size 4"),
+    ],
+)
+def test_mistakes(options, message):
+    options = {"predictor_dim": 32, "predictor_depth": 1, **options}
+    with pytest.raises(UserError, match=message):
+        IJEPA(IJEPAConfig(**options), INPUTS)

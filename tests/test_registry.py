@@ -1,0 +1,73 @@
+import dataclasses
+import importlib
+import typing
+
+import pytest
+
+from jepakit.config import section_types
+from jepakit.core.system import System
+from jepakit.errors import UserError
+from jepakit.nn.convnet import ConvNetConfig
+from jepakit.nn.predictor import PredictorConfig
+from jepakit.nn.vit import ViTConfig
+from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS, load_system
+from jepakit.verbs.listing import KINDS, list_names
+
+PLACES = {name: entry.place for table in (SYSTEMS, DATASETS, EVALUATORS) for name, entry in table.items()}
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_every_place_exists(name):
+    module, _, attribute = PLACES[name].partition(":")
+    found = importlib.import_module(module)
+    if attribute:
+        assert callable(getattr(found, attribute))
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_option_names_are_unique_across_the_sections_of_a_run(system):
+    """Options are given without their section: a name that stood twice would be ambiguous."""
+    names = [field.name for kind in section_types(system).values() for field in dataclasses.fields(kind)]
+    assert len(names) == len(set(names))
+    # What the verb itself takes beside them.
+    assert not set(names) & {"system", "out", "init", "config"}
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_recipe_changes_options_that_exist(system):
+    kind = load_system(system)
+    assert issubclass(kind, System)
+    section_types(system)["training"](**kind.training_defaults)
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_the_sizes_a_system_takes_are_those_that_are_listed(system):
+    hints = typing.get_type_hints(load_system(system).Config)
+    assert set(typing.get_args(hints["size"])) == set(SIZES)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_sizes_are_valid_and_grow(size):
+    vit = ViTConfig.of_size(size, (224, 224), 3)
+    PredictorConfig.of_size(size)
+    convnet = ConvNetConfig.of_size(size, (32, 32), 3)
+    smaller = list(SIZES)[: list(SIZES).index(size)]
+    for name in smaller:
+        assert ViTConfig.of_size(name, (224, 224), 3).dim < vit.dim
+        assert ConvNetConfig.of_size(name, (32, 32), 3).dim <= convnet.dim
+
+
+def test_names_are_listed_with_what_they_are():
+    for kind in KINDS:
+        names = list_names(kind)
+        assert names
+        assert all(about for about in names.values())
+    assert set(list_names("sizes")) == set(SIZES)
+    assert set(list_names()) == set(SYSTEMS)
+
+
+def test_a_wrong_name_gets_the_nearest():
+    with pytest.raises(UserError, match="Did you mean 'i-jepa'"):
+        load_system("ijepa")
+    with pytest.raises(UserError, match="Did you mean 'sizes'"):
+        list_names("size")
