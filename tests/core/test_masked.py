@@ -102,7 +102,8 @@ def test_energy_of_identity_partners_weighted_by_tokens_is_the_prediction_loss()
     one = draw(samples=3, contexts=1, blocks=1)
     for i in range(3):
         alone = pick(one, [i])
-        torch.testing.assert_close(system.energy(alone, torch.tensor([0]))[0], system.step(alone)["prediction"], **EXACT)
+        matching = system.energy(alone, torch.tensor([0]))[0]
+        torch.testing.assert_close(matching, system.step(alone)["prediction"], **EXACT)
 
 
 def test_a_ragged_batch_equals_each_sample_alone():

@@ -103,7 +103,7 @@ def test_a_sample_does_not_depend_on_its_batch():
 
 @pytest.mark.parametrize("target", [None, "stop-gradient", "ema"])
 def test_gradient_flows_into_the_partner_only_if_it_is_shared(target):
-    """The gradient in a projection z_v of mean_v |z_v - c|^2 is the same with c fixed, for the centre; not for others."""
+    """With the others as partner: the gradient of the mean of |z_v - c|^2 does not flow through the centre c anyway."""
     system, batch = build(target=target, partner="others", predictor=nn.Linear(5, 5)), draw()
     system.step(batch)["loss"].backward()
     assert all(p.grad is not None for p in system.network.parameters())

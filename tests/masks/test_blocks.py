@@ -72,7 +72,8 @@ def test_target_areas_and_aspects_are_those_asked_for_up_to_rounding(grid, seed,
     for ((block,),) in zip(targets(masks), strict=True):
         height, width = sides(block, grid[1])
         # Rounding the width moves the area by half a column at most; a column has `height` cells.
-        assert low * cells - height / 2 - 1e-6 <= height * width <= max((low + spread) * cells + height / 2 + 1e-6, height)
+        largest = max((low + spread) * cells + height / 2, height)
+        assert low * cells - height / 2 - 1e-6 <= height * width <= largest + 1e-6
         # Half a cell on each side; where a side is cut by the grid, the aspect cannot be kept.
         if height < grid[0] and width < grid[1]:
             assert (height + 0.5) / max(width - 1, 0.5) >= 0.75
@@ -101,7 +102,7 @@ def test_the_released_sampler_never_reaches_the_last_row_and_column(grid):
 
 
 def test_the_released_sampler_at_its_released_settings():
-    """On 14 x 14 the target sizes are the five of the released code, one for a batch, and the context block is fixed."""
+    """On 14 x 14 the target sizes are the released code's five, one for a batch, and the context block is fixed."""
     seen = set()
     for epoch in range(60):
         masks = draw("legacy", (14, 14), range(8), epoch=epoch, min_keep=10)
@@ -156,9 +157,7 @@ def test_scale_and_aspect_are_independent_and_in_the_released_sampler_one():
     """On a grid so fine that rounding does not matter."""
     grid, options = (100, 100), {"targets": 1, "context_scale": (1.0, 1.0)}
     free = [sides(block, 100) for ((block,)) in targets(draw("corrected", grid, range(400), **options))]
-    tied = [
-        sides(targets(draw("legacy", grid, [0], epoch=epoch, **options))[0][0], 100) for epoch in range(60)
-    ]
+    tied = [sides(targets(draw("legacy", grid, [0], epoch=epoch, **options))[0][0], 100) for epoch in range(60)]
 
     def correlation(sizes):
         height, width = np.array(sizes, dtype=float).T
@@ -181,6 +180,14 @@ def test_contexts_of_one_image_share_its_targets_and_differ():
     masks = draw("corrected", (14, 14), contexts=3, context_scale=(0.3, 0.5))
     assert masks.context.shape[1] == 3
     assert all(len({tuple(context) for context in sample}) == 3 for sample in contexts(masks))
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_joint_blocks_are_their_union(sampler):
+    apart, joint = draw(sampler, (14, 14)), draw(sampler, (14, 14), joint=True)
+    assert contexts(joint) == contexts(apart)
+    for (union,), blocks in zip(targets(joint), targets(apart), strict=True):
+        assert union == sorted(set().union(*blocks))
 
 
 @pytest.mark.parametrize(

@@ -28,11 +28,12 @@ def context(ids, lengths=None, seed=1):
 
 
 def test_against_the_steps_of_the_paper():
-    """Embed context, add positions, append mask tokens at the queries, transform, project what came out at the queries."""
+    """Embed the context, add positions, append mask tokens, transform, project what came out at the queries."""
     model = predictor()
     seen, asked = context([[1, 8, 23]]), torch.tensor([[20, 4]])
     table = sincos_2d(GRID, 32)
-    x = torch.cat([model.predictor_embed(seen.values[0]) + table[[1, 8, 23]], model.mask_token[0] + table[[20, 4]]])[None]
+    embedded = model.predictor_embed(seen.values[0]) + table[[1, 8, 23]]
+    x = torch.cat([embedded, model.mask_token[0] + table[[20, 4]]])[None]
     for block in model.predictor_blocks:
         x = block(x)
     torch.testing.assert_close(model(seen, Ids(asked)), model.predictor_proj(model.predictor_norm(x[:, 3:])), **EXACT)
@@ -79,7 +80,7 @@ def test_every_trained_parameter_gets_gradient_and_positions_none():
 
 
 def test_mistakes_in_options():
-    with pytest.raises(UserError, match="predictor.dim 30"):
+    with pytest.raises(UserError, match=r"predictor\.dim 30"):
         PredictorConfig(dim=30, heads=4)
-    with pytest.raises(UserError, match="predictor.depth"):
+    with pytest.raises(UserError, match=r"predictor\.depth"):
         PredictorConfig(depth=0)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from jepakit.nn.transformer import Attention, Block, attend, initialise_transformer
 from jepakit.nn.tokens import valid_mask
+from jepakit.nn.transformer import Attention, Block, attend, initialise_transformer
 
 
 def qkv(dtype=torch.float32, batch=3, heads=2, tokens=9, head_dim=8):

@@ -118,7 +118,7 @@ def test_mistakes_in_inputs(images, options, message):
 
 
 def test_mistakes_in_options():
-    with pytest.raises(UserError, match="height 30 is not a multiple of patch_size 8. Use 32"):
+    with pytest.raises(UserError, match=r"height 30 is not a multiple of patch_size 8\. Use 32"):
         ViTConfig(image_size=(30, 32), patch_size=8)
     with pytest.raises(UserError, match="heads"):
         ViTConfig(image_size=(32, 32), patch_size=8, dim=50, heads=4)
@@ -126,7 +126,9 @@ def test_mistakes_in_options():
         ViTConfig(image_size=(32, 32), patch_size=8, depth=0)
 
 
-@pytest.mark.parametrize(("size", "patch"), [((224, 224), 16), ((28, 28), 4), ((8, 8), 1), ((32, 48), 4), ((96, 64), 8)])
+@pytest.mark.parametrize(
+    ("size", "patch"), [((224, 224), 16), ((28, 28), 4), ((8, 8), 1), ((32, 48), 4), ((96, 64), 8)]
+)
 def test_default_patches_divide_the_image_and_leave_seven_a_side(size, patch):
     assert default_patch_size(size) == patch
 

@@ -28,7 +28,8 @@ def samples(ids=range(6), epoch=0, size=(14, 21)):
 
 def masks_of(batch, place):
     kept = batch["context"][place, 0, : batch["context_lengths"][place, 0]].tolist()
-    return kept, [block[:n].tolist() for block, n in zip(batch["targets"][place], batch["target_lengths"][place], strict=True)]
+    blocks = zip(batch["targets"][place], batch["target_lengths"][place], strict=True)
+    return kept, [block[:n].tolist() for block, n in blocks]
 
 
 def test_the_batch_it_draws():

@@ -123,7 +123,6 @@ def test_a_config_reproduces_its_run_and_options_override_it(tmp_path):
     assert main(["pretrain", "lejepa", f"--config={config}", *words(out=tmp_path / "b", lr=1e-5, epochs=0.02)]) == 0
     changed = read_config(tmp_path / "b").training
     assert (changed.lr, changed.seed, changed.steps) == (1e-5, 3, 2)
-    assert untimed(tmp_path / "b")[1]["loss"] == untimed(tmp_path / "a")[1]["loss"] or changed.steps != 6
 
 
 def test_a_config_of_another_system_is_refused(tmp_path, capsys):

@@ -44,15 +44,16 @@ class MaskedBatch:
 class Masked(System):
     """Encoder sees the context, predictor is asked at the target blocks, target encoder sees everything.
 
-    Batch: `image [batch, channels, height, width]`, `context [batch, contexts, kept]`, `context_lengths [batch, contexts]`,
-    `targets [batch, blocks, predicted]`, `target_lengths [batch, blocks]`, `step`.
+    Batch: `image [batch, channels, height, width]`, `context [batch, contexts, kept]`, its `context_lengths [batch,
+    contexts]`, `targets [batch, blocks, predicted]`, its `target_lengths [batch, blocks]`, `step`.
 
     Args:
         encoder, predictor: `encoder(images, keep) -> Tokens`, `predictor(context, queries) -> predictions`.
         target: where the targets come from.
         energy: distance of a prediction from its target.
         target_norm: "layer" normalises each target token (parameter-free LayerNorm), "none" leaves it.
-        anti_collapse, projector: a loss on the projected mean of each context's tokens; contexts of one image are its views.
+        target_levels: depths of the target encoder whose tokens are averaged, each normalised; None: its output.
+        anti_collapse, projector: a loss on the projected mean of a context's tokens; an image's contexts are its views.
         invariance: weight of the squared distance of an image's projected contexts from their mean; for a method that
             does not align views itself.
     """
@@ -65,6 +66,7 @@ class Masked(System):
         energy: Energy,
         *,
         target_norm: Literal["layer", "none"] = "layer",
+        target_levels: tuple[int, ...] | None = None,
         anti_collapse: AntiCollapse | None = None,
         projector: nn.Module | None = None,
         invariance: float = 0.0,
@@ -74,7 +76,7 @@ class Masked(System):
         check_range("invariance", invariance, 0)
         self.encoder, self.predictor, self.target = encoder, predictor, target
         self.projector = projector
-        self.measure, self.target_norm = energy, target_norm
+        self.measure, self.target_norm, self.target_levels = energy, target_norm, target_levels
         self.anti_collapse, self.invariance = anti_collapse, invariance
         self.joins_batch = anti_collapse is not None
 
@@ -99,9 +101,11 @@ class Masked(System):
         return {"loss": loss, **terms}
 
     def _targets(self, b: MaskedBatch, images: Tensor) -> Float[Tensor, "batch_blocks predicted dim"]:
-        tokens = self.target(images).values
+        tokens = self.target(images, levels=self.target_levels).values
         if self.target_norm == "layer":
             tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
+        if self.target_levels is not None:
+            tokens = tokens.mean(dim=2)
         return b.targets.gather(repeat(tokens, "b ... -> (b m) ...", m=b.blocks))
 
     def _predict(self, b: MaskedBatch, context: Tokens) -> Float[Tensor, "batch_contexts_blocks predicted dim"]:
@@ -115,8 +119,8 @@ class Masked(System):
 
         lengths = None if context.lengths is None else each_block(context.lengths)
         repeated = Tokens(each_block(context.values), each_block(context.positions), lengths)
-        asked = Ids(each_context(b.targets.values), None if b.targets.lengths is None else each_context(b.targets.lengths))
-        return self.predictor(repeated, asked)
+        asked = None if b.targets.lengths is None else each_context(b.targets.lengths)
+        return self.predictor(repeated, Ids(each_context(b.targets.values), asked))
 
     def _project(self, pooled: Tensor) -> Tensor:
         return pooled if self.projector is None else self.projector(pooled)

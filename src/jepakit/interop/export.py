@@ -74,12 +74,12 @@ def check_against_torch(run: Run, plain: PlainOutputs, model: PretrainedEncoder)
         images = _random_images(model, size)
         for name, ours, theirs in zip(("tokens", "embedding"), plain(images), run(images), strict=True):
             if ours.shape != theirs.shape:
-                raise UserError(f"The exported graph gives {name} {list(theirs.shape)}, torch {list(ours.shape)}: not exported.")
+                raise UserError(f"The graph gives {name} {list(theirs.shape)}, torch {list(ours.shape)}: not exported.")
             difference = float((ours - theirs).abs().max() / ours.abs().max())
             if not difference <= TOLERANCE:  # NaN fails too
                 raise UserError(
-                    f"The exported graph's {name} differ from torch's by {difference:.1e} of their size at batch {size}; "
-                    f"{TOLERANCE:.0e} is allowed. Nothing was written. Try another torch version, or --format safetensors."
+                    f"The graph's {name} differ from torch's by {difference:.1e} of their size at batch {size}; "
+                    f"{TOLERANCE:.0e} is allowed. Not exported: try another torch version, or --format safetensors."
                 )
 
 

@@ -87,7 +87,8 @@ def infer_config(weights: dict[str, Tensor], source: Path, heads: int | None = N
     if side**2 != weights["pos_embed"].shape[1]:
         raise UserError(f"{source} has {weights['pos_embed'].shape[1]} positions, which are no square grid.")
     if heads is None and dim not in HEADS:
-        raise UserError(f"{source}: no released I-JEPA is {dim} wide ({', '.join(map(str, HEADS))}); its heads are not known.")
+        known = ", ".join(map(str, HEADS))
+        raise UserError(f"{source}: no released I-JEPA is {dim} wide ({known}); its heads are not known.")
     return ViTConfig(
         image_size=(side * patch_size, side * patch_size),
         patch_size=patch_size,

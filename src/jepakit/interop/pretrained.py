@@ -1,4 +1,4 @@
-"""Encoders as files: `save_pretrained` and `from_pretrained` (safetensors and JSON, no code), and `load` for any of ours."""
+"""Encoders as files: `save_pretrained` and `from_pretrained` (safetensors and JSON, no code), and `load` for any."""
 
 from __future__ import annotations
 
@@ -25,7 +25,10 @@ from jepakit.registry import load_system
 from jepakit.training.run_folder import write_atomic, write_json
 
 FORMAT = 1
-ARCHITECTURES: dict[str, tuple[type, type]] = {"vit": (VisionTransformer, ViTConfig), "convnet": (ConvNet, ConvNetConfig)}
+ARCHITECTURES: dict[str, tuple[type, type]] = {
+    "vit": (VisionTransformer, ViTConfig),
+    "convnet": (ConvNet, ConvNetConfig),
+}
 Which = Literal["target", "encoder"]
 
 
@@ -78,13 +81,15 @@ class PretrainedEncoder(nn.Module):
         Errors: missing files, another format, weights that do not fit the description (each named).
         """
         folder = Path(folder)
+        path = folder / "config.json"
         try:
-            description = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            description = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
-            raise UserError(f"{folder / 'config.json'} cannot be read ({error}): not a folder of exported weights.") from error
-        if not isinstance(description, dict) or description.get("format") != FORMAT or "architecture" not in description:
-            raise UserError(f"{folder / 'config.json'} does not describe a jepakit encoder of format {FORMAT}.")
-        check_choice(f"{folder / 'config.json'}: architecture", description["architecture"], ARCHITECTURES)
+            raise UserError(f"{path} cannot be read ({error}): not a folder of exported weights.") from error
+        ours = isinstance(description, dict) and description.get("format") == FORMAT
+        if not ours or "architecture" not in description:
+            raise UserError(f"{path} does not describe a jepakit encoder of format {FORMAT}.")
+        check_choice(f"{path}: architecture", description["architecture"], ARCHITECTURES)
         kind, config = ARCHITECTURES[description["architecture"]]
         encoder = kind(from_plain(config, description.get("encoder"), "encoder"))
         load_strictly(encoder, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
@@ -124,7 +129,8 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Path) -
     own = module.state_dict()
     missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     misshapen = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
-    for names, what in ((missing, "lacks"), (unexpected, "has unexpected"), (sorted(misshapen), "has other shapes for")):
+    wrong = {"lacks": missing, "has unexpected": unexpected, "has other shapes for": sorted(misshapen)}
+    for what, names in wrong.items():
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             raise UserError(f"{source} {what} {', '.join(names[:3])}{more}: weights of another model or size.")
@@ -150,7 +156,7 @@ def encoder_of(system: System, which: Which | None = None) -> tuple[nn.Module, W
 
 
 def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
-    """The encoder of a run folder, of a folder that `export` wrote or of released I-JEPA weights, ready to use and frozen.
+    """The encoder of a run folder, of a folder that `export` wrote or of released I-JEPA weights: frozen, ready to use.
 
     Args:
         path: the folder, or a released `.pth.tar` file.
@@ -196,9 +202,14 @@ def system_name(system: System) -> str:
 
 @torch.no_grad()
 def embed_images(
-    model: Callable[[Tensor], Tokens], inputs: ImageInputs, dataset: Any, indices: Sequence[int] | np.ndarray | None = None,
-    batch_size: int = 256, device: torch.device | None = None, pooling: Pooling | None = "mean",
-) -> Tensor:  # fmt: skip
+    model: Callable[[Tensor], Tokens],
+    inputs: ImageInputs,
+    dataset: Any,
+    indices: Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 256,
+    device: torch.device | None = None,
+    pooling: Pooling | None = "mean",
+) -> Tensor:
     """Embeddings of a data set, `[n, dim]` pooled or (pooling None) `[n, tokens, dim]`, float32 on the CPU.
 
     `model(images) -> Tokens` is an encoder or a system's `encode`; the images are prepared by `inputs`.

@@ -1,7 +1,7 @@
-"""Multi-block masks on a 2-D grid (I-JEPA, arXiv 2301.08243, section 3 and appendix A): what the context keeps, what is predicted.
+"""Multi-block masks on a 2-D grid: what the context keeps and what is predicted (I-JEPA, arXiv 2301.08243, section 3).
 
-Two samplers with one output. `MultiBlock` is the corrected one and the default. `LegacyMultiBlock` draws as the released
-code does, for exact comparisons, with its known faults:
+Two samplers with one output. `MultiBlock` is the corrected one and the default. `LegacyMultiBlock` draws as the
+released code does, for exact comparisons, with its known faults:
 
 - one size for the whole batch, scale and aspect ratio from one and the same random number;
 - the last row and the last column are never part of any block (ijepa#40);
@@ -63,7 +63,7 @@ class BlockMasks:
     """Kept and predicted token ids of a batch, padded at the end with a valid id.
 
     context `[batch, contexts, kept]`, context_lengths `[batch, contexts]`,
-    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`; blocks is 1 where they are predicted jointly.
+    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`; blocks predicted jointly count as one.
     """
 
     context: Tensor
@@ -82,7 +82,7 @@ def _inside(top: NDArray, left: NDArray, height: NDArray, width: NDArray, grid: 
 
 def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> NDArray[np.bool_]:
     """The target blocks, or their union as one block: `[batch, blocks, cells]`."""
-    return targets.any(axis=1, keepdims=True) if config.joint else targets
+    return np.logical_or.reduce(targets, axis=1, keepdims=True) if config.joint else targets
 
 
 def _to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
@@ -136,16 +136,16 @@ class MultiBlock:
         batch = np.arange(len(draws))
         if (kept[batch, chosen] == 0).any():
             raise UserError(
-                f"The target blocks cover the whole grid of {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
+                f"The target blocks cover all {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
                 "Lower masks.target_scale or masks.targets, or use a smaller patch_size."
             )
         return BlockMasks(*_to_ids(context[batch, chosen]), *_to_ids(_asked(targets[batch, chosen], config)))
 
 
 class LegacyMultiBlock:
-    """The released sampler (`src/masks/multiblock.py` as described in the module's docstring), redrawn from its facts.
+    """The released sampler (`src/masks/multiblock.py`), redrawn from its facts.
 
-    The counter that seeds the batch's block sizes there is the first sample's stream here, so that a run can be resumed.
+    Block sizes, seeded by a counter there, come from the batch's first sample here, so that a run can be resumed.
     """
 
     def __init__(self, config: MultiBlockConfig, grid: tuple[int, int]):

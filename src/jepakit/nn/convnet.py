@@ -101,7 +101,7 @@ class ConvNet(nn.Module):
                 f"The encoder expects images [batch, {self.config.channels}, height, width], got {list(images.shape)}."
             )
         if keep is not None:
-            raise UserError("A convnet sees whole images: it cannot encode only some tokens. Use the ViT for masked systems.")
+            raise UserError("A convnet sees whole images and cannot encode some tokens alone. Use the ViT.")
         features = self.blocks(F.gelu(self.stem_norm(self.stem(images))))
         grid = (features.shape[2], features.shape[3])
         return Tokens(

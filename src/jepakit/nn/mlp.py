@@ -8,7 +8,7 @@ from torch import nn
 
 
 def projection_head(input_dim: int, hidden: Sequence[int], output_dim: int) -> nn.Sequential:
-    """Linear, BatchNorm, GELU for each hidden width, then one linear layer: `[batch, input_dim] -> [batch, output_dim]`.
+    """Linear, BatchNorm, GELU for each hidden width, then a linear layer: `[batch, input_dim] -> [batch, output_dim]`.
 
     Nothing normalises the output: SIGReg and VICReg need to reach any mean and scale.
     """

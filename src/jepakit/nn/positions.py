@@ -16,7 +16,7 @@ def sincos_1d(coordinates: Num[Tensor, "count"], dim: int) -> Float[Tensor, "cou
 
 
 def sincos_2d(grid: tuple[int, int], dim: int) -> Float[Tensor, "tokens dim"]:
-    """Position table of a `(rows, columns)` grid in raster order; the first half of `dim` encodes the column, the second the row."""
+    """Position table of a `(rows, columns)` grid in raster order; first half of `dim` the column, second the row."""
     rows, columns = grid
     row = torch.arange(rows).repeat_interleave(columns)
     column = torch.arange(columns).repeat(rows)

@@ -16,7 +16,7 @@ def valid_mask(lengths: Int[Tensor, "batch"], tokens: int) -> Bool[Tensor, "batc
 
 @dataclass(frozen=True)
 class Ids:
-    """Token ids, a list for each sample: `values [batch, count]`, padded at the end, `lengths [batch]` (None: all full).
+    """Token ids, a list for each sample: `values [batch, count]`, padded at the end, `lengths [batch]` (None: full).
 
     Ids count the grid in raster order. Padding holds a valid id (0), never a marker, so that it can be gathered.
     """

@@ -1,4 +1,4 @@
-"""Pre-norm transformer blocks; parameter names are timm's (`norm1`, `attn.qkv`, `attn.proj`, `norm2`, `mlp.fc1`, `mlp.fc2`)."""
+"""Pre-norm transformer blocks; names are timm's (`norm1`, `attn.qkv`, `attn.proj`, `norm2`, `mlp.fc1`, `mlp.fc2`)."""
 
 from __future__ import annotations
 
@@ -77,8 +77,8 @@ def initialise_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
     """Xavier uniform for linear and patch layers, zero biases, and residual outputs scaled by 1/sqrt(2 depth index).
 
     The released models draw from a normal of 0.02, which suits a width of 1024. At 128 it leaves tokens that are nearly
-    all position: targets that a prediction can reach without looking, and I-JEPA collapses. Xavier (as MAE) keeps content
-    and position alike in size at any width. The rescale is the released constructors'.
+    all position: targets that a prediction can reach without looking, and I-JEPA collapses. Xavier (as MAE) keeps
+    content and position alike in size at any width. The rescale is the released constructors'.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d):

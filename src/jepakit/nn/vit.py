@@ -22,7 +22,7 @@ from jepakit.registry import SIZES
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
-    """Shape of a vision transformer. `image_size` is (height, width) in pixels, `patch_size` one side of a square patch."""
+    """Shape of a vision transformer. `image_size` is (height, width) in pixels, `patch_size` a square patch's side."""
 
     image_size: tuple[int, int]
     patch_size: int
@@ -36,7 +36,7 @@ class ViTConfig:
         for name in ("patch_size", "channels", "dim", "depth", "heads"):
             check_range(name, getattr(self, name), 1)
         if self.dim % self.heads or self.dim % 4:
-            raise UserError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (two sine-cosine axes).")
+            raise UserError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (for positions).")
         for name, side in zip(("height", "width"), self.image_size, strict=True):
             if side % self.patch_size or side < self.patch_size:
                 near = max(self.patch_size, round(side / self.patch_size) * self.patch_size)

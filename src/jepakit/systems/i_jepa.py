@@ -51,6 +51,8 @@ class IJEPAConfig:
     """Whose embeddings are predicted: an average of the encoder, or the encoder with or without gradient."""
     target_norm: Literal["layer", "none"] = "layer"
     """Normalise each target token, or leave it."""
+    target_levels: int = 1
+    """The target is the mean of its encoder's last so many blocks (data2vec); 1 is the paper."""
     ema: float = 0.996
     """Momentum of the average at the start; it rises linearly."""
     ema_end: float = 1.0
@@ -72,6 +74,7 @@ class IJEPAConfig:
         for name in ("ema", "ema_end"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("invariance", self.invariance, 0)
+        check_range("target_levels", self.target_levels, 1, SIZES[self.size]["vit"][1])
         if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
             raise UserError("invariance needs an anti_collapse loss and masks.contexts of at least 2: it compares contexts.")
 
@@ -93,6 +96,7 @@ class IJEPA(Masked):
             make_target(config.target, encoder),
             config.energy,
             target_norm=config.target_norm,
+            target_levels=None if config.target_levels == 1 else tuple(range(vit.depth + 1 - config.target_levels, vit.depth + 1)),
             anti_collapse=anti_collapse,
             projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if anti_collapse else None,
             invariance=config.invariance,
