@@ -149,7 +149,7 @@ UNREADABLE = [
     (f"{P} --data digits --augment.vews 3", r"--augment.vews.*--augment.views"),
     (P, r"--data"),
     ("pretrain lejepa --data digits", r"--out"),
-    (f"{P} --data digits --lr fast", r"--lr: could not convert string to float: 'fast'"),
+    (f"{P} --data digits --warmup fast", r"--warmup: could not convert string to float: 'fast'"),
     (f"{P} --data digits --steps 1.5", r"--steps.*1.5"),
     (f"{P} --data digits --device cdua", r"'cdua'.*--device.*'auto',\s+'cpu',\s+'cuda',\s+'mps'"),
     ("evaluate", r"run folder"),

@@ -112,6 +112,7 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         if not isinstance(value, dict):
             raise UserError(f"{where}: expected a group of options, got {value!r}.")
         hints = typing.get_type_hints(kind)
+        value = {name: _over_default(kind, name, item) for name, item in value.items()}
         known = {f.name for f in fields(kind)}
         for name in value:
             if name not in known:
@@ -148,6 +149,14 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
     raise UserError(f"{where}: expected {kind.__name__}, got {value!r}.")
+
+
+def _over_default(kind: type, name: str, item: Any) -> Any:
+    """A part of which some options are given: the others are those that this config gives it, not the part's own."""
+    factory = next((f.default_factory for f in fields(kind) if f.name == name), dataclasses.MISSING)
+    if isinstance(item, dict) and factory is not dataclasses.MISSING:
+        return {**to_plain(factory()), **item}
+    return item
 
 
 def _required(field: dataclasses.Field) -> bool:

@@ -25,6 +25,8 @@ def build(hidden=(), energy="l2", target=None, **options):
     with torch.no_grad():
         for parameter in system.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
+        for head in (network.projector, *([] if target != "ema" else [system.target.average.projector])):
+            head[-1].weight.mul_(20)  # losses of order 1: a tolerance has to mean something
     return system
 
 

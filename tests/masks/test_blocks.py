@@ -133,6 +133,23 @@ def test_a_context_keeps_enough_or_the_most_it_could(grid, seed):
     assert enough.float().mean() > 0.9
 
 
+def test_where_no_context_is_large_enough_the_largest_is_taken():
+    """A target of four fifths leaves at most 20 of 100 tokens; min_keep counts as a quarter of the grid."""
+    options = {"targets": 1, "target_scale": (0.8, 0.8), "context_scale": (0.5, 1.0), "target_aspect": (1.0, 1.0)}
+    first = draw("corrected", (10, 10), range(64), min_keep=1, **options).context_lengths
+    largest = draw("corrected", (10, 10), range(64), min_keep=50, **options).context_lengths
+    assert (largest >= first).all()
+    assert (largest > first).float().mean() > 0.5
+    assert largest.max() <= 20
+
+
+def test_the_released_context_has_strictly_more_than_min_keep():
+    """On 3 x 3 its block has at most 2 x 2 tokens, and target regions are given up before the bound is."""
+    assert draw("legacy", (3, 3), min_keep=3).context.shape[-1] == 4
+    with pytest.raises(UserError, match=r"No context of more than 4 tokens"):
+        draw("legacy", (3, 3), min_keep=4)
+
+
 @given(grid=grids, epoch=st.integers(0, 100))
 def test_a_sample_gets_the_same_mask_in_any_batch(grid, epoch):
     together = draw("corrected", grid, [7, 2, 31], epoch=epoch, contexts=2)

@@ -23,6 +23,7 @@ from jepakit.verbs import pretrain as verb
 from jepakit.verbs.pretrain import decide, held_out_count
 
 TINY = {
+    "limit": 96,
     "steps": 6,
     "batch_size": 16,
     "log_every": 2,
@@ -120,7 +121,7 @@ def test_a_config_reproduces_its_run_and_options_override_it(tmp_path):
     jepakit.pretrain(config=config, out=tmp_path / "python")
     assert untimed(tmp_path / "line") == untimed(tmp_path / "python") == untimed(tmp_path / "a")
     assert read_config(tmp_path / "line") == read_config(tmp_path / "a")
-    assert main(["pretrain", "lejepa", f"--config={config}", *words(out=tmp_path / "b", lr=1e-5, epochs=0.02)]) == 0
+    assert main(["pretrain", "lejepa", f"--config={config}", *words(out=tmp_path / "b", lr=1e-5, epochs=0.3)]) == 0
     changed = read_config(tmp_path / "b").training
     assert (changed.lr, changed.seed, changed.steps) == (1e-5, 3, 2)
 
@@ -261,8 +262,8 @@ def test_memory_that_runs_out_while_measuring_is_told_and_leaves_nothing(tmp_pat
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
 
     monkeypatch.setattr(verb, "measure_cost", fail)
-    assert main(["pretrain", "i-jepa", *words(data="digits", out=tmp_path / "run", steps=2)]) == 2
-    assert "Memory ran out at batch_size 256. Cut the step into pieces with --accumulate 2" in capsys.readouterr().err
+    assert main(["pretrain", "i-jepa", *words(data="digits", out=tmp_path / "run", batch_size=64)]) == 2
+    assert "Memory ran out at batch_size 64. Cut the step into pieces with --accumulate 2" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

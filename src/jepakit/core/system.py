@@ -27,6 +27,11 @@ class System(nn.Module):
     training_defaults: ClassVar[dict[str, Any]] = {}
     joins_batch: bool = False  # True: the loss looks across the batch, which accumulation would cut into pieces
 
+    @staticmethod
+    def peak_lr(config: Any) -> float:
+        """Peak learning rate of a system of this config, where none is given."""
+        return 1e-3
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Scalar `loss` and its terms by name."""
         raise NotImplementedError

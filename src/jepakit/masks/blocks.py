@@ -30,18 +30,19 @@ class MultiBlockConfig:
 
     sampler: Literal["corrected", "legacy"] = "corrected"
     """corrected, or legacy: as the released code draws, faults included."""
-    contexts: int = 1
-    """Context masks for each image; they share the target blocks."""
-    targets: int = 4
-    """Target blocks for each image."""
-    target_scale: tuple[float, float] = (0.15, 0.2)
-    """Area of a target block."""
+    contexts: int = 2
+    """Context masks for each image (the paper's 1); they share the target blocks."""
+    targets: int = 10
+    """Target blocks for each image (the paper's 4). Many small ones suit small grids; they may overlap."""
+    target_scale: tuple[float, float] = (0.06, 0.1)
+    """Area of a target block (the paper's 0.15 0.2)."""
     target_aspect: tuple[float, float] = (0.75, 1.5)
     """Aspect of a target block."""
     context_scale: tuple[float, float] = (0.85, 1.0)
     """Area of the context block, before the targets are taken out."""
-    joint: bool = False
-    """Predict all blocks of an image together, in one pass over their union (V-JEPA), instead of each by itself."""
+    joint: bool = True
+    """Predict all blocks of an image together, in one pass over their union (V-JEPA); no-joint: each by itself, as the
+    paper does."""
     min_keep: int = 10
     """Fewest tokens of a context; capped at a quarter of the grid."""
 

@@ -49,9 +49,14 @@ class ViTConfig:
     def of_size(cls, size: str, image_size: tuple[int, int], channels: int, patch_size: int | None = None) -> ViTConfig:
         """The ViT of a named size (`jepakit list sizes`) for these images."""
         dim, depth, heads, mlp_ratio = SIZES[size]["vit"]
-        patch = default_patch_size(image_size) if patch_size is None else patch_size
         return cls(
-            image_size=image_size, patch_size=patch, channels=channels, dim=dim, depth=depth, heads=heads, mlp_ratio=mlp_ratio
+            image_size=image_size,
+            patch_size=default_patch_size(image_size) if patch_size is None else patch_size,
+            channels=channels,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
         )
 
     @property
@@ -61,8 +66,8 @@ class ViTConfig:
 
 
 def default_patch_size(image_size: tuple[int, int]) -> int:
-    """The largest side that divides the image and leaves at least 7 patches on its shorter side, at most 16 pixels."""
-    for patch in range(min(16, min(image_size) // 7), 1, -1):
+    """The largest side that divides the image and leaves at least 4 patches on its shorter side, at most 16 pixels."""
+    for patch in range(min(16, min(image_size) // 4), 1, -1):
         if image_size[0] % patch == 0 and image_size[1] % patch == 0:
             return patch
     return 1

@@ -15,15 +15,15 @@ class TrainingConfig:
     """Budget, optimiser, schedules, precision, checkpoints."""
 
     steps: int | None = None
-    """Optimiser steps. Default: 100 epochs, but at least 1,000 and at most 10,000 steps."""
+    """Optimiser steps. Default: 100 epochs, but at least 1,000 and at most 5,000 steps."""
     epochs: float | None = None
     """Passes over the data, instead of steps."""
     batch_size: int = 256
     """Samples an optimiser step sees; a smaller data set is one batch."""
     accumulate: int = 1
     """Pieces a step's batch is cut into, for less memory; refused by losses that look across the batch."""
-    lr: float = 1e-3
-    """Peak learning rate."""
+    lr: float | None = None
+    """Peak learning rate. Default: the system's for its size."""
     final_lr: float = 1e-3
     """Learning rate at the end, as a share of lr."""
     warmup: float = 0.1
@@ -71,8 +71,9 @@ class TrainingConfig:
             check_range(name, getattr(self, name), 1)
         if self.epochs is not None and not self.epochs > 0:
             raise UserError(f"epochs must be above 0, got {self.epochs}.")
-        for name in ("lr", "weight_decay", "seed"):
-            check_range(name, getattr(self, name), 0)
+        for name in ("lr", "weight_decay", "weight_decay_end", "seed"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), 0)
         for name in ("warmup", "cooldown", "final_lr"):
             check_range(name, getattr(self, name), 0, 1)
         if self.workers is not None:

@@ -13,7 +13,7 @@ def build_optimizer(system: System, config: TrainingConfig, device: torch.device
     """AdamW (Loshchilov and Hutter 2019), betas 0.9 and 0.999; groups with `decay: False` have no weight decay."""
     groups = [group for group in system.parameter_groups() if group["params"]]
     # The fused kernels of CUDA and CPU compute the same update in one pass over memory.
-    return torch.optim.AdamW(groups, lr=config.lr, weight_decay=0.0, fused=device.type in ("cuda", "cpu"))
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=0.0, fused=device.type in ("cuda", "cpu"))
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps: int) -> dict[str, float]:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from jepakit.core.schedules import cosine, linear
+from jepakit.errors import UserError
 from jepakit.training.config import TrainingConfig
 
 
 def learning_rate(config: TrainingConfig, step: int, steps: int) -> float:
     """Learning rate of optimiser step `step` (0-based) of `steps`."""
+    if config.lr is None:
+        raise UserError("lr is not decided: give one, or let `pretrain` take the system's for its size.")
     warmup = round(config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup

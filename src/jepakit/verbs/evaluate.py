@@ -56,8 +56,11 @@ def evaluate(
     """
     folder, where = RunFolder(run), choose_device(device)
     system, config = load_run_system(run, where)
-    if images is None:
-        chosen = config.dataset if data is None else dataclasses.replace(config.dataset, data=str(data), labels=None)
+    if images is None or config.dataset.limit is not None:
+        # `limit` is about what was trained on; probes take all labels, so that runs can be compared.
+        chosen = dataclasses.replace(config.dataset, limit=None)
+        if data is not None:
+            chosen = dataclasses.replace(chosen, data=str(data), labels=None)
         images = open_images(chosen, config.training.seed)
     if images.task is None:
         raise UserError(

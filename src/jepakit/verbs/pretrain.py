@@ -144,16 +144,28 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
     epochs = 100 if training.epochs is None else training.epochs
     steps = training.steps or math.ceil(epochs * count / batch_size)
     if training.steps is None and training.epochs is None:
-        steps = min(max(steps, 1000), 10_000)
+        steps = min(max(steps, 1000), 5000)
     workers = training.workers
     if workers is None:
-        workers = 0 if images.train.paths is None else min(8, max(1, (os.cpu_count() or 1) - 1))
+        workers = 0 if images.train.paths is None else min(8, max(1, available_cores() - 1))
     return dataclasses.replace(
         config,
         dataset=dataclasses.replace(images.config, data=_absolute(images.config.data), labels=_absolute(images.config.labels)),
-        training=dataclasses.replace(training, batch_size=batch_size, steps=steps, epochs=None, workers=workers),
+        training=dataclasses.replace(
+            training,
+            batch_size=batch_size,
+            steps=steps,
+            epochs=None,
+            workers=workers,
+            lr=load_system(config.system).peak_lr(config.model) if training.lr is None else training.lr,
+        ),
         inputs=ImageInputs.of(images),
     )
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _absolute(place: str | None) -> str | None:

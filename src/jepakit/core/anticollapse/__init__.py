@@ -46,8 +46,9 @@ def chosen_anticollapse(config: Any, seed: int = 0) -> AntiCollapse | None:
 
     Errors: options of a method that was not chosen are changed; they would do nothing.
     """
-    for name, kind in CONFIGS.items():
-        if name != config.anti_collapse and getattr(config, name) != kind():
+    defaults = type(config)()
+    for name in CONFIGS:
+        if name != config.anti_collapse and getattr(config, name) != getattr(defaults, name):
             raise UserError(
                 f"Options of {name} are set, but anti_collapse is {config.anti_collapse!r}: they would do nothing. "
                 f"Choose anti_collapse {name!r} or leave them out."

@@ -1,0 +1,55 @@
+"""I-JEPA on Fashion-MNIST without augmentation: the default, what each part is worth, and how it scales with data.
+
+    python recipes/i_jepa_fashion_mnist.py                  # the default at three seeds
+    python recipes/i_jepa_fashion_mnist.py --part losses    # without and with each anti-collapse loss, one seed
+    python recipes/i_jepa_fashion_mnist.py --part images    # with fewer unlabelled images, one seed
+    python recipes/i_jepa_fashion_mnist.py --part probes    # linear against attentive probe, and labels, on the default's runs
+
+Fashion-MNIST is read from an idx folder (Debian package dataset-fashion-mnist, or --data FOLDER).
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import jepakit
+from seeds import run, table
+
+EVALUATORS = ["low-shot-10", "knn-20", "linear"]
+STEPS, SHORT = 3000, 1600  # of 128 images; headline, ablations
+PROBES = ["low-shot-1", "low-shot-5", "low-shot-10", "low-shot-50", "low-shot-200", "linear", "attentive", "knn-20"]
+# Weights that bring each loss near the size of the prediction loss.
+LOSSES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "vicreg": {"anti_collapse": "vicreg", "vicreg": {"invariance": 2.5, "variance": 1.25, "covariance": 0.1}},
+    "sigreg": {"anti_collapse": "sigreg", "sigreg": {"weight": 1.0}, "invariance": 1.0},
+    "barlow": {"anti_collapse": "barlow", "barlow": {"weight": 0.01}},
+    "infonce": {"anti_collapse": "infonce", "infonce": {"weight": 0.1}},
+}
+IMAGES = (600, 2_000, 6_000, 20_000)
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--part", choices=["seeds", "losses", "images", "probes"], default="seeds")
+    parser.add_argument("--data", default="fashion-mnist")
+    parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--threads", type=int, default=None)
+    asked = parser.parse_args()
+    common: dict[str, Any] = {"data": asked.data, "threads": asked.threads}
+    seeds, first = asked.seeds, asked.seeds[:1]
+    if asked.part in ("seeds", "probes"):
+        folders = run("i-jepa-fashion", "i-jepa", seeds, asked.out, steps=STEPS, **common)
+        if asked.part == "probes":
+            for folder in folders:
+                jepakit.evaluate(folder, evaluators=PROBES)
+            EVALUATORS = PROBES
+        print(f"\n{table(folders, EVALUATORS)}")
+    for name, options in LOSSES.items() if asked.part == "losses" else ():
+        folders = run(f"i-jepa-fashion-{name}", "i-jepa", first, asked.out, steps=SHORT, **common, **options)
+        print(f"\n## anti-collapse {name}\n\n{table(folders, EVALUATORS, ['encoder'])}")
+    for count in IMAGES if asked.part == "images" else ():
+        folders = run(f"i-jepa-fashion-{count}-images", "i-jepa", first, asked.out, steps=SHORT, limit=count, **common)
+        print(f"\n## {count} unlabelled images\n\n{table(folders, EVALUATORS, ['encoder', 'random init', 'pixels'])}")

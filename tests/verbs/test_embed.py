@@ -1,0 +1,94 @@
+"""`embed`: one row an image, in the order of the data, told apart by the CSV beside it."""
+
+from __future__ import annotations
+
+import csv
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import jepakit
+from jepakit.errors import UserError
+
+
+def rows_of(path):
+    with open(path, newline="", encoding="utf-8") as handle:
+        return list(csv.reader(handle))
+
+
+@pytest.fixture()
+def arrays(tmp_path):
+    pixels = np.random.default_rng(1).integers(0, 255, (7, 8, 8), dtype=np.uint8)
+    np.save(tmp_path / "seven.npy", pixels)
+    return pixels
+
+
+def test_each_row_is_the_image_of_its_index(runs, tmp_path, arrays):
+    found = jepakit.embed(runs["lejepa"], data=tmp_path / "seven.npy", out=tmp_path / "a" / "out.npy", batch_size=3)
+    np.testing.assert_array_equal(np.load(tmp_path / "a" / "out.npy"), found)
+    assert (found.shape, found.dtype) == ((7, 128), np.float32)
+    assert rows_of(tmp_path / "a" / "out.csv") == [["row", "index"], *([str(i), str(i)] for i in range(7))]
+    model = jepakit.load(runs["lejepa"])
+    images = model.inputs.normalise(torch.from_numpy(arrays)[:, None] / 255)
+    np.testing.assert_allclose(found, model.embed(images).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_each_row_is_the_file_of_its_path(runs, tmp_path, arrays):
+    (tmp_path / "photos" / "deep").mkdir(parents=True)
+    names = ["b.png", "deep/ü, 2.png", "a.png"]
+    for name, pixels in zip(names, arrays, strict=False):
+        Image.fromarray(pixels).save(tmp_path / "photos" / name)
+    found = jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy")
+    header, *rows = rows_of(tmp_path / "out.csv")
+    assert header == ["row", "path"]
+    places = {path: int(row) for row, path in rows}
+    assert places.keys() == {str(tmp_path / "photos" / name) for name in names}
+    whole = jepakit.embed(runs["lejepa"], data=tmp_path / "seven.npy", out=tmp_path / "whole.npy")
+    for number, name in enumerate(names):
+        np.testing.assert_allclose(found[places[str(tmp_path / "photos" / name)]], whole[number], rtol=1e-4, atol=1e-5)
+
+
+def test_one_image_is_enough(runs, tmp_path, arrays):
+    (tmp_path / "one").mkdir()
+    Image.fromarray(arrays[0]).save(tmp_path / "one" / "it.png")
+    assert jepakit.embed(runs["i-jepa"], data=tmp_path / "one", out=tmp_path / "out.npy").shape == (1, 128)
+
+
+def test_tokens_and_which(runs, tmp_path):
+    data = tmp_path / "seven.npy"
+    np.save(data, np.random.default_rng(1).integers(0, 255, (7, 8, 8), dtype=np.uint8))
+    tokens = jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "t.npy", tokens=True)
+    mean = jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "m.npy")
+    assert tokens.shape == (7, 16, 128)
+    np.testing.assert_allclose(tokens.mean(1), mean, atol=1e-5)
+    for which in ("target", "encoder"):
+        assert jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "w.npy", which=which).shape == (7, 128)
+    with pytest.raises(UserError, match="which: 'taget' is not known. Did you mean 'target'"):
+        jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "w.npy", which="taget")
+
+
+def test_bad_files_are_an_error_or_left_out(runs, tmp_path, arrays):
+    (tmp_path / "photos").mkdir()
+    for number, pixels in enumerate(arrays):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    (tmp_path / "photos" / "3.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"(?s)3.png.*--on-bad-file skip"):
+        jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy")
+    assert not (tmp_path / "out.npy").exists()
+    found = jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy", on_bad_file="skip")
+    assert len(found) == 6
+    assert not any("3.png" in path for _, path in rows_of(tmp_path / "out.csv"))
+
+
+def test_the_ending_must_be_npy(runs, tmp_path):
+    with pytest.raises(UserError, match=r"written as .npy. Use .*out.npy"):
+        jepakit.embed(runs["lejepa"], data="digits", out=tmp_path / "out.csv")
+
+
+def test_an_export_embeds_as_its_run(runs, tmp_path, arrays):
+    jepakit.export(runs["i-jepa"], out=tmp_path / "exported")
+    data = tmp_path / "seven.npy"
+    one, other = (jepakit.embed(m, data=data, out=tmp_path / "o.npy") for m in (runs["i-jepa"], tmp_path / "exported"))
+    np.testing.assert_array_equal(one, other)

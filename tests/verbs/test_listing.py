@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+import jepakit
+from jepakit.errors import UserError
+from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS
+
+
+def test_each_kind_lists_the_registry():
+    for kind, table in (("systems", SYSTEMS), ("datasets", DATASETS), ("evaluators", EVALUATORS)):
+        assert jepakit.list_names(kind) == {name: entry.about for name, entry in table.items()}
+    assert jepakit.list_names() == jepakit.list_names("systems")
+    assert jepakit.list_names("sizes").keys() == SIZES.keys()
+    assert "384 wide, 12 deep, 6 heads" in jepakit.list_names("sizes")["small"]
+
+
+def test_a_typo_names_the_nearest():
+    with pytest.raises(UserError, match="'datsets' is not known. Did you mean 'datasets'"):
+        jepakit.list_names("datsets")
