@@ -77,13 +77,11 @@ def test_list_names_what_there_is(capsys):
 
 
 def test_a_closed_pipe_is_no_error():
-    done = subprocess.run(
-        f"{sys.executable} -m jepakit --help | true", shell=True, capture_output=True, text=True
-    )
+    done = subprocess.run(f"{sys.executable} -m jepakit --help | true", shell=True, capture_output=True, text=True)
     assert done.stderr == ""
 
 
-@pytest.fixture()
+@pytest.fixture
 def place(tmp_path, monkeypatch):
     """A folder to stand in, with things to stumble over."""
     monkeypatch.chdir(tmp_path)
@@ -193,7 +191,8 @@ def test_python_and_the_command_line_have_the_same_options_for_pretrain(system):
     config = default_config(system, "x")
     line = set()
     for field in dataclasses.fields(pretrain_options(system)):
-        line |= {f.name for f in dataclasses.fields(getattr(config, field.name))} if field.name in SECTIONS else {field.name}
+        section = field.name in SECTIONS
+        line |= {f.name for f in dataclasses.fields(getattr(config, field.name))} if section else {field.name}
     named = set(inspect.signature(jepakit.pretrain).parameters) - {"system", "options"}
     assert named <= line
     assert all(config.section(option) is not None for option in line - named)

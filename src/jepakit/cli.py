@@ -39,6 +39,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # `jepakit list | head`
         return 0
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"jepakit: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(words: list[str]) -> int:

@@ -43,7 +43,8 @@ def _pretrain(words: list[str]) -> int:
             base = base.override(steps=None)
     if system is None:
         if not {"-h", "--help"} & set(words):
-            raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. jepakit pretrain i-jepa --data ./photos --out runs/a")
+            example = "jepakit pretrain i-jepa --data ./photos --out runs/a"
+            raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. {example}")
         system = "i-jepa"
     asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
     chosen = RunConfig(
@@ -56,9 +57,9 @@ def pretrain_options(system: str, base: RunConfig | None = None) -> type:
     """A dataclass with all options of `pretrain` for a system; `base` gives the defaults of a reproduced run."""
     defaults = base or default_config(system, "unset")
     fields: list[Any] = [
-        ("out", Annotated[Path, tyro.conf.arg(help="The run folder to create.")]),
-        ("init", Annotated[Path | None, tyro.conf.arg(help="Weights to start from: a run or an exported folder.")], None),
-        ("config", Annotated[Path | None, tyro.conf.arg(help="A run's config.yaml to reproduce; options override it.")], None),
+        ("out", _described(Path, "The run folder to create.")),
+        ("init", _described(Path | None, "Weights to start from: a run or an exported folder."), None),
+        ("config", _described(Path | None, "A run's config.yaml to reproduce; options override it."), None),
     ]
     for name, kind in section_types(system).items():
         flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
@@ -69,6 +70,10 @@ def pretrain_options(system: str, base: RunConfig | None = None) -> type:
     options = dataclasses.make_dataclass("Pretrain", fields, frozen=True, kw_only=True)
     options.__doc__ = f"Pretrain {system}: {SYSTEMS[system].about}."
     return options
+
+
+def _described(kind: Any, help: str) -> Any:
+    return Annotated[kind, tyro.conf.arg(help=help)]
 
 
 def _resume(words: list[str]) -> int:

@@ -26,10 +26,10 @@ SECTIONS = ("dataset", "model", "training", "health")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `model` is the system's own config; option names are unique across the sections.
+    """Everything that decides a run. `model` is the system's own config; no two sections share an option's name.
 
-    `inputs` is no choice but a finding: what the data made the encoder expect. It is written with the rest, for the verbs
-    that use the encoder later; a new run finds its own.
+    `inputs` is no choice but a finding: what the data made the encoder expect. It is written with the rest, for the
+    verbs that use the encoder later; a new run finds its own.
     """
 
     system: str
@@ -151,7 +151,7 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     raise UserError(f"{where}: expected {kind.__name__}, got {value!r}.")
 
 
-def _over_default(kind: type, name: str, item: Any) -> Any:
+def _over_default(kind: Any, name: str, item: Any) -> Any:
     """A part of which some options are given: the others are those that this config gives it, not the part's own."""
     factory = next((f.default_factory for f in fields(kind) if f.name == name), dataclasses.MISSING)
     if isinstance(item, dict) and factory is not dataclasses.MISSING:
@@ -174,7 +174,8 @@ def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
             raise UserError(f"A name in the YAML file is a {type(key).__name__} (line {node.start_mark.line + 1} on).")
         if keys.count(key) > 1:
             raise UserError(f"The key {key!r} stands twice in the YAML file (line {node.start_mark.line + 1} on).")
-    return {key: loader.construct_object(v, deep=True) for key, (_, v) in zip(keys, node.value, strict=True)}  # type: ignore[no-untyped-call]
+    values = [loader.construct_object(value, deep=True) for _, value in node.value]  # type: ignore[no-untyped-call]
+    return dict(zip(keys, values, strict=True))
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
@@ -218,6 +219,8 @@ def read_config(path: Path | str) -> RunConfig:
     system = str(plain.get("system", ""))
     try:
         sections = {name: from_plain(kind, plain.get(name, {}), name) for name, kind in section_types(system).items()}
-        return RunConfig(system=system, inputs=from_plain(ImageInputs | None, plain.get("inputs"), "inputs"), **sections)
+        return RunConfig(
+            system=system, inputs=from_plain(ImageInputs | None, plain.get("inputs"), "inputs"), **sections
+        )
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

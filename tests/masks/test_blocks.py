@@ -11,11 +11,15 @@ from jepakit.masks.blocks import LegacyMultiBlock, MultiBlock, MultiBlockConfig,
 from jepakit.randomness import Draws
 
 SAMPLERS = ("corrected", "legacy")
+PAPER = {
+    "contexts": 1, "targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0), "joint": False,
+    "min_keep": 2,
+}  # fmt: skip
 grids = st.tuples(st.integers(4, 20), st.integers(4, 20))
 
 
 def draw(sampler, grid, ids=range(16), seed=0, epoch=0, **options):
-    config = MultiBlockConfig(sampler=sampler, min_keep=options.pop("min_keep", 2), **options)
+    config = MultiBlockConfig(sampler=sampler, **{**PAPER, **options})
     return multi_block(config, grid)(Draws(seed, "masks", epoch, list(ids)))
 
 

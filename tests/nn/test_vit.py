@@ -127,9 +127,9 @@ def test_mistakes_in_options():
 
 
 @pytest.mark.parametrize(
-    ("size", "patch"), [((224, 224), 16), ((28, 28), 4), ((8, 8), 1), ((32, 48), 4), ((96, 64), 8)]
+    ("size", "patch"), [((224, 224), 16), ((28, 28), 7), ((8, 8), 2), ((32, 48), 8), ((40, 24), 4), ((7, 7), 1)]
 )
-def test_default_patches_divide_the_image_and_leave_seven_a_side(size, patch):
+def test_default_patches_divide_the_image_and_leave_four_a_side(size, patch):
     assert default_patch_size(size) == patch
 
 

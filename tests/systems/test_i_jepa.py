@@ -1,5 +1,6 @@
 import copy
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -14,9 +15,13 @@ INPUTS = ImageInputs(image_size=(14, 21), channels=1, mean=(0.4,), std=(0.3,))
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
 
+PAPER = MultiBlockConfig(contexts=1, targets=4, target_scale=(0.15, 0.2), joint=False, min_keep=1)
+
+
 def build(seed=0, **options):
     torch.manual_seed(seed)
-    return IJEPA(IJEPAConfig(predictor_dim=32, predictor_depth=1, **options), INPUTS, seed)
+    options = {"predictor_dim": 32, "predictor_depth": 1, "masks": PAPER, **options}
+    return IJEPA(IJEPAConfig(**options), INPUTS, seed)
 
 
 def samples(ids=range(6), epoch=0, size=(14, 21)):
@@ -73,6 +78,19 @@ def test_a_ragged_batch_equals_each_sample_alone():
         torch.testing.assert_close(alone[0], together[i], **EXACT)
 
 
+def test_the_defaults_make_a_step():
+    torch.manual_seed(0)
+    system = IJEPA(IJEPAConfig(), INPUTS)
+    terms = system.step(system.collator(0)(samples()))
+    assert set(terms) == {"loss", "prediction"}
+    assert torch.isfinite(terms["loss"])
+
+
+def test_the_target_is_the_mean_of_the_last_blocks():
+    assert build(target_levels=1).target_levels is None  # the encoder's output, as in the paper
+    assert build(target_levels=3).target_levels == (2, 3, 4)
+
+
 def test_the_average_follows_its_schedule():
     """`target = m target + (1 - m) encoder`, m linear from `ema` to `ema_end`; called after the optimiser's step."""
     system = build(ema=0.9, ema_end=1.0)
@@ -92,7 +110,7 @@ def test_the_average_follows_its_schedule():
 @pytest.mark.parametrize("target", ["ema", "shared", "stop-gradient"])
 def test_a_copy_learns_without_touching_the_original(target):
     """What the estimate of a run's cost relies on."""
-    system = build(target=target)
+    system = build(target=target, ema=0.996)
     before = {name: value.clone() for name, value in system.state_dict().items()}
     twin = copy.deepcopy(system)
     batch = twin.collator(0)(samples())
@@ -113,7 +131,7 @@ def test_a_copy_learns_without_touching_the_original(target):
 
 @pytest.mark.parametrize("anti_collapse", ["sigreg", "vicreg", "barlow", "infonce"])
 def test_with_each_regulariser(anti_collapse):
-    system = build(anti_collapse=anti_collapse, masks=MultiBlockConfig(contexts=2), invariance=1.0)
+    system = build(anti_collapse=anti_collapse, masks=replace(PAPER, contexts=2), invariance=1.0)
     terms = system.step(system.collator(0)(samples()))
     assert {"loss", "prediction", "alignment"} < set(terms)
     terms["loss"].backward()
@@ -152,6 +170,7 @@ def test_the_seed_decides_the_initialisation():
         ({"invariance": 1.0}, "anti_collapse"),
         ({"invariance": 1.0, "anti_collapse": "sigreg"}, "masks.contexts of at least 2"),
         ({"sigreg": SIGRegConfig(weight=2.0)}, "would do nothing"),
+        ({"target_levels": 5}, "target_levels must be at least 1 and at most 4"),
         ({"target": "emma"}, "Did you mean 'ema'"),
         ({"target_norm": "batch"}, "target_norm"),
         ({"patch_size": 0}, "patch_size must be at least 1"),
@@ -161,6 +180,5 @@ def test_the_seed_decides_the_initialisation():
     ],
 )
 def test_mistakes(options, message):
-    options = {"predictor_dim": 32, "predictor_depth": 1, **options}
     with pytest.raises(UserError, match=message):
-        IJEPA(IJEPAConfig(**options), INPUTS)
+        build(**options)

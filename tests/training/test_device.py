@@ -25,7 +25,7 @@ def test_auto_takes_the_best_there_is(monkeypatch):
 
 
 def test_a_typo_in_the_device_names_the_nearest():
-    with pytest.raises(UserError, match="device: 'cdua' is not known. Did you mean 'cuda'"):
+    with pytest.raises(UserError, match=r"device: 'cdua' is not known. Did you mean 'cuda'"):
         choose_device("cdua")
 
 

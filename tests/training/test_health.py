@@ -91,7 +91,18 @@ def test_a_line_holds_every_measure_is_repeatable_and_leaves_the_system_alone(ki
     assert torch.equal(rng, torch.random.get_rng_state())
     assert system.training
     assert all(torch.equal(t, before[name]) for name, t in system.state_dict().items())
-    named = {"rankme", "lidar", "alpha_req", "std", "cosine", "sigreg", "energy_margin", "pairs_below", "knn", "verdict"}
+    named = {
+        "rankme",
+        "lidar",
+        "alpha_req",
+        "std",
+        "cosine",
+        "sigreg",
+        "energy_margin",
+        "pairs_below",
+        "knn",
+        "verdict",
+    }
     assert named <= {name.removeprefix("health/") for name in first}
     assert 0.3 < first["health/knn"] <= 1  # even random features of digits have neighbours
     assert first["health/lidar_n"] == 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import types
 
@@ -32,10 +33,8 @@ def test_tensorboard_events_are_the_metrics_and_resuming_hides_what_is_written_a
             send(line)
 
         trainer.loggers[0].log = log
-        try:
+        with contextlib.suppress(KeyboardInterrupt):
             trainer.train()
-        except KeyboardInterrupt:
-            pass
         trainer.loggers[0].close()
 
     run(tiny_trainer(tmp_path, loggers=("tensorboard",)), stop=8)

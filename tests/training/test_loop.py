@@ -141,9 +141,9 @@ def test_restore_refuses_other_data_and_other_options(tmp_path):
     run_to_end(tmp_path, "lejepa")
     with pytest.raises(UserError, match="data changed"):
         tiny_trainer(tmp_path, limit=95).restore()
-    with pytest.raises(UserError, match="does not fit .*config.yaml"):
+    with pytest.raises(UserError, match=r"does not fit .*config.yaml"):
         tiny_trainer(tmp_path, projector=(32, 16)).restore()
-    with pytest.raises(UserError, match="does not fit .*config.yaml"):
+    with pytest.raises(UserError, match=r"does not fit .*config.yaml"):
         tiny_trainer(tmp_path, backbone="vit").restore()
 
 
@@ -212,7 +212,7 @@ def test_a_diverged_run_stops_and_its_checkpoints_are_all_from_before(tmp_path, 
 
 def test_a_run_that_diverges_at_once_says_there_is_no_checkpoint(tmp_path):
     trainer = tiny_trainer(tmp_path, "i-jepa", lr=1e30, warmup=0.0, clip=None, log_every=1)
-    with pytest.raises(UserError, match="diverged. There is no checkpoint yet.*lower lr \\(now 1e[+]30\\)"):
+    with pytest.raises(UserError, match=r"diverged. There is no checkpoint yet.*lower lr \(now 1e[+]30\)"):
         trainer.train()
     assert not trainer.folder.list_checkpoints()
 
@@ -222,7 +222,7 @@ def test_a_run_that_diverges_at_once_says_there_is_no_checkpoint(tmp_path):
     [
         (torch.OutOfMemoryError("CUDA out of memory."), True),
         (MemoryError(), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried ..."), True),
         (RuntimeError("shapes do not fit"), False),
     ],
 )

@@ -14,9 +14,7 @@ from tiny_runs import tiny_trainer
 from jepakit.training.order import DrawnDataset, StreamSampler
 
 
-@given(
-    samples=st.integers(1, 40), batch=st.integers(1, 40), steps=st.integers(1, 12), seed=st.integers(0, 2**40)
-)
+@given(samples=st.integers(1, 40), batch=st.integers(1, 40), steps=st.integers(1, 12), seed=st.integers(0, 2**40))
 def test_every_epoch_is_a_permutation(samples, batch, steps, seed):
     batches = list(StreamSampler(samples, batch, steps, seed))
     assert [len(one) for one in batches] == [batch] * steps

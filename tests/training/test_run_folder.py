@@ -16,7 +16,7 @@ from jepakit.training.run_folder import RunFolder, step_of, write_atomic, write_
 CPU = torch.device("cpu")
 
 
-@pytest.fixture()
+@pytest.fixture
 def folder(tmp_path):
     folder = RunFolder(tmp_path / "run")
     folder.create()
@@ -55,9 +55,10 @@ def test_a_checkpoint_that_fails_leaves_the_one_before(folder, monkeypatch):
         path.write_bytes(b"PK half of it")
         raise OSError(28, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+    with monkeypatch.context() as patch:
         patch.setattr(torch, "save", fail)
-        save(folder, [10])
+        with pytest.raises(OSError, match="No space"):
+            save(folder, [10])
     assert [path.name for path in folder.checkpoints.iterdir()] == ["step-00000005.pt"]
     assert folder.load_checkpoint(CPU)["step"] == 5
 
@@ -80,7 +81,8 @@ def test_a_truncated_checkpoint_names_itself_and_the_remedy(folder, share):
     save(folder, [5, 10])
     path = folder.list_checkpoints()[-1]
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(UserError, match=r"step-00000010.pt cannot be read .*Delete it to resume from the one before") as told:
+    remedy = r"step-00000010.pt cannot be read .*Delete it to resume from the one before"
+    with pytest.raises(UserError, match=remedy) as told:
         folder.load_checkpoint(CPU)
     assert "\n" not in str(told.value)
     path.unlink()

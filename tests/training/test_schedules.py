@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_last_step_has_the_final_rate_and_the_way_there_never_rises(schedule
     found = rates(schedule=schedule, warmup=warmup, final_lr=0.05)
     assert found[-1] == pytest.approx(0.1)
     down = found[int(warmup * STEPS) :]
-    assert all(later <= earlier for earlier, later in zip(down, down[1:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(down))
 
 
 def test_closed_forms_half_way():
@@ -66,5 +67,5 @@ def test_weight_decay_is_constant_or_a_cosine_to_its_end():
     rising = TrainingConfig(weight_decay=0.04, weight_decay_end=0.4)
     found = [weight_decay(rising, step, 101) for step in range(101)]
     assert (found[0], found[50], found[100]) == (pytest.approx(0.04), pytest.approx(0.22), pytest.approx(0.4))
-    assert all(later > earlier for earlier, later in zip(found, found[1:], strict=False))
+    assert all(later > earlier for earlier, later in itertools.pairwise(found))
     assert weight_decay(rising, 0, 1) == pytest.approx(0.04)

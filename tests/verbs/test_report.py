@@ -31,6 +31,6 @@ def test_an_unfinished_run_shows_what_there_is(runs, tmp_path):
 
 
 def test_no_run_no_report(tmp_path):
-    with pytest.raises(UserError, match="does not exist. A run folder holds config.yaml"):
+    with pytest.raises(UserError, match=r"does not exist. A run folder holds config.yaml"):
         jepakit.report(tmp_path / "nowhere")
     assert not (tmp_path / "nowhere").exists()

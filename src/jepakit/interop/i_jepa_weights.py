@@ -24,7 +24,7 @@ from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import SIZES
 
-HEADS = {shape["vit"][0]: shape["vit"][2] for shape in SIZES.values()}
+HEADS = {shape["vit"][0]: shape["vit"][2] for name, shape in SIZES.items() if name != "nano"}  # nano is ours
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 # Our modules (timm's and the authors' names) and those of a `transformers` file; {} is the number of the block.

@@ -31,7 +31,7 @@ class Cost:
 def measure_cost(
     system: System, batch: Batch, config: TrainingConfig, device: torch.device, dtype: torch.dtype
 ) -> Cost:
-    """Run one micro-batch forward and backward on a copy, counting the bytes autograd keeps; the system is not touched."""
+    """Run a micro-batch forward and backward on a copy, counting the bytes autograd keeps. It stays untouched."""
     trained = sum(p.numel() for p in system.parameters() if p.requires_grad)
     total = sum(p.numel() for p in system.parameters())
     probe = copy.deepcopy(system)

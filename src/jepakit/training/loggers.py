@@ -30,7 +30,8 @@ class TensorBoard:
 
     def __init__(self, module: Any, folder: RunFolder, config: RunConfig):
         kept = folder.list_checkpoints()
-        self.writer = module.SummaryWriter(folder.path / "tensorboard", purge_step=step_of(kept[-1]) + 1 if kept else None)
+        again = step_of(kept[-1]) + 1 if kept else None
+        self.writer = module.SummaryWriter(folder.path / "tensorboard", purge_step=again)
 
     def log(self, line: dict[str, Any]) -> None:
         for name, value in numbers(line).items():

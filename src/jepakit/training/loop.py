@@ -66,8 +66,8 @@ class Trainer:
     ):
         if config.accumulate > 1 and system.joins_batch:
             raise UserError(
-                f"accumulate {config.accumulate}: this system's loss looks across the whole batch, and pieces of a batch "
-                "would be another loss. Leave accumulate at 1 and lower batch_size instead."
+                f"accumulate {config.accumulate}: this system's loss looks across the whole batch, and pieces of a "
+                "batch would be another loss. Leave accumulate at 1 and lower batch_size instead."
             )
         self.system, self.dataset, self.config, self.folder = system, dataset, config, folder
         self.monitor, self.progress, self.loggers = monitor, progress, loggers
@@ -106,7 +106,7 @@ class Trainer:
 
     @property
     def ended(self) -> str:
-        """"collapsed" (where that is to end a run) or "finished"; empty while there is more to train."""
+        """ "collapsed" (where that is to end a run) or "finished"; empty while there is more to train."""
         if self.monitor.config.stop_on_collapse and self.verdict in ("collapsed", "diverged"):
             return "collapsed"
         return "finished" if self.step >= self.steps else ""
@@ -123,7 +123,7 @@ class Trainer:
             multiprocessing_context="spawn" if workers else None,
             worker_init_fn=outlive_signals if workers else None,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # its own: the global one is part of a checkpoint, and starting must not draw from it
+            generator=torch.Generator(),  # its own: starting must not draw from the global one, which is checkpointed
         )
         yield from start_workers(loader)
 
@@ -183,9 +183,9 @@ class Trainer:
         kept = self.folder.list_checkpoints()
         before = f"The last checkpoint, {kept[-1]}, is from before" if kept else "There is no checkpoint yet"
         raise UserError(
-            f"The loss or its gradient is no longer a number at step {self.step} (or up to {self.config.log_every} before): "
-            f"the run diverged. {before}. Start again with a lower lr (now {self.config.lr}), a longer warmup, or a lower "
-            f"clip (now {self.config.clip}); with bfloat16, try precision float32."
+            f"The loss or its gradient is no longer a number at step {self.step} (or up to {self.config.log_every} "
+            f"before): the run diverged. {before}. Start again with a lower lr (now {self.config.lr}), a longer warmup "
+            f"or a lower clip (now {self.config.clip}); with bfloat16, try precision float32."
         )
 
     def watch(self) -> None:
@@ -231,22 +231,24 @@ class Trainer:
             return
         if state["fingerprint"] != self.fingerprint:
             raise UserError(
-                "The data changed since this run began (other files, labels or sizes): resuming would not continue the same "
-                "run. Put the data back, or start a new run from these weights with --init."
+                "The data changed since this run began (other files, labels or sizes): resuming would not continue the "
+                "same run. Put the data back, or start a new one: "
+                f"jepakit pretrain --config {self.folder.config} --out NEW."
             )
         try:
             self.system.load_state_dict(state["system"])
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError) as error:
             raise UserError(
-                f"The checkpoint does not fit {self.folder.config}: its options were changed since. Put them back; to change "
-                f"a run, start a new one: jepakit pretrain --config {self.folder.config} --out ANOTHER."
+                f"The checkpoint does not fit {self.folder.config}: its options were changed since. Put them back; to "
+                f"change a run, start a new one: jepakit pretrain --config {self.folder.config} --out NEW."
             ) from error
         torch.random.set_rng_state(state["rng"].cpu())
         if "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         self.monitor.load_state_dict(state["health"])
-        self.step, self.window, self.best, self.verdict = state["step"], state["window"], state["best"], state["verdict"]
+        self.step, self.window = state["step"], state["window"]
+        self.best, self.verdict = state["best"], state["verdict"]
         self.folder.cut_metrics(self.step)
 
     def _write(self, line: dict[str, Any]) -> None:

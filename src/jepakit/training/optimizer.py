@@ -17,7 +17,10 @@ def build_optimizer(system: System, config: TrainingConfig, device: torch.device
 
 
 def set_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps: int) -> dict[str, float]:
-    """Set the values of optimiser step `step` (0-based); returns them to be logged. A group's `lr_scale` multiplies its rate."""
+    """Set the values of optimiser step `step` (0-based); returns them to be logged.
+
+    A group's `lr_scale` multiplies its rate.
+    """
     rate, decay = learning_rate(config, step, steps), weight_decay(config, step, steps)
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("lr_scale", 1.0)

@@ -1,4 +1,4 @@
-"""The order of the data: one endless stream of shuffled epochs, cut into batches. A position in it is just a step number."""
+"""The order of the data: an endless stream of shuffled epochs, cut into batches; a position in it is a step number."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jepakit.randomness import derive_seed
 
 
 class Draw(NamedTuple):
-    """One sample to fetch: its index, the epoch it is drawn in, the step that will see it, the share of training done."""
+    """One sample to fetch, the epoch it is drawn in, the step that will see it, the share of training done."""
 
     sample: int
     epoch: int

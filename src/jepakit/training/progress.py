@@ -11,7 +11,13 @@ from rich.progress import Progress as Bars
 
 from jepakit.training.cost import format_seconds
 
-COLOURS = {"healthy": "green", "collapsed": "bold red", "diverged": "bold red", "fragmented": "yellow", "warning": "yellow"}
+COLOURS = {
+    "healthy": "green",
+    "warning": "yellow",
+    "fragmented": "yellow",
+    "collapsed": "bold red",
+    "diverged": "bold red",
+}
 
 
 class Progress:
@@ -20,9 +26,16 @@ class Progress:
     def __init__(self, steps: int, console: Console | None = None):
         self.console = console or Console(stderr=True)
         self.bars = Bars(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"), TimeElapsedColumn(), TextColumn("left"),
-            TimeRemainingColumn(), console=self.console, disable=not self.console.is_terminal, transient=True,
-        )  # fmt: skip
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            disable=not self.console.is_terminal,
+            transient=True,
+        )
         self.task = self.bars.add_task("starting", total=steps)
         self.said = 0.0
 

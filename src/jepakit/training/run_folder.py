@@ -52,7 +52,8 @@ class RunFolder:
         """Refuse a folder that already holds a run, or that cannot be made."""
         if self.config.exists():
             raise UserError(
-                f"{self.path} already holds a run. Continue it with `jepakit resume {self.path}`, or choose another --out."
+                f"{self.path} already holds a run. Continue it with `jepakit resume {self.path}`, or choose another "
+                "--out."
             )
         parent = next(path for path in (self.path, *self.path.absolute().parents) if path.exists())
         if not parent.is_dir() or not os.access(parent, os.W_OK):
@@ -65,7 +66,9 @@ class RunFolder:
         try:
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UserError(f"Cannot make the run folder {self.path}: {error.strerror}. Choose another --out.") from error
+            raise UserError(
+                f"Cannot make the run folder {self.path}: {error.strerror}. Choose another --out."
+            ) from None
 
     def remove_unfinished(self) -> None:
         """Remove the files that a killed process was writing."""
@@ -117,7 +120,8 @@ class RunFolder:
             state = torch.load(paths[-1], map_location=device, weights_only=True)
         except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
             reason = str(error).partition("\n")[0]
-            raise UserError(f"{paths[-1]} cannot be read ({reason}). Delete it to resume from the one before.") from error
+            remedy = "Delete it to resume from the one before."
+            raise UserError(f"{paths[-1]} cannot be read ({reason}). {remedy}") from error
         found = state.get("format") if isinstance(state, dict) else None
         if found != FORMAT:
             raise UserError(f"{paths[-1]}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")

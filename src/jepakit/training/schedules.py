@@ -1,4 +1,4 @@
-"""Learning rate and weight decay of each optimiser step: functions of its number, nothing to store, nothing to replay."""
+"""Learning rate and weight decay of each optimiser step: functions of its number, nothing to store or to replay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run after the step in hand; the workers that load its data live to see that step finished."""
+"""Ctrl-C and SIGTERM end a run after the step in hand; the workers that load its data live to see it finished."""
 
 from __future__ import annotations
 

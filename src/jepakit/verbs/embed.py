@@ -27,7 +27,7 @@ def embed(
     batch_size: int = 256,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> np.ndarray:
-    """Embed images: `out` gets a float32 array `[n, dim]` (`.npy`), and beside it `out.csv` the path or index of each row.
+    """Embed images: `out` gets a float32 array `[n, dim]` (`.npy`), the CSV beside it the path or index of each row.
 
     Args:
         model: a run folder, or a folder that `export` wrote.
@@ -72,5 +72,3 @@ def embed(
     write_atomic(out, write_array)
     write_atomic(out.with_suffix(".csv"), write_ids)
     return embeddings
-
-

@@ -62,7 +62,7 @@ def pretrain(
     init: str | Path | None = None,
     **options: Any,
 ) -> Pretrained:
-    """Pretrain a JEPA without labels, then (where there are labels) see what its embeddings are worth, and write a report.
+    """Pretrain a JEPA without labels, then (where there are labels) see what its embeddings are worth; write a report.
 
     Args:
         system: "i-jepa", "lejepa"; `jepakit list systems`. May be left out with `config`.
@@ -84,7 +84,7 @@ def pretrain(
             options["data"] = OBJECT if source is not None else os.fspath(data)
     else:
         if system is None or data is None:
-            raise UserError("pretrain needs a system and data: jepakit pretrain i-jepa --data ./photos --out runs/photos")
+            raise UserError("pretrain needs a system and data: jepakit pretrain i-jepa --data ./photos --out runs/a")
         chosen = default_config(system, OBJECT if source is not None else os.fspath(data))
     return run_config(chosen.override(**options), Path(out), init=init, source=source)
 
@@ -117,18 +117,21 @@ def resume(run: str | Path, *, source: Any = None) -> Pretrained:
     folder = RunFolder(run)
     decided = read_config(folder.path)
     if decided.inputs is None:
-        raise UserError(f"{folder.config} was not written by a run. Start one: jepakit pretrain --config {folder.config}")
+        raise UserError(f"{folder.config} was written by no run. Start one: jepakit pretrain --config {folder.config}")
     if decided.dataset.data == OBJECT and source is None:
-        raise UserError(f"{folder.path} was trained on a data set object: jepakit.resume({str(run)!r}, source=DATASET) in Python.")
+        raise UserError(
+            f"{folder.path} was trained on a data set object: jepakit.resume({str(run)!r}, source=DATASET) in Python."
+        )
     device = choose_device(decided.training.device)
     images = open_images(decided.dataset, decided.training.seed, source=source)
     system = build_system(decided, device)
     trainer = build_trainer(decided, folder, images, system, device)
     trainer.restore()
+    where = f"step {trainer.step} of {trainer.steps}"
     if trainer.ended:
-        trainer.progress.say(f"{folder.path} has {trainer.ended} at step {trainer.step} of {trainer.steps}: nothing is left to train.")
+        trainer.progress.say(f"{folder.path} has {trainer.ended} at {where}: nothing is left to train.")
     else:
-        trainer.progress.say(f"Resuming {folder.path} at step {trainer.step} of {trainer.steps}.")
+        trainer.progress.say(f"Resuming {folder.path} at {where}.")
     return _train(trainer, decided, folder, images)
 
 
@@ -140,7 +143,9 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
     batch_size = min(training.batch_size, count - held_out_count(config, count))
     batch_size -= batch_size % training.accumulate
     if batch_size == 0:
-        raise UserError(f"accumulate {training.accumulate}: the {count} images of {images.name} cannot be cut into that many.")
+        raise UserError(
+            f"accumulate {training.accumulate}: the {count} images of {images.name} cannot be cut into that many."
+        )
     epochs = 100 if training.epochs is None else training.epochs
     steps = training.steps or math.ceil(epochs * count / batch_size)
     if training.steps is None and training.epochs is None:
@@ -148,9 +153,10 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
     workers = training.workers
     if workers is None:
         workers = 0 if images.train.paths is None else min(8, max(1, available_cores() - 1))
+    found = images.config
     return dataclasses.replace(
         config,
-        dataset=dataclasses.replace(images.config, data=_absolute(images.config.data), labels=_absolute(images.config.labels)),
+        dataset=dataclasses.replace(found, data=_absolute(found.data), labels=found.labels and _absolute(found.labels)),
         training=dataclasses.replace(
             training,
             batch_size=batch_size,
@@ -168,9 +174,9 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _absolute(place: str | None) -> str | None:
+def _absolute(place: str) -> str:
     """A path as it is found from any folder; a built-in name as it is."""
-    if place is None or place in ("none", OBJECT, *BUILT_IN):
+    if place in ("none", OBJECT, *BUILT_IN):
         return place
     scheme = "hf:" if place.startswith("hf:") else ""
     path = Path(place.removeprefix(scheme)).expanduser()

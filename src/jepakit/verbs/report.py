@@ -98,5 +98,3 @@ def read_masks(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], list[lis
 
 def _read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
