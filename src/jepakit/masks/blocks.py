@@ -114,33 +114,43 @@ class MultiBlock:
 
     def _blocks(self, draws: Draws, count: int, scale: tuple[float, float], aspect: tuple[float, float]) -> NDArray:
         rows, columns = self.grid
-        shape = (ATTEMPTS, count)
-        area = draws.uniform(*shape, low=scale[0], high=scale[1]) * rows * columns
-        ratio = np.exp(draws.uniform(*shape, low=np.log(aspect[0]), high=np.log(aspect[1])))
+        area = draws.uniform(count, low=scale[0], high=scale[1]) * rows * columns
+        ratio = np.exp(draws.uniform(count, low=np.log(aspect[0]), high=np.log(aspect[1])))
         # A side that would leave the grid gives way to the other, so that the area stays.
         height = np.clip(np.round(np.sqrt(area * ratio)), np.ceil(area / columns), rows).astype(np.int64)
         width = np.clip(np.round(area / height), 1, columns).astype(np.int64)
-        top = draws.integers(rows - height + 1, *shape)
-        left = draws.integers(columns - width + 1, *shape)
+        top = draws.integers(rows - height + 1, count)
+        left = draws.integers(columns - width + 1, count)
         return _inside(top, left, height, width, self.grid)
 
     def __call__(self, draws: Draws) -> BlockMasks:
-        """Masks for the batch of `draws`."""
+        """Masks for the batch of `draws`.
+
+        A sample takes its first layout whose every context is large enough; failing all `ATTEMPTS`, the one with the
+        largest context. All samples draw as long as one has to, which changes nothing for those that are settled.
+        """
         config = self.config
         aspect = self.grid[0] / self.grid[1]  # the context block has the picture's own shape
-        targets = self._blocks(draws, config.targets, config.target_scale, config.target_aspect)
-        context = self._blocks(draws, config.contexts, config.context_scale, (aspect, aspect))
-        context &= ~targets.any(axis=2, keepdims=True)
-        # The first layout whose every context is large enough; failing that, the one with the largest context.
-        kept = context.sum(-1).min(-1)
-        chosen = np.where((kept >= self.min_keep).any(1), (kept >= self.min_keep).argmax(1), kept.argmax(1))
-        batch = np.arange(len(draws))
-        if (kept[batch, chosen] == 0).any():
+        cells = self.grid[0] * self.grid[1]
+        taken = np.zeros((len(draws), config.contexts, cells), dtype=bool)
+        asked = np.zeros((len(draws), config.targets, cells), dtype=bool)
+        most = np.full(len(draws), -1)  # tokens of the smallest context of the layout taken so far
+        for _ in range(ATTEMPTS):
+            targets = self._blocks(draws, config.targets, config.target_scale, config.target_aspect)
+            context = self._blocks(draws, config.contexts, config.context_scale, (aspect, aspect))
+            context &= ~targets.any(axis=1, keepdims=True)
+            kept = context.sum(-1).min(-1)
+            better = (most < self.min_keep) & (kept > most)
+            taken[better], asked[better] = context[better], targets[better]
+            most = np.where(better, kept, most)
+            if (most >= self.min_keep).all():
+                break
+        if (most == 0).any():
             raise UserError(
                 f"The target blocks cover all {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
                 "Lower masks.target_scale or masks.targets, or use a smaller patch_size."
             )
-        return BlockMasks(*_to_ids(context[batch, chosen]), *_to_ids(_asked(targets[batch, chosen], config)))
+        return BlockMasks(*_to_ids(taken), *_to_ids(_asked(asked, config)))
 
 
 class LegacyMultiBlock:

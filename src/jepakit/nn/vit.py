@@ -20,6 +20,9 @@ from jepakit.nn.transformer import Block, initialise_transformer
 from jepakit.registry import SIZES
 
 
+MOST_TOKENS = 1024  # of a patch size chosen without being asked
+
+
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
     """Shape of a vision transformer. `image_size` is (height, width) in pixels, `patch_size` a square patch's side."""
@@ -66,11 +69,21 @@ class ViTConfig:
 
 
 def default_patch_size(image_size: tuple[int, int]) -> int:
-    """The largest side that divides the image and leaves at least 4 patches on its shorter side, at most 16 pixels."""
-    for patch in range(min(16, min(image_size) // 4), 1, -1):
-        if image_size[0] % patch == 0 and image_size[1] % patch == 0:
-            return patch
-    return 1
+    """The largest side that divides the image and leaves at least 4 patches on its shorter side, at most 16 pixels.
+
+    Errors: sides with no such divisor but tiny ones; tokens would be too many to train on.
+    """
+    height, width = image_size
+    sides = range(min(16, max(1, min(image_size) // 4)), 0, -1)
+    patch = next(side for side in sides if height % side == 0 and width % side == 0)
+    tokens = (height // patch) * (width // patch)
+    if tokens > MOST_TOKENS:
+        near = " ".join(str(max(16, round(side / 16) * 16)) for side in image_size)
+        raise UserError(
+            f"image_size {height} {width} can only be cut into {tokens:,} patches of {patch} pixels. Use --image-size {near}, "
+            "or give --patch-size."
+        )
+    return patch
 
 
 class PatchEmbed(nn.Module):

@@ -53,6 +53,7 @@ class LeJEPAConfig:
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)
+        check_choice("backbone", self.backbone, ("convnet", "vit"))
         check_range("invariance", self.invariance, 0)
         check_range("augment.views", self.augment.views, 2)
 

@@ -91,7 +91,7 @@ class HealthConfig:
     """How the run is watched, on one fixed batch of training images that are set aside."""
 
     health_every: int | None = None
-    """Steps between health lines. Default: each measure as often as it costs about 1 % of the training."""
+    """Steps between health lines. Default: as often as all measures together cost less than 3 % of the training."""
     health_samples: int = 256
     """Images set aside and looked at; a tenth of the data at most."""
     lidar_views: int = 8
