@@ -36,7 +36,7 @@ CONFIG = "config"  # a run's full config: its section classes are imported when 
         "from jepakit.cli import main; main(['list', 'sizes'])",
         "from jepakit.cli import main; main(['--help'])",
         "from jepakit.cli import main; main(['--version'])",
-        "import jepakit; jepakit.list_names('evaluators')",
+        "import jepakit; jepakit.list('evaluators')",
         "from jepakit.cli import main; assert main(['pretain']) == 2",
     ],
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
     from jepakit.verbs.inspect import inspect
-    from jepakit.verbs.listing import list_names
+    from jepakit.verbs.listing import list_names as list
     from jepakit.verbs.pretrain import pretrain, resume
     from jepakit.verbs.report import report
 
@@ -33,14 +33,15 @@ _PLACES = {
     "export": "jepakit.verbs.export",
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
-    "list_names": "jepakit.verbs.listing",
+    "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
 }
 
-__all__ = ["embed", "evaluate", "export", "inspect", "list_names", "load", "pretrain", "report", "resume"]
+__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pretrain", "report", "resume"]
 
 
 def __getattr__(name: str) -> Any:
     if name in _PLACES:
-        return getattr(importlib.import_module(_PLACES[name]), name)
+        # `list` keeps its name from shadowing Python's own in its module.
+        return getattr(importlib.import_module(_PLACES[name]), "list_names" if name == "list" else name)
     raise AttributeError(f"module 'jepakit' has no attribute {name!r}")

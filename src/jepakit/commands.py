@@ -29,8 +29,6 @@ def run(verb: str, words: Sequence[str]) -> int:
 
 
 def _pretrain(words: list[str]) -> int:
-    from jepakit.verbs.pretrain import run_config
-
     system = words.pop(0) if words and not words[0].startswith("-") else None
     given = _value_of("--config", words)
     base = None
@@ -47,6 +45,8 @@ def _pretrain(words: list[str]) -> int:
             raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. {example}")
         system = "i-jepa"
     asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
+    from jepakit.verbs.pretrain import run_config  # after the options: `--help` need not wait for it
+
     chosen = RunConfig(
         system=system, dataset=asked.dataset, model=asked.model, training=asked.training, health=asked.health
     )

@@ -9,12 +9,12 @@ from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS
 
 def test_each_kind_lists_the_registry():
     for kind, table in (("systems", SYSTEMS), ("datasets", DATASETS), ("evaluators", EVALUATORS)):
-        assert jepakit.list_names(kind) == {name: entry.about for name, entry in table.items()}
-    assert jepakit.list_names() == jepakit.list_names("systems")
-    assert jepakit.list_names("sizes").keys() == SIZES.keys()
-    assert "384 wide, 12 deep, 6 heads" in jepakit.list_names("sizes")["small"]
+        assert jepakit.list(kind) == {name: entry.about for name, entry in table.items()}
+    assert jepakit.list() == jepakit.list("systems")
+    assert jepakit.list("sizes").keys() == SIZES.keys()
+    assert "384 wide, 12 deep, 6 heads" in jepakit.list("sizes")["small"]
 
 
 def test_a_typo_names_the_nearest():
     with pytest.raises(UserError, match=r"'datsets' is not known. Did you mean 'datasets'"):
-        jepakit.list_names("datsets")
+        jepakit.list("datsets")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from sklearn.decomposition import PCA
 from torch import Tensor
 
 from jepakit.errors import UserError
@@ -87,6 +86,8 @@ def baseline_features(
     PCA keeps `components`, at most half of the pixels (all of them would be the pixels again, turned) and at most
     train samples - 1. Images `[n, ...]` of any type, uint8 or float.
     """
+    from sklearn.decomposition import PCA  # here: importing it takes longer than `jepakit evaluate --help` may
+
     train = as_features(train_images, "train images").flatten(1).cpu()
     test = as_features(test_images, "test images").flatten(1).cpu()
     pixels = Features(name="pixels", train=train, test=test)
