@@ -13,7 +13,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from photographs import make_photographs
 
 ROOT = Path(__file__).parents[1]

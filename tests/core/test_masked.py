@@ -171,23 +171,6 @@ def test_the_target_may_be_left_unnormalised():
         build(target_norm="layers")
 
 
-def test_the_target_may_be_the_mean_of_several_levels():
-    """Each level is normalised as the encoder's output is and as a target token, then they are averaged (data2vec)."""
-    system, batch = build(target_levels=(1, 2)), pick(draw(blocks=1), [2])
-    n, k = int(batch["context_lengths"]), int(batch["target_lengths"])
-    teacher, image = system.target.average, batch["image"]
-    x = teacher.patch_embed(image).flatten(2).transpose(1, 2) + teacher.pos_embed
-    levels = []
-    for block in teacher.blocks:
-        x = block(x)
-        levels.append(F.layer_norm(teacher.norm(x), (16,)))
-    block = Ids(batch["targets"][0, :, :k])
-    h = block.gather(sum(levels) / 2)
-    prediction = system.predictor(system.encoder(image, keep=Ids(batch["context"][0, :, :n])), block)
-    torch.testing.assert_close(system.step(batch)["loss"], F.smooth_l1_loss(prediction, h), **EXACT)
-    assert (system.step(batch)["loss"] - build().step(batch)["loss"]).abs() > 1e-3
-
-
 def test_the_regulariser_sees_each_context_of_an_image_as_a_view():
     head = projection_head(16, (), 8)
     sigreg = SIGReg(SIGRegConfig(slices=8), seed=0)

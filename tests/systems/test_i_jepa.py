@@ -86,11 +86,6 @@ def test_the_defaults_make_a_step():
     assert torch.isfinite(terms["loss"])
 
 
-def test_the_target_is_the_mean_of_the_last_blocks():
-    assert build(target_levels=1).target_levels is None  # the encoder's output, as in the paper
-    assert build(target_levels=3).target_levels == (2, 3, 4)
-
-
 def test_the_average_follows_its_schedule():
     """`target = m target + (1 - m) encoder`, m linear from `ema` to `ema_end`; called after the optimiser's step."""
     system = build(ema=0.9, ema_end=1.0)
@@ -170,7 +165,6 @@ def test_the_seed_decides_the_initialisation():
         ({"invariance": 1.0}, "anti_collapse"),
         ({"invariance": 1.0, "anti_collapse": "sigreg"}, "masks.contexts of at least 2"),
         ({"sigreg": SIGRegConfig(weight=2.0)}, "would do nothing"),
-        ({"target_levels": 5}, "target_levels must be at least 1 and at most 4"),
         ({"target": "emma"}, "Did you mean 'ema'"),
         ({"target_norm": "batch"}, "target_norm"),
         ({"patch_size": 0}, "patch_size must be at least 1"),

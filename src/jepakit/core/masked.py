@@ -52,7 +52,6 @@ class Masked(System):
         target: where the targets come from.
         energy: distance of a prediction from its target.
         target_norm: "layer" normalises each target token (parameter-free LayerNorm), "none" leaves it.
-        target_levels: depths of the target encoder whose tokens are averaged, each normalised; None: its output.
         anti_collapse, projector: a loss on the projected mean of a context's tokens; an image's contexts are its views.
         invariance: weight of the squared distance of an image's projected contexts from their mean; for a method that
             does not align views itself.
@@ -66,7 +65,6 @@ class Masked(System):
         energy: Energy,
         *,
         target_norm: Literal["layer", "none"] = "layer",
-        target_levels: tuple[int, ...] | None = None,
         anti_collapse: AntiCollapse | None = None,
         projector: nn.Module | None = None,
         invariance: float = 0.0,
@@ -76,7 +74,7 @@ class Masked(System):
         check_range("invariance", invariance, 0)
         self.encoder, self.predictor, self.target = encoder, predictor, target
         self.projector = projector
-        self.measure, self.target_norm, self.target_levels = energy, target_norm, target_levels
+        self.measure, self.target_norm = energy, target_norm
         self.anti_collapse, self.invariance = anti_collapse, invariance
         self.joins_batch = anti_collapse is not None
 
@@ -101,11 +99,9 @@ class Masked(System):
         return {"loss": loss, **terms}
 
     def _targets(self, b: MaskedBatch, images: Tensor) -> Float[Tensor, "batch_blocks predicted dim"]:
-        tokens = self.target(images, levels=self.target_levels).values
+        tokens = self.target(images).values
         if self.target_norm == "layer":
             tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
-        if self.target_levels is not None:
-            tokens = tokens.mean(dim=2)
         return b.targets.gather(repeat(tokens, "b ... -> (b m) ...", m=b.blocks))
 
     def _predict(self, b: MaskedBatch, context: Tokens) -> Float[Tensor, "batch_contexts_blocks predicted dim"]:

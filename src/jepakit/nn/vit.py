@@ -19,7 +19,6 @@ from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.transformer import Block, initialise_transformer
 from jepakit.registry import SIZES
 
-
 MOST_TOKENS = 1024  # of a patch size chosen without being asked
 
 

@@ -51,8 +51,6 @@ class IJEPAConfig:
     """Whose embeddings are predicted: an average of the encoder, or the encoder with or without gradient."""
     target_norm: Literal["layer", "none"] = "layer"
     """Normalise each target token, or leave it."""
-    target_levels: int = 4
-    """The target is the mean of its encoder's last so many blocks (data2vec); 1 is the paper."""
     ema: float = 0.99
     """Momentum of the average at the start; it rises linearly. Short runs need a quicker one than the paper's 0.996."""
     ema_end: float = 1.0
@@ -74,7 +72,6 @@ class IJEPAConfig:
         for name in ("ema", "ema_end"):
             check_range(name, getattr(self, name), 0, 1)
         check_range("invariance", self.invariance, 0)
-        check_range("target_levels", self.target_levels, 1, SIZES[self.size]["vit"][1])
         if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
             raise UserError("invariance needs an anti_collapse loss and masks.contexts of at least 2: it compares contexts.")
 
@@ -96,7 +93,6 @@ class IJEPA(Masked):
             make_target(config.target, encoder),
             config.energy,
             target_norm=config.target_norm,
-            target_levels=None if config.target_levels == 1 else tuple(range(vit.depth + 1 - config.target_levels, vit.depth + 1)),
             anti_collapse=anti_collapse,
             projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if anti_collapse else None,
             invariance=config.invariance,
