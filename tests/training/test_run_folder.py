@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.training.run_folder import RunFolder, step_of, write_atomic, write_json
+from jepakit.files import write_atomic, write_json
+from jepakit.training.run_folder import RunFolder, step_of
 
 CPU = torch.device("cpu")
 

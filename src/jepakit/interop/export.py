@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import UserError, missing_extra
+from jepakit.files import write_json
 from jepakit.interop.pretrained import PretrainedEncoder, claim_folder
-from jepakit.training.run_folder import write_json
 
 GraphFormat = Literal["torch-export", "onnx"]
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value

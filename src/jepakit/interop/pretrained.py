@@ -17,12 +17,12 @@ from jepakit.config import from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice
 from jepakit.evaluation.pooling import Pooling, pool
+from jepakit.files import write_atomic, write_json
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import load_system
-from jepakit.training.run_folder import write_atomic, write_json
 
 FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {

@@ -7,7 +7,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from jepakit.report.data import ReportData, read_metrics
+from jepakit.files import read_metrics
+from jepakit.report.data import ReportData
 from jepakit.report.page import write_report
 
 if TYPE_CHECKING:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -86,28 +84,6 @@ class ReportData:
         """Whether every image has one class (not a number to regress, not several classes)."""
         labels = self.labels if self.labels is not None else self.embedding_labels
         return labels is not None and labels.ndim == 1 and bool(np.issubdtype(labels.dtype, np.integer))
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; none when there is no such file yet.
-
-    A last line that a killed run left half-written is dropped. Raises `UserError` when any other line is not JSON.
-    """
-    path = Path(path)
-    if not path.exists():
-        return []
-    lines = [(i, line) for i, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line.strip()]
-    read = []
-    for number, line in lines:
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == lines[-1][0]:
-                break
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}). Remove that line and try again.") from None
-        if isinstance(entry, dict):
-            read.append(entry)
-    return read
 
 
 def series(metrics: Metrics, kind: str, key: str) -> tuple[Float[np.ndarray, "n"], Float[np.ndarray, "n"]]:

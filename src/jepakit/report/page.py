@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from xml.etree.ElementTree import Element
 
+from jepakit.files import write_atomic
 from jepakit.report import curves, frame, galleries, results
 from jepakit.report.data import ReportData
 from jepakit.report.markup import serialise, tag
@@ -53,15 +52,5 @@ def write_report(path: str | Path, data: ReportData) -> Path:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     page = serialise(build_page(data))
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(page)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp makes files private; a report is made to be shown
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
+    write_atomic(path, lambda partial: partial.write_bytes(page))
     return path

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,33 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from jepakit.errors import UserError
+from jepakit.files import UNFINISHED, read_metrics, write_atomic
 
 FORMAT = 1
-UNFINISHED = ".writing"
-
-
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file beside its place and move it there: a reader sees the old file or the new one, never a part."""
-    temporary = path.with_name(f".{path.name}{UNFINISHED}")
-    try:
-        write(temporary)
-        os.chmod(temporary, 0o666 & ~_umask())  # safetensors makes its files private
-        with open(temporary, "rb") as handle:
-            os.fsync(handle.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically."""
-    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
 
 
 class RunFolder:
@@ -89,16 +64,8 @@ class RunFolder:
             handle.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """All complete lines of `metrics.jsonl` (a line cut by a crash is left out)."""
-        if not self.metrics.exists():
-            return []
-        lines = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:
-                continue
-        return lines
+        """All lines of `metrics.jsonl` (a last line cut by a crash is left out)."""
+        return read_metrics(self.metrics)
 
     def cut_metrics(self, step: int) -> None:
         """Drop the lines after `step`: a resumed run writes them again."""

@@ -10,10 +10,10 @@ import numpy as np
 from torch.utils.data import ConcatDataset
 
 from jepakit.errors import UserError
+from jepakit.files import write_atomic
 from jepakit.interop.pretrained import Which, embed_images, load
 from jepakit.modalities.images import ImageDataConfig, open_images
 from jepakit.training.device import choose_device
-from jepakit.training.run_folder import write_atomic
 
 
 def embed(

@@ -18,12 +18,13 @@ from jepakit.evaluation.features import Features, baseline_features
 from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
+from jepakit.files import write_json
 from jepakit.interop.pretrained import Which, embed_images, encoder_of, load_run_system
 from jepakit.modalities.images import ImageData, open_images
 from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
 from jepakit.training.device import choose_device
-from jepakit.training.run_folder import RunFolder, write_json
+from jepakit.training.run_folder import RunFolder
 
 FORMAT = 1
 MOST_TRAIN, MOST_TEST = 20_000, 10_000  # labelled samples used at most, drawn with the seed

@@ -12,11 +12,11 @@ from rich.console import Console
 
 from jepakit.config import default_config
 from jepakit.errors import UserError
+from jepakit.files import write_atomic
 from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.inspection import ImageInspection, inspect_images, render_inspection
 from jepakit.registry import load_system
-from jepakit.training.run_folder import write_atomic
 from jepakit.verbs.report import read_masks
 
 PICTURED = 8

@@ -24,6 +24,7 @@ import jepakit
 from jepakit.config import RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
+from jepakit.files import write_atomic, write_json
 from jepakit.interop.pretrained import initialise
 from jepakit.modalities.image_sources import BUILT_IN
 from jepakit.modalities.images import ImageData, open_images
@@ -36,7 +37,7 @@ from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
 from jepakit.training.progress import Progress
-from jepakit.training.run_folder import RunFolder, write_atomic, write_json
+from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
 

@@ -14,7 +14,7 @@ from jepakit.core.system import System
 from jepakit.interop.pretrained import embed_images, load_run_system
 from jepakit.modalities.images import ImageData, ImageDataset, open_images
 from jepakit.randomness import derive_seed
-from jepakit.report.data import ReportData, read_metrics
+from jepakit.report.data import ReportData
 from jepakit.report.figures import gallery, nearest_neighbours
 from jepakit.report.page import write_report
 from jepakit.training.run_folder import RunFolder
@@ -47,7 +47,7 @@ def report(run: str | Path, *, images: ImageData | None = None) -> Path:
         folder=str(folder.path),
         config=to_plain(config),
         environment=_read_json(folder.environment) or {},
-        metrics=read_metrics(folder.metrics),
+        metrics=folder.read_metrics(),
         evaluation=_read_json(folder.evaluation),
         **pictures,
     )

@@ -87,6 +87,7 @@ class SIGReg(AntiCollapse):
         return count * float((weights * (1 - phi) ** 2).sum())
 
 
+@torch.compiler.disable  # hashing integers in numpy: nothing to compile
 def draw_directions(dim: int, slices: int, seed: int, step: int) -> Float[Tensor, "dim slices"]:
     """Random unit vectors as columns. Drawn on the CPU, so that ranks agree whatever their devices."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "sigreg", step))
