@@ -46,7 +46,7 @@ EVALUATORS = {
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)
 # tiny to giant are the released I-JEPA sizes (predictor 384 wide; 12 deep, 16 for giant); nano is ours, for minutes on a CPU.
 SIZES: dict[str, dict[str, tuple]] = {
-    "nano": {"vit": (128, 4, 2, 4.0), "predictor": (64, 2, 2), "convnet": (128, 32, 1)},
+    "nano": {"vit": (128, 4, 4, 4.0), "predictor": (96, 2, 4), "convnet": (128, 32, 1)},
     "tiny": {"vit": (192, 12, 3, 4.0), "predictor": (192, 6, 3), "convnet": (256, 48, 1)},
     "small": {"vit": (384, 12, 6, 4.0), "predictor": (384, 6, 6), "convnet": (384, 64, 2)},
     "base": {"vit": (768, 12, 12, 4.0), "predictor": (384, 12, 12), "convnet": (512, 96, 2)},

@@ -32,7 +32,7 @@ class MultiBlockConfig:
     """corrected, or legacy: as the released code draws, faults included."""
     contexts: int = 2
     """Context masks for each image (the paper's 1); they share the target blocks."""
-    targets: int = 16
+    targets: int = 10
     """Target blocks for each image (the paper's 4). Many small ones suit small grids; they may overlap."""
     target_scale: tuple[float, float] = (0.06, 0.1)
     """Area of a target block (the paper's 0.15 0.2)."""
