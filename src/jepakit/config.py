@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from jepakit.training.config import HealthConfig, TrainingConfig
 
 FORMAT = 1
+OBJECT = "object"  # the name of data that was given as a Python object
 SECTIONS = ("dataset", "model", "training", "health")
 
 

@@ -201,3 +201,18 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         PretrainedEncoder(encoder(), INPUTS).save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_checkpoint_of_a_run_is_loaded_and_continued_from(tmp_path):
+    """`checkpoints/step-N.pt`, as training writes them, gives its encoder and may start another run."""
+    system, other = finished_run(tmp_path / "a"), finished_run(tmp_path / "b", seed=1)
+    state = {"format": 1, "system": system.state_dict()}
+    path = tmp_path / "a" / "checkpoints" / "step-00000007.pt"
+    torch.save(state, path)
+    images = torch.randn(2, 1, 14, 14)
+    torch.testing.assert_close(load(path).embed(images), load(tmp_path / "a").embed(images))
+    initialise(other, path)
+    assert all(torch.equal(t, state["system"][name]) for name, t in other.state_dict().items())
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match=r"step-00000007\.pt"):
+        load(path)

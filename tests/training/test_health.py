@@ -146,3 +146,16 @@ def test_a_class_missing_from_the_bank_is_not_asked_for() -> None:
         system, held_out, bank, "classification", HealthConfig(lidar_views=2), TrainingConfig(), torch.device("cpu")
     )
     assert 0 <= monitor.measure(0, 1)["health/knn"] <= 1
+
+
+def test_too_few_images_give_no_verdict() -> None:
+    images = open_images(ImageDataConfig(data="digits"), 0)
+    system = LeJEPA(LeJEPAConfig(), ImageInputs.of(images))
+    held_out = [images.train[i] for i in range(12)]
+    monitor = HealthMonitor(
+        system, held_out, [], None, HealthConfig(lidar_views=2), TrainingConfig(), torch.device("cpu")
+    )
+    monitor.measure(0, 10)
+    line = monitor.measure(10, 10)
+    assert line["health/verdict"] == "unknown"
+    assert "12 images" in line["health/message"]

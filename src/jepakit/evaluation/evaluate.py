@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -157,7 +157,8 @@ def _rows(name: str, evaluator: Evaluator, features: Sequence[Features], targets
 
 def _interval(metric: Metric, scores: list[np.ndarray], targets: Targets, seed: int) -> Interval:
     if len(scores) > 1:
-        return over_draws(np.array([metric(draw, targets.test) for draw in scores]))
+        found = over_draws(np.array([metric(draw, targets.test) for draw in scores]))
+        return replace(found, low=max(0.0, found.low), high=min(1.0, found.high))  # low-shot: shares of what is right
     return interval_of(metric, scores[0], targets.test, seed)
 
 

@@ -23,6 +23,7 @@ from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import load_system
+from jepakit.training.run_folder import read_checkpoint
 
 FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {
@@ -137,8 +138,20 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Path) -
     module.load_state_dict(weights)
 
 
+def is_run_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint inside a run folder."""
+    return path.suffix == ".pt" and path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists()
+
+
 def load_run_system(run: str | Path, device: torch.device | None = None) -> tuple[System, Any]:
-    """A finished run's system with its weights, and its config."""
+    """A finished run's system with its weights, and its config; or that of `RUN/checkpoints/step-N.pt`."""
+    run = Path(run)
+    if is_run_checkpoint(run):
+        state = read_checkpoint(run, torch.device("cpu"))
+        config = read_config(run.parents[1])
+        system = load_system(config.system)(config.model, config.inputs, config.training.seed)
+        load_strictly(system, state["system"], run)
+        return system.to(device or torch.device("cpu")).eval(), config
     config = read_config(run)
     if config.inputs is None:
         raise UserError(f"{run}/config.yaml has no inputs section: it was not written by a run.")
@@ -159,15 +172,15 @@ def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
     """The encoder of a run folder, of a folder that `export` wrote or of released I-JEPA weights: frozen, ready to use.
 
     Args:
-        path: the folder, or a released `.pth.tar` file.
+        path: the folder, one of a run's `checkpoints/step-N.pt`, or a released `.pth.tar` file.
         which: "target" (default: what is evaluated) or "encoder" (the context encoder), where there are both.
     """
     from jepakit.interop.i_jepa_weights import is_official, load_official
 
     path = Path(path)
-    if is_official(path):
+    if not is_run_checkpoint(path) and is_official(path):
         return load_official(path, which)
-    if (path / "config.yaml").exists():
+    if is_run_checkpoint(path) or (path / "config.yaml").exists():
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)
         return PretrainedEncoder(encoder, config.inputs, config.system, chosen)
@@ -183,6 +196,9 @@ def initialise(system: System, source: str | Path) -> None:
     Errors: weights that do not fit, with the first tensors named. Nothing is loaded in part.
     """
     source = Path(source)
+    if is_run_checkpoint(source) and read_config(source.parents[1]).system == system_name(system):
+        load_strictly(system, dict(load_run_system(source)[0].state_dict()), source)
+        return
     if (source / "config.yaml").exists() and read_config(source).system == system_name(system):
         weights = read_weights(source / "model.safetensors")
         load_strictly(system, weights, source / "model.safetensors")

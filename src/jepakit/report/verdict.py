@@ -152,7 +152,7 @@ def _health(metrics: Metrics) -> tuple[str, int, str]:
     if losses and not math.isfinite(losses[-1]["loss"]):
         finite = [i for i, line in enumerate(losses) if math.isfinite(line["loss"])]
         return "diverged", int(losses[finite[-1] + 1 if finite else 0]["step"]), ""
-    lines = [line for line in metrics if line.get("health/verdict", "start") != "start"]
+    lines = [line for line in metrics if line.get("health/verdict", "start") not in ("start", "unknown")]
     if not lines:
         return "unknown", 0, ""
     state = lines[-1]["health/verdict"]

@@ -27,6 +27,7 @@ from jepakit.training.device import to_device
 ENERGY_SAMPLES = 64
 KNN_BANK = 512
 NEIGHBOURS = 10
+FEWEST = 32  # images set aside below which a verdict would be chance
 SHARE = 0.007  # of the training, for each of the three groups of measures: measured, 1.5 to 2.5 % of the time together
 
 
@@ -115,7 +116,10 @@ class HealthMonitor:
             if "rankme" in values:
                 if step == 0:
                     self.reference = {name: v for name, v in values.items() if isinstance(v, float)}
-                verdict, message = judge(values, self.reference, step, steps, min(embeddings.shape))
+                if len(embeddings) < FEWEST:
+                    verdict, message = "unknown", f"only {len(embeddings)} images could be set aside, too few to judge by"
+                else:
+                    verdict, message = judge(values, self.reference, step, steps, min(embeddings.shape))
                 values |= {"verdict": verdict, "message": message}
         self.system.train(was_training)
         return {f"health/{name}": value for name, value in values.items()}
@@ -184,7 +188,7 @@ def judge(
     """
     if step == 0:
         return "start", "before training"
-    advice = "Try an anti-collapse loss (anti_collapse sigreg), a lower lr, an ema closer to 1, or a larger batch."
+    advice = "Try an anti-collapse loss or more of it (anti_collapse, its weight), a lower lr, or a larger batch."
     energy_left, rank_left = now["energy_shuffled"] / before["energy_shuffled"], now["rankme"] / before["rankme"]
     if energy_left < 0.2 and rank_left < 0.5:
         return "collapsed", (

@@ -90,16 +90,7 @@ class RunFolder:
         paths = self.list_checkpoints()
         if not paths:
             return None
-        try:
-            state = torch.load(paths[-1], map_location=device, weights_only=True)
-        except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-            reason = str(error).partition("\n")[0]
-            remedy = "Delete it to resume from the one before."
-            raise UserError(f"{paths[-1]} cannot be read ({reason}). {remedy}") from error
-        found = state.get("format") if isinstance(state, dict) else None
-        if found != FORMAT:
-            raise UserError(f"{paths[-1]}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")
-        return state
+        return read_checkpoint(paths[-1], device)
 
     def save_model(self, system: torch.nn.Module) -> None:
         """Write the system's weights, `model.safetensors`."""
@@ -110,3 +101,16 @@ class RunFolder:
 def step_of(checkpoint: Path) -> int:
     """The step a checkpoint was saved after."""
     return int(checkpoint.stem.removeprefix("step-"))
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """One checkpoint, read with `weights_only`: no code in it runs. Errors: cut short, or of another format."""
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path} cannot be read ({reason}). Delete it to resume from the one before.") from error
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")
+    return state

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
+from jepakit.config import OBJECT
 from jepakit.errors import UserError
 from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.features import Features, baseline_features
@@ -57,12 +58,14 @@ def evaluate(
     """
     folder, where = RunFolder(run), choose_device(device)
     system, config = load_run_system(run, where)
-    if images is None or config.dataset.limit is not None:
+    given = config.dataset.data == OBJECT
+    if data is not None:
+        images = open_images(dataclasses.replace(config.dataset, limit=None, data=str(data), labels=None), 0)
+    elif images is None and given:
+        raise UserError(f"{folder.path} was trained on a data set object, which is not in the run folder: give --data.")
+    elif images is None or (config.dataset.limit is not None and not given):
         # `limit` is about what was trained on; probes take all labels, so that runs can be compared.
-        chosen = dataclasses.replace(config.dataset, limit=None)
-        if data is not None:
-            chosen = dataclasses.replace(chosen, data=str(data), labels=None)
-        images = open_images(chosen, config.training.seed)
+        images = open_images(dataclasses.replace(config.dataset, limit=None), config.training.seed)
     if images.task is None:
         raise UserError(
             f"{images.name} has no labels, so there is nothing to evaluate against. Put images into one sub-folder a class, "

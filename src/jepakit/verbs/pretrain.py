@@ -21,7 +21,7 @@ from rich.console import Console
 from torch.utils.data import Subset
 
 import jepakit
-from jepakit.config import RunConfig, default_config, read_config, write_config
+from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic, write_json
@@ -42,7 +42,6 @@ from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
 
 FEWEST_IMAGES = 16
-OBJECT = "object"  # the name of data that was given as a Python object
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
             f"accumulate {training.accumulate}: the {count} images of {images.name} cannot be cut into that many."
         )
     epochs = 100 if training.epochs is None else training.epochs
-    steps = training.steps or math.ceil(epochs * count / batch_size)
+    steps = training.steps or math.ceil(epochs * (count - held_out_count(config, count)) / batch_size)
     if training.steps is None and training.epochs is None:
         steps = min(max(steps, 1000), 5000)
     workers = training.workers
@@ -262,7 +261,8 @@ def write_environment(folder: RunFolder, config: RunConfig, device: torch.device
     write_json(
         folder.environment,
         {
-            "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line() else "python",
+            "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line()
+            else f"jepakit pretrain --config {shlex.quote(str(folder.config))} --out NEW",
             "jepakit": jepakit.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from jepakit.config import to_plain
+from jepakit.config import OBJECT, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.interop.pretrained import embed_images, load_run_system
 from jepakit.modalities.images import ImageData, ImageDataset, open_images
@@ -35,11 +35,9 @@ def report(run: str | Path, *, images: ImageData | None = None) -> Path:
     if folder.model.exists():
         system, config = load_run_system(run)
     else:
-        from jepakit.config import read_config
-
         config = read_config(folder.path)
     pictures: dict[str, Any] = {}
-    if system is not None:
+    if system is not None and (images is not None or config.dataset.data != OBJECT):
         images = images or open_images(config.dataset, config.training.seed)
         pictures = picture_run(system, images, config.training.seed)
     data = ReportData(
