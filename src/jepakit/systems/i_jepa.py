@@ -1,6 +1,17 @@
 """I-JEPA: predict the embeddings of hidden blocks of an image from what is left of it.
 
-Assran et al. 2023, arXiv 2301.08243. EXPERIMENT_LOG
+Assran et al. 2023, arXiv 2301.08243. A context encoder sees some tokens, a predictor is asked for the embeddings of hidden
+blocks, and an average of the encoder (EMA), which sees everything, gives the answers. No augmentation, no labels.
+
+What differs from the paper by default: ten small blocks instead of four large ones, predicted in one pass over their union;
+two contexts an image; Xavier initialisation (see `nn.transformer.initialise_transformer`); constant weight decay; no random
+crop. The paper's: `--masks.targets 4 --masks.target-scale 0.15 0.2 --masks.contexts 1 --masks.no-joint --crop 0.3 1
+--weight-decay 0.04 --weight-decay-end 0.4`, and `--masks.sampler legacy` for the released sampler with its faults.
+
+    python recipes/i_jepa_fashion_mnist.py --threads 1
+
+Fashion-MNIST, 1,000 steps of 128, 3 seeds, 214 s each on one core: 10 labels a class 0.661 ± 0.014, kNN-20 0.767 ± 0.003
+(random init 0.520, 0.702; raw pixels 0.705, 0.834). docs/results.md has the rest, and where it does not learn.
 """
 
 from __future__ import annotations

@@ -1,6 +1,14 @@
 """LeJEPA: every view of an image predicts the centre of its views, and SIGReg keeps the embeddings Gaussian.
 
-Balestriero and LeCun 2025, arXiv 2511.08544. EXPERIMENT_LOG
+Balestriero and LeCun 2025, arXiv 2511.08544. No teacher, no stop-gradient, no predictor network.
+
+What differs from the paper by default: a small convnet (`--backbone vit` for the paper's), two views and no local ones, and
+a SIGReg weight that means the same at any batch size: 5 is the paper's lambda 0.02 at batch 256.
+
+    python recipes/lejepa_digits.py --threads 1
+
+scikit-learn's digits, 1,000 steps of 128, 3 seeds, 45 s each on one core: 5 labels a class 0.957 ± 0.003 (random init 0.774,
+raw pixels 0.847); without anti-collapse 0.738, and the monitor calls it collapsed.
 """
 
 from __future__ import annotations
