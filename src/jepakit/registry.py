@@ -44,7 +44,8 @@ EVALUATORS = {
 }
 
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)
-# tiny to giant are the released I-JEPA sizes (predictor 384 wide; 12 deep, 16 for giant); nano is ours, for minutes on a CPU.
+# The ViTs from tiny to giant are the released I-JEPA code's, its predictor is 384 wide and 12 deep (16 for giant); the
+# smaller predictors, all convnets, and nano, for minutes on a CPU, are ours.
 SIZES: dict[str, dict[str, tuple]] = {
     "nano": {"vit": (128, 4, 4, 4.0), "predictor": (96, 2, 4), "convnet": (128, 32, 1)},
     "tiny": {"vit": (192, 12, 3, 4.0), "predictor": (192, 6, 3), "convnet": (256, 48, 1)},

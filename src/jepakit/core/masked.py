@@ -81,11 +81,8 @@ class Masked(System):
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One screen, the whole method: encode what is kept, predict what is hidden, compare, keep from collapsing."""
         b = MaskedBatch.read(batch)
-        context = self.encoder(repeat(b.images, "b ... -> (b e) ...", e=b.contexts), keep=b.context)
-        targets = self._targets(b, b.images)
-        predictions = self._predict(b, context)
-        energy = self.measure(predictions, repeat(targets, "(b m) k d -> (b e m) k d", m=b.blocks, e=b.contexts))
-        valid = repeat(b.targets.valid, "(b m) k -> (b e m) k", m=b.blocks, e=b.contexts)
+        context = self._contexts(b)
+        energy, valid = self._energies(b, self._predict(b, context), self._targets(b, b.images))
         terms = {"prediction": mean_over_tokens(energy, valid)}
         loss = terms["prediction"]
         if self.anti_collapse is not None:
@@ -97,6 +94,14 @@ class Masked(System):
                 terms["alignment"] = mean_over_tokens((views - views.mean(0)).square().mean(-1))
                 loss = loss + self.invariance * terms["alignment"]
         return {"loss": loss, **terms}
+
+    def _contexts(self, b: MaskedBatch) -> Tokens:
+        return self.encoder(repeat(b.images, "b ... -> (b e) ...", e=b.contexts), keep=b.context)
+
+    def _energies(self, b: MaskedBatch, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of every predicted token and which are real, both `[batch * contexts * blocks, predicted]`."""
+        energy = self.measure(predictions, repeat(targets, "(b m) k d -> (b e m) k d", m=b.blocks, e=b.contexts))
+        return energy, repeat(b.targets.valid, "(b m) k -> (b e m) k", m=b.blocks, e=b.contexts)
 
     def _targets(self, b: MaskedBatch, images: Tensor) -> Float[Tensor, "batch_blocks predicted dim"]:
         tokens = self.target(images).values
@@ -134,16 +139,13 @@ class Masked(System):
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled context embeddings, one for each context mask."""
         b = MaskedBatch.read(batch)
-        context = self.encoder(repeat(b.images, "b ... -> (b e) ...", e=b.contexts), keep=b.context)
+        context = self._contexts(b)
         return rearrange(context.mean(), "(b e) d -> b e d", e=b.contexts)
 
     def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Mean energy of predicting, at sample i's hidden positions, the target embeddings of sample `partners[i]`."""
         b = MaskedBatch.read(batch)
-        context = self.encoder(repeat(b.images, "b ... -> (b e) ...", e=b.contexts), keep=b.context)
-        targets = self._targets(b, b.images[partners])
-        targets = repeat(targets, "(b m) k d -> (b e m) k d", m=b.blocks, e=b.contexts)
-        energy = self.measure(self._predict(b, context), targets)
-        valid = repeat(b.targets.valid, "(b m) k -> (b e m) k", m=b.blocks, e=b.contexts)
+        context = self._contexts(b)
+        energy, valid = self._energies(b, self._predict(b, context), self._targets(b, b.images[partners]))
         per_sample = rearrange(torch.where(valid, energy, 0), "(b em) k -> b (em k)", b=len(b.images)).sum(1)
         return per_sample / rearrange(valid, "(b em) k -> b (em k)", b=len(b.images)).sum(1)

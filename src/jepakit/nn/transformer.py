@@ -86,6 +86,6 @@ def initialise_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for index, block in enumerate(blocks, start=1):
-        assert isinstance(block, Block)
+        assert isinstance(block, Block)  # for the type checker: a ModuleList does not say what it holds
         block.attn.proj.weight.data.div_(math.sqrt(2.0 * index))
         block.mlp.fc2.weight.data.div_(math.sqrt(2.0 * index))

@@ -71,6 +71,8 @@ def evaluate(
             f"{images.name} has no labels, so there is nothing to evaluate against. Put images into one sub-folder a class, "
             "give --labels a.csv, or evaluate on other data with --data."
         )
+    if not len(images.test):
+        raise UserError(f"{images.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
     seed = config.training.seed
     train, test = (_some(part, most, seed) for part, most in ((images.train, MOST_TRAIN), (images.test, MOST_TEST)))
     tokens = evaluators is not None and "attentive" in evaluators

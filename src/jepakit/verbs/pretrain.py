@@ -249,7 +249,7 @@ def _train(trainer: Trainer, config: RunConfig, folder: RunFolder, images: Image
         folder.save_model(trainer.system)
     if outcome.ended == "collapsed":
         say(f"Ended at step {outcome.step}: {outcome.verdict}. The last checkpoint is in {folder.checkpoints}.")
-    wanted = images.task is not None and (trained or not folder.evaluation.exists())
+    wanted = images.task is not None and len(images.test) > 0 and (trained or not folder.evaluation.exists())
     rows = evaluate(folder.path, images=images) if wanted else []
     say(f"Report: {report(folder.path, images=images)}")
     return Pretrained(folder.path, outcome, rows)
