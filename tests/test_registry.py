@@ -10,7 +10,7 @@ from jepakit.errors import UserError
 from jepakit.nn.convnet import ConvNetConfig
 from jepakit.nn.predictor import PredictorConfig
 from jepakit.nn.vit import ViTConfig
-from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS, load_system
+from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS, load_system, register
 from jepakit.verbs.listing import KINDS, list_names
 
 PLACES = {name: entry.place for table in (SYSTEMS, DATASETS, EVALUATORS) for name, entry in table.items()}
@@ -71,3 +71,51 @@ def test_a_wrong_name_gets_the_nearest():
         load_system("ijepa")
     with pytest.raises(UserError, match="Did you mean 'sizes'"):
         list_names("size")
+
+
+@pytest.fixture
+def own_systems(monkeypatch):
+    """Systems of a copy of the registry, which the test may add to."""
+    from jepakit import registry
+
+    monkeypatch.setattr(registry, "SYSTEMS", dict(registry.SYSTEMS))
+    return registry.SYSTEMS
+
+
+OUTSIDE = """
+class MyJEPA:
+    training_defaults = {"steps": 7}
+"""
+
+
+def test_a_system_outside_the_package_is_registered_by_class_or_place(tmp_path, monkeypatch, own_systems):
+    (tmp_path / "my_jepa_for_test.py").write_text(OUTSIDE)
+    monkeypatch.syspath_prepend(tmp_path)
+    kind = importlib.import_module("my_jepa_for_test").MyJEPA
+    register("my-jepa", kind, "mine")
+    assert load_system("my-jepa") is kind
+    assert own_systems["my-jepa"].about == "mine"
+    register("my-jepa", "my_jepa_for_test:MyJEPA", "the same again")
+    with pytest.raises(UserError, match=r"'i-jepa' is taken by jepakit\.systems\.i_jepa:IJEPA"):
+        register("i-jepa", kind, "mine")
+    with pytest.raises(UserError, match="Did you mean 'my-jepa'"):
+        load_system("my-jpa")
+
+
+def test_an_installed_package_offers_systems_as_entry_points(tmp_path, monkeypatch, own_systems):
+    (tmp_path / "my_package_for_test.py").write_text(OUTSIDE)
+    metadata = tmp_path / "my_package_for_test-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my-package-for-test\nVersion: 1.0\n")
+    points = "[jepakit.systems]\nmy-jepa = my_package_for_test:MyJEPA\ni-jepa = my_package_for_test:MyJEPA\n"
+    (metadata / "entry_points.txt").write_text(points)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_system("my-jepa").training_defaults == {"steps": 7}
+    assert load_system("i-jepa").__module__ == "jepakit.systems.i_jepa"
+    assert own_systems["my-jepa"].about == "of the installed package my_package_for_test"
+
+
+def test_a_config_names_no_place(own_systems):
+    """Code that a run's config could point to would run when a stranger's run is opened."""
+    with pytest.raises(UserError, match="is not known"):
+        load_system("os:system")

@@ -85,7 +85,7 @@ def _resume(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     from jepakit.verbs.evaluate import evaluate
 
-    _call(evaluate, "evaluate", words, {"data": str | None, "evaluators": tuple[str, ...] | None}, hidden=("images",))
+    _call(evaluate, "evaluate", words, {"data": str | None, "evaluators": tuple[str, ...] | None}, hidden=("opened",))
     return 0
 
 
@@ -107,7 +107,7 @@ def _export(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     from jepakit.verbs.report import report
 
-    print(_call(report, "report", words, hidden=("images",)))
+    print(_call(report, "report", words, hidden=("opened",)))
     return 0
 
 

@@ -16,8 +16,6 @@ from jepakit.errors import UserError, did_you_mean
 from jepakit.registry import load_system
 
 if TYPE_CHECKING:
-    from jepakit.modalities.images import ImageDataConfig
-    from jepakit.modalities.inputs import ImageInputs
     from jepakit.training.config import HealthConfig, TrainingConfig
 
 FORMAT = 1
@@ -27,18 +25,19 @@ SECTIONS = ("dataset", "model", "training", "health")
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """Everything that decides a run. `model` is the system's own config; no two sections share an option's name.
+    """Everything that decides a run. `dataset` is the config of the system's modality, `model` the system's own; no two
+    sections share an option's name.
 
     `inputs` is no choice but a finding: what the data made the encoder expect. It is written with the rest, for the
     verbs that use the encoder later; a new run finds its own.
     """
 
     system: str
-    dataset: ImageDataConfig
+    dataset: Any
     model: Any
     training: TrainingConfig
     health: HealthConfig
-    inputs: ImageInputs | None = None
+    inputs: Any = None
 
     def section(self, option: str) -> str | None:
         """The section that holds an option."""
@@ -70,12 +69,12 @@ class RunConfig:
 
 def section_types(system: str) -> dict[str, type]:
     """The config class of each section of a run of `system`."""
-    from jepakit.modalities.images import ImageDataConfig
     from jepakit.training.config import HealthConfig, TrainingConfig
 
+    kind = load_system(system)
     return {
-        "dataset": ImageDataConfig,
-        "model": load_system(system).Config,
+        "dataset": kind.modality.Config,
+        "model": kind.Config,
         "training": TrainingConfig,
         "health": HealthConfig,
     }
@@ -215,13 +214,11 @@ def read_config(path: Path | str) -> RunConfig:
     if unknown:
         name = sorted(unknown)[0]
         raise UserError(f"{path}: {name!r} is not a section. {did_you_mean(name, SECTIONS)}")
-    from jepakit.modalities.inputs import ImageInputs
-
     system = str(plain.get("system", ""))
     try:
+        inputs_type = load_system(system).modality.Inputs
         sections = {name: from_plain(kind, plain.get(name, {}), name) for name, kind in section_types(system).items()}
-        return RunConfig(
-            system=system, inputs=from_plain(ImageInputs | None, plain.get("inputs"), "inputs"), **sections
-        )
+        found = from_plain(inputs_type | None, plain.get("inputs"), "inputs")
+        return RunConfig(system=system, inputs=found, **sections)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error

@@ -6,7 +6,7 @@ import importlib
 from dataclasses import dataclass
 from typing import Any
 
-from jepakit.errors import check_choice
+from jepakit.errors import UserError, check_choice
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,16 @@ SYSTEMS = {
     "lejepa": Entry(
         "jepakit.systems.lejepa:LeJEPA", "predict the centre of an image's views, kept Gaussian by SIGReg (arXiv 2511.08544)"
     ),
+    "v-jepa-2.1": Entry(
+        "jepakit.systems.v_jepa_2_1:VJEPA21", "predict hidden tubes of a clip, and what is visible, too (arXiv 2603.14482)"
+    ),
+    "llm-jepa": Entry(
+        "jepakit.systems.llm_jepa:LLMJEPA", "a language model that predicts code's embedding from its text (arXiv 2509.14252)"
+    ),
+    "lewm": Entry("jepakit.systems.lewm:LeWM", "predict the embedding of what an action leads to (arXiv 2603.19312)"),
+    "graph-jepa": Entry(
+        "jepakit.systems.graph_jepa:GraphJEPA", "predict where a graph's parts lie on a hyperbola (arXiv 2309.16014)"
+    ),
 }
 
 DATASETS = {
@@ -34,6 +44,25 @@ DATASETS = {
     ),
     "FOLDER": Entry("jepakit.modalities.images:open_images", "your images; labels from sub-folders or --labels a.csv"),
     "FILE.npy, FILE.npz": Entry("jepakit.modalities.images:open_images", "an array of images, with labels in an .npz"),
+    "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32 pixels, generated"),
+    "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),
+    "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),
+    "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum, as 3 numbers"),
+    "pendulum-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, drawn 32 x 32 pixels small"),
+    "mutag": Entry(
+        "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
+    ),
+    "motifs": Entry("jepakit.modalities.graphs:open_graphs", "600 generated graphs, 3 classes that sizes and degrees do not tell"),
+    "FOLDER with NAME_A.txt": Entry("jepakit.modalities.graphs:open_graphs", "your graphs in the TU text layout"),
+}
+
+# The modality of a system is its class's; an exported encoder, which has no system, says its modality's name.
+MODALITIES = {
+    "images": "jepakit.modalities.inputs:IMAGES",
+    "video": "jepakit.modalities.video:VIDEO",
+    "graphs": "jepakit.modalities.graphs:GRAPHS",
+    "texts": "jepakit.modalities.text:TEXTS",
+    "trajectories": "jepakit.modalities.trajectories:TRAJECTORIES",
 }
 
 EVALUATORS = {
@@ -57,8 +86,35 @@ SIZES: dict[str, dict[str, tuple]] = {
 }
 
 
+def load_named(place: str) -> Any:
+    """What stands at `module:attribute`."""
+    module, attribute = place.split(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
 def load_system(name: str) -> Any:
     """The class of the system with this name. Errors: an unknown name, with the nearest one."""
+    if name not in SYSTEMS:
+        find_installed()
     check_choice("system", name, SYSTEMS)
-    module, attribute = SYSTEMS[name].place.split(":")
-    return getattr(importlib.import_module(module), attribute)
+    return load_named(SYSTEMS[name].place)
+
+
+def register(name: str, system: type | str, about: str) -> None:
+    """Make a system that lives outside this package known by name: its class, or its place `module:Class`.
+
+    A run's config holds the name and never a place, so that opening a stranger's run runs no code of the stranger:
+    whoever opens it registers the name first. Errors: the name is another system's.
+    """
+    place = system if isinstance(system, str) else f"{system.__module__}:{system.__qualname__}"
+    if name in SYSTEMS and SYSTEMS[name].place != place:
+        raise UserError(f"The system name {name!r} is taken by {SYSTEMS[name].place}: choose another for {place}.")
+    SYSTEMS[name] = Entry(place, about)
+
+
+def find_installed() -> None:
+    """Register what installed packages offer as entry points of the group "jepakit.systems"; names of our own are kept."""
+    from importlib.metadata import entry_points  # here: slow to import, and needed by few
+
+    for found in entry_points(group="jepakit.systems"):
+        SYSTEMS.setdefault(found.name, Entry(f"{found.module}:{found.attr}", f"of the installed package {found.module}"))

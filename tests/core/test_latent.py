@@ -174,6 +174,36 @@ def test_one_z_serves_all_tokens_of_a_sample():
     assert torch.equal(free.infer(predictor, s_x, s_y), torch.tensor([[1.0, 0.0]]))
 
 
+@pytest.mark.parametrize("latent", [DiscreteLatent(codes=2), DiscreteLatent(codes=2, beta=9.0), ContinuousLatent(dim=2)])
+def test_padding_has_no_part_in_z_nor_in_the_energy(latent):
+    """A ragged batch is its samples one by one, whatever stands in the padding."""
+    torch.manual_seed(0)
+    free, of_z = FreeEnergy(latent), nn.Linear(2, WIDTH).double()
+    s_x, s_y = torch.randn(2, 4, 3, WIDTH, dtype=torch.float64)
+    lengths = torch.tensor([3, 1, 2, 0])
+    valid = torch.arange(3) < lengths[:, None]
+    s_y[~valid] = 1e6
+
+    def predictor(x, z):
+        return x + of_z(z)[:, None]
+
+    together = free.energy(predictor, s_x, s_y, valid)
+    for i, length in enumerate(lengths[:3]):
+        alone = free.energy(predictor, s_x[i : i + 1, :length], s_y[i : i + 1, :length])
+        torch.testing.assert_close(together[i : i + 1], alone)
+    assert torch.isfinite(together).all()
+
+
+def test_one_context_may_serve_several_targets_each_with_its_z():
+    context, targets = torch.zeros(1, WIDTH), torch.tensor([[1.0] * WIDTH, [-1.0] * WIDTH, [0.9] * WIDTH])
+
+    def predictor(x, z):
+        return x + (z[:, :1] - z[:, 1:])
+
+    z = FreeEnergy(DiscreteLatent(codes=2)).infer(predictor, context, targets)
+    assert z.argmax(1).tolist() == [0, 1, 0]
+
+
 @pytest.mark.parametrize(
     ("latent", "option"),
     [

@@ -7,8 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig
+from jepakit.core.batch import split_batch
 from jepakit.core.energies import Energy
-from jepakit.core.masked import Masked
+from jepakit.core.masked import Masked, Stream, VisibleLoss, nearness
 from jepakit.core.system import shuffled
 from jepakit.core.targets import make_target
 from jepakit.errors import UserError
@@ -27,7 +28,9 @@ def build(target="ema", **options):
     """A small system with weights far from their start, the target's apart from the encoder's."""
     torch.manual_seed(0)
     encoder = VisionTransformer(ViTConfig(image_size=(16, 24), patch_size=4, channels=1, dim=16, depth=2, heads=2))
-    predictor = MaskedPredictor(PredictorConfig(dim=12, depth=2, heads=3), 16, GRID)
+    width = 16 * len(options.get("levels") or (2,))
+    heads = {"visible": "visible" in options or "streams" in options, "condition_dim": options.pop("condition_dim", None)}
+    predictor = MaskedPredictor(PredictorConfig(dim=12, depth=2, heads=3), width, GRID, **heads)
     teacher = copy.deepcopy(encoder) if target == "frozen" else None
     energy = options.pop("energy", Energy())
     system = Masked(encoder, predictor, make_target(target, encoder, teacher), energy, **options)
@@ -47,7 +50,7 @@ def draw(samples=5, contexts=1, blocks=3, ids=None):
     masks = multi_block(config, GRID)(Draws(0, "masks", 0, ids))
     images = torch.randn(samples, 1, 16, 24, generator=torch.Generator().manual_seed(1))
     batch = {
-        "image": images, "context": masks.context, "context_lengths": masks.context_lengths, "targets": masks.targets,
+        "inputs": images, "context": masks.context, "context_lengths": masks.context_lengths, "targets": masks.targets,
         "target_lengths": masks.target_lengths, "id": torch.tensor(ids), "step": torch.tensor(3),
     }  # fmt: skip
     assert len(masks.context_lengths.unique()) > 1
@@ -59,12 +62,27 @@ def pick(batch, samples):
     return {name: value if value.ndim == 0 else value[samples] for name, value in batch.items()}
 
 
+def own_blocks(batch):
+    """The same batch where each context has blocks of its own: the first context of a sample the first, and so on."""
+    assert batch["context"].shape[1] == batch["targets"].shape[1]
+    return {**batch, "targets": batch["targets"][:, :, None], "target_lengths": batch["target_lengths"][:, :, None]}
+
+
+def gradients(system, loss):
+    """Gradients of a loss by name, and none left behind."""
+    system.zero_grad()
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None}
+    system.zero_grad()
+    return found
+
+
 def transcribe(system, batch, partners=None):
     """Energies of every (sample, context, block) by itself, unpadded: a list of `[tokens]` for each sample."""
-    partners = range(len(batch["image"])) if partners is None else partners.tolist()
+    partners = range(len(batch["inputs"])) if partners is None else partners.tolist()
     energies = []
     for i, partner in enumerate(partners):
-        image, other = batch["image"][i : i + 1], batch["image"][partner : partner + 1]
+        image, other = batch["inputs"][i : i + 1], batch["inputs"][partner : partner + 1]
         h = F.layer_norm(system.target.encoder(other).values, (16,))
         found = []
         for kept, n in zip(batch["context"][i], batch["context_lengths"][i], strict=True):
@@ -126,22 +144,18 @@ def test_what_padding_holds_does_not_matter():
     torch.testing.assert_close(system.step(changed)["loss"], system.step(batch)["loss"], rtol=0, atol=1e-7)
 
 
-def test_accumulated_pieces_weigh_by_their_tokens():
-    """Loss and gradients of pieces, each times its share of the weight, add up to the whole batch's."""
-    system, batch = build(), draw()
+@pytest.mark.parametrize("contexts", [1, 2])
+def test_accumulated_pieces_add_up(contexts):
+    """Loss and gradients of uneven pieces, each over the count of the whole step, add up to the whole batch's."""
+    system, batch = build(), draw(contexts=contexts)
     whole = system.step(batch)["loss"]
-    whole.backward()
-    expected = {name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None}
-    system.zero_grad()
+    expected = gradients(system, whole)
     pieces = [pick(batch, [0]), pick(batch, [1, 2, 3]), pick(batch, [4])]
-    total = sum(system.weight(piece) for piece in pieces)
-    assert total == system.weight(batch) == int(batch["target_lengths"].sum())
-    parts = [system.step(piece)["loss"] * system.weight(piece) / total for piece in pieces]
-    sum(parts).backward()
+    total = sum(system.counts(piece)["prediction"] for piece in pieces)
+    assert total == system.counts(batch)["prediction"] == contexts * int(batch["target_lengths"].sum())
+    parts = [system.step({**piece, "counts": {"prediction": total}})["loss"] for piece in pieces]
     torch.testing.assert_close(sum(parts), whole, **EXACT)
-    for name, p in system.named_parameters():
-        if p.grad is not None:
-            torch.testing.assert_close(p.grad, expected[name], **EXACT)
+    torch.testing.assert_close(gradients(system, sum(parts)), expected, **EXACT)
 
 
 @pytest.mark.parametrize("target", ["ema", "stop-gradient", "frozen", "shared"])
@@ -163,9 +177,9 @@ def test_the_target_may_be_left_unnormalised():
     system = build(energy=Energy(name="l1"), target_norm="none")
     batch = pick(draw(blocks=1), [2])
     n, k = int(batch["context_lengths"]), int(batch["target_lengths"])
-    context = system.encoder(batch["image"], keep=Ids(batch["context"][0, :, :n]))
+    context = system.encoder(batch["inputs"], keep=Ids(batch["context"][0, :, :n]))
     block = batch["targets"][0, :, :k]
-    expected = system.predictor(context, Ids(block)) - Ids(block).gather(system.target(batch["image"]).values)
+    expected = system.predictor(context, Ids(block)) - Ids(block).gather(system.target(batch["inputs"]).values)
     torch.testing.assert_close(system.step(batch)["loss"], expected.abs().mean(), **EXACT)
     with pytest.raises(UserError, match="target_norm"):
         build(target_norm="layers")
@@ -181,7 +195,7 @@ def test_the_regulariser_sees_each_context_of_an_image_as_a_view():
         for e in range(3):
             n = int(batch["context_lengths"][i, e])
             kept = Ids(batch["context"][i : i + 1, e, :n])
-            views[e, i] = head(system.encoder(batch["image"][i : i + 1], keep=kept).values.mean(1))[0]
+            views[e, i] = head(system.encoder(batch["inputs"][i : i + 1], keep=kept).values.mean(1))[0]
     expected = sigreg(views, step=3)
     torch.testing.assert_close(terms["sigreg"], expected["sigreg"], **EXACT)
     alignment = (views - views.mean(0)).square().mean()
@@ -195,7 +209,7 @@ def test_the_regulariser_sees_each_context_of_an_image_as_a_view():
 
 
 def test_encode_is_the_target_encoder():
-    system, images = build(), draw()["image"]
+    system, images = build(), draw()["inputs"]
     torch.testing.assert_close(system.encode(images).values, system.target.average(images).values)
     assert (system.encode(images).values - system.encoder(images).values).abs().max() > 0.1
     assert system.encoders() == {"target": system.target.average, "encoder": system.encoder}
@@ -260,3 +274,171 @@ def test_the_state_dict_holds_a_shared_encoder_once_and_restores_all():
                 parameter.zero_()
         other.load_state_dict(state)
         torch.testing.assert_close(other.step(batch)["loss"], system.step(batch)["loss"], rtol=0, atol=0)
+
+
+def densely(system, batch, weight, condition=None):
+    """Sums of the energies of hidden tokens and of the weighted ones of visible tokens, and how many there are of each: every
+    (sample, context) by itself, unpadded, its own blocks one after the other, level by level and token by token."""
+    sums, counts = [0.0, 0.0], [0, 0]
+    for i in range(len(batch["inputs"])):
+        image = batch["inputs"][i : i + 1]
+        levels = system.target(image, levels=system.levels).values.unbind(2)
+        targets = torch.cat([F.layer_norm(level, (16,)) for level in levels], dim=-1)[0]
+        for e, (kept, n) in enumerate(zip(batch["context"][i], batch["context_lengths"][i], strict=True)):
+            seen = system.encoder(image, keep=Ids(kept[None, :n]), levels=system.levels)
+            for block, k in zip(batch["targets"][i, e], batch["target_lengths"][i, e], strict=True):
+                asked = {} if condition is None else {"condition": condition[i : i + 1]}
+                hidden, visible = system.predictor(seen, Ids(block[None, :k]), visible=True, **asked)
+                sums[0] = sums[0] + (hidden[0] - targets[block[:k]]).abs().mean(-1).sum()
+                for place, token in enumerate(kept[:n].tolist()):
+                    apart = min(
+                        ((token // 6 - other // 6) ** 2 + (token % 6 - other % 6) ** 2) ** 0.5 for other in block[:k].tolist()
+                    )
+                    energy = (visible[0, place] - targets[token]).abs().mean()
+                    sums[1] = sums[1] + weight / apart**0.5 * energy
+                counts[0] += int(k)
+                counts[1] += int(n)
+    return sums, counts
+
+
+@pytest.mark.parametrize("levels", [(2,), (1, 2)])
+@pytest.mark.parametrize("progress", [0.0, 0.15, 1.0])
+def test_the_dense_loss_is_a_plain_loop_over_levels_tokens_and_distances(levels, progress):
+    system = build(levels=levels, energy=Energy(name="l1"), visible=VisibleLoss(weight=0.5, ramp=(0.1, 0.2)))
+    batch = {**own_blocks(draw(contexts=3)), "progress": torch.tensor(progress)}
+    (hidden, visible), counts = densely(system, batch, {0.0: 0.0, 0.15: 0.25, 1.0: 0.5}[progress])
+    terms = system.step(batch)
+    assert set(terms) == {"loss", "prediction", "visible"}
+    torch.testing.assert_close(terms["prediction"], hidden / counts[0], **EXACT)
+    torch.testing.assert_close(terms["visible"], torch.as_tensor(visible / counts[1]), **EXACT)
+    torch.testing.assert_close(terms["loss"], terms["prediction"] + terms["visible"], rtol=0, atol=1e-7)
+    assert {name: int(count) for name, count in system.counts(batch).items()} == {
+        "prediction": counts[0], "visible": counts[1],
+    }  # fmt: skip
+
+
+def test_one_level_is_no_levels():
+    batch, plain, one = draw(contexts=2), build(), build(levels=(2,))
+    torch.testing.assert_close(one.step(batch), plain.step(batch), **EXACT)
+    torch.testing.assert_close(one.views(batch), plain.views(batch), **EXACT)
+    with torch.no_grad():
+        torch.testing.assert_close(one.energy(batch, shuffled(5)), plain.energy(batch, shuffled(5)), **EXACT)
+    several = build(levels=(1, 2))
+    assert several.views(batch).shape == several.encode(batch["inputs"]).mean()[:, None].expand(-1, 2, -1).shape
+
+
+def test_blocks_that_all_contexts_share_are_the_same_as_given_to_each():
+    system, batch = build(), draw(contexts=2)
+    spread = {name: batch[name][:, None].expand(-1, 2, *batch[name].shape[1:]) for name in ("targets", "target_lengths")}
+    torch.testing.assert_close(system.step({**batch, **spread})["loss"], system.step(batch)["loss"], rtol=0, atol=0)
+    assert system.counts({**batch, **spread}) == system.counts(batch)
+
+
+def test_a_context_is_asked_for_its_own_blocks_only():
+    system, batch = build(), draw(contexts=3)
+    everything = transcribe(system, batch)  # for each sample context by context, in it block by block
+    expected = []
+    for i, energies in enumerate(everything):
+        lengths = batch["target_lengths"][i].tolist()
+        expected += [energies.split(lengths * 3)[4 * e] for e in range(3)]
+    torch.testing.assert_close(system.step(own_blocks(batch))["loss"], torch.cat(expected).mean(), **EXACT)
+
+
+def test_a_condition_reaches_the_predictor():
+    system = build(condition_dim=2, levels=(2,), energy=Energy(name="l1"), visible=VisibleLoss(ramp=(0, 0)))
+    batch = {**own_blocks(draw(contexts=3)), "progress": torch.tensor(0.0), "condition": torch.randn(5, 2)}
+    (hidden, _), counts = densely(system, batch, 0.5, batch["condition"])
+    torch.testing.assert_close(system.step(batch)["prediction"], hidden / counts[0], **EXACT)
+    other = system.step({**batch, "condition": -batch["condition"]})["prediction"]
+    assert (other - hidden / counts[0]).abs() > 1e-3
+
+
+def test_nearness():
+    visible = torch.tensor([[[0, 0, 0], [0, 3, 0], [1, 1, 1]]]).expand(2, -1, -1)
+    hidden = torch.tensor([[[0, 0, 1], [4, 3, 0], [0, 0, 0]]]).expand(2, -1, -1)
+    valid = torch.tensor([[True, True, False], [False, True, False]])
+    apart = torch.tensor([[1.0, 10**0.5, 2**0.5], [5.0, 4.0, 14**0.5]])  # 14: (3, 2, 1)
+    torch.testing.assert_close(nearness(visible, hidden, valid), apart**-0.5)
+
+
+def test_the_ramp():
+    ramp = VisibleLoss(weight=2.0, ramp=(0.25, 0.75))
+    assert [float(ramp.at(torch.tensor(at))) for at in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.0, 1.0, 2.0, 2.0]
+    assert float(VisibleLoss(weight=2.0, ramp=(0.0, 0.0)).at(torch.tensor(0.0))) == 2.0
+    step = VisibleLoss(weight=2.0, ramp=(0.5, 0.5))
+    assert [float(step.at(torch.tensor(at))) for at in (0.49, 0.5)] == [0.0, 2.0]
+    for bad in ((0.5, 0.2), (-0.1, 0.2), (0.5, 1.5)):
+        with pytest.raises(UserError, match=r"visible.ramp"):
+            VisibleLoss(ramp=bad)
+    with pytest.raises(UserError, match=r"visible.weight"):
+        VisibleLoss(weight=-1.0)
+
+
+STREAMS = {
+    "still": Stream(visible=VisibleLoss(weight=0.5, ramp=(0.0, 0.0))),
+    "other": Stream(weight=0.3, visible=VisibleLoss(weight=0.7, ramp=(0.0, 0.4))),
+    "third": Stream(weight=2.0),
+}
+
+
+def streams_of(**sizes):
+    parts = {name: draw(samples=7, contexts=2, ids=range(100 * i, 100 * i + 7)) for i, name in enumerate(sizes)}
+    return {
+        **{name: {k: v for k, v in pick(part, range(sizes[name])).items() if k != "step"} for name, part in parts.items()},
+        "step": torch.tensor(3),
+        "progress": torch.tensor(0.2),
+    }  # fmt: skip
+
+
+def test_a_step_is_the_weighted_sum_of_its_streams():
+    system, batch = build(streams=STREAMS), streams_of(still=5, other=2, third=3)
+    terms = system.step(batch)
+    assert set(terms) == {
+        "loss", "still/prediction", "still/visible", "other/prediction", "other/visible", "third/prediction",
+    }  # fmt: skip
+    loss = 0.0
+    for name, stream in STREAMS.items():
+        alone = build(visible=stream.visible or VisibleLoss(weight=0.0))
+        found = alone.step({**batch[name], "step": batch["step"], "progress": batch["progress"]})
+        loss = loss + stream.weight * found["loss"]
+        for term in ("prediction", "visible"):
+            if f"{name}/{term}" in terms:
+                torch.testing.assert_close(terms[f"{name}/{term}"], found[term], **EXACT)
+    torch.testing.assert_close(terms["loss"], loss, **EXACT)
+
+
+def test_a_stream_without_samples_adds_nothing_and_leaves_no_parameter_out():
+    system, batch = build(streams=STREAMS), streams_of(still=3, other=0, third=0)
+    terms = system.step(batch)
+    assert [terms[name].item() for name in ("other/prediction", "other/visible", "third/prediction")] == [0, 0, 0]
+    torch.testing.assert_close(terms["loss"], terms["still/prediction"] + terms["still/visible"])
+    found = gradients(system, terms["loss"])
+    assert all(torch.isfinite(gradient).all() for gradient in found.values())
+    empty = streams_of(still=0, other=0, third=0)
+    found = gradients(system, system.step(empty)["loss"])  # as on a process that has no sample: it takes part all the same
+    trained = {name for name, p in system.named_parameters() if p.requires_grad}
+    assert set(found) == trained
+    assert all(not gradient.any() for gradient in found.values())
+
+
+def test_accumulated_pieces_of_streams_add_up():
+    """Cut as the trainer cuts, into more pieces than a stream has samples."""
+    system, batch = build(streams=STREAMS), streams_of(still=7, other=2, third=3)
+    whole = system.step(batch)
+    expected, counts = gradients(system, whole["loss"]), system.counts(batch)
+    parts = [system.step({**piece, "counts": counts}) for piece in split_batch(batch, 4)]
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value, **EXACT)
+    torch.testing.assert_close(gradients(system, sum(part["loss"] for part in parts)), expected, **EXACT)
+
+
+@torch.no_grad()
+def test_views_and_energy_are_the_main_streams():
+    system, batch = build(streams=STREAMS), streams_of(still=5, other=2, third=3)
+    torch.testing.assert_close(system.views(batch), system.views(batch["still"]), rtol=0, atol=0)
+    torch.testing.assert_close(system.energy(batch, shuffled(5)), system.energy(batch["still"], shuffled(5)), rtol=0, atol=0)
+
+
+def test_streams_and_what_belongs_to_each():
+    with pytest.raises(UserError, match="belongs to each stream"):
+        build(streams=STREAMS, visible=VisibleLoss())

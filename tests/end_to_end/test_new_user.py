@@ -143,4 +143,4 @@ def test_one_command_then_the_others(place, system):
     assert "nothing is left to train" in jepa(place, "resume", run)
     more = jepa(place, "pretrain", system, "--data", "photos", "--init", run, "--out", f"{run}-more", *FEW)
     assert "Report: " in more
-    assert not [path for path in place.rglob(".*")], "a temporary file was left"
+    assert not [path for path in place.rglob("*.writing")], "a temporary file was left"

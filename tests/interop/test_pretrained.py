@@ -6,11 +6,12 @@ from safetensors.torch import load_file, save_file
 
 from jepakit.config import RunConfig, default_config, write_config
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder, embed_images, initialise, load
+from jepakit.interop.pretrained import PretrainedEncoder, embed_samples, initialise, load
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import load_system
+from jepakit.training.checkpoints import write_checkpoint
 from jepakit.training.run_folder import RunFolder
 
 INPUTS = ImageInputs(image_size=(14, 14), channels=1, mean=(0.1307,), std=(1 / 3,))
@@ -121,13 +122,13 @@ def test_initialise_from_a_run_of_another_system(tmp_path):
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())  # nothing in part
 
 
-def test_embed_images_pools_and_keeps_the_order():
+def test_embed_samples_pools_and_keeps_the_order():
     model = PretrainedEncoder(encoder(), INPUTS)
     dataset = [{"image": torch.rand(1, 14, 14, generator=torch.Generator().manual_seed(i)), "id": i} for i in range(7)]
     expected = torch.cat([model.embed(INPUTS.prepare([sample])) for sample in dataset])
-    embedded = embed_images(model, INPUTS, dataset, batch_size=3)
+    embedded = embed_samples(model, INPUTS, dataset, batch_size=3)
     torch.testing.assert_close(embedded, expected, atol=1e-5, rtol=1e-5)
-    some = embed_images(model, INPUTS, dataset, [5, 0], pooling=None)
+    some = embed_samples(model, INPUTS, dataset, [5, 0], pooling=None)
     assert some.shape == (2, 4, 24)
     torch.testing.assert_close(some.mean(1), expected[[5, 0]], atol=1e-5, rtol=1e-5)
 
@@ -204,15 +205,15 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
 
 
 def test_a_checkpoint_of_a_run_is_loaded_and_continued_from(tmp_path):
-    """`checkpoints/step-N.pt`, as training writes them, gives its encoder and may start another run."""
+    """`checkpoints/step-N`, as training writes them, gives its encoder and may start another run."""
     system, other = finished_run(tmp_path / "a"), finished_run(tmp_path / "b", seed=1)
-    state = {"format": 1, "system": system.state_dict()}
-    path = tmp_path / "a" / "checkpoints" / "step-00000007.pt"
-    torch.save(state, path)
+    path = tmp_path / "a" / "checkpoints" / "step-00000007"
+    write_checkpoint(path, system, torch.optim.AdamW(system.parameters()), {"step": 7})
     images = torch.randn(2, 1, 14, 14)
     torch.testing.assert_close(load(path).embed(images), load(tmp_path / "a").embed(images))
     initialise(other, path)
-    assert all(torch.equal(t, state["system"][name]) for name, t in other.state_dict().items())
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(UserError, match=r"step-00000007\.pt"):
+    assert all(torch.equal(t, system.state_dict()[name]) for name, t in other.state_dict().items())
+    weights = next(path.glob("*.distcp"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(UserError, match="step-00000007"):
         load(path)

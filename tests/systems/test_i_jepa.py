@@ -39,13 +39,13 @@ def masks_of(batch, place):
 
 def test_the_batch_it_draws():
     batch = build().collator(0)(samples())
-    assert batch["image"].shape == (6, 1, 14, 21)
+    assert batch["inputs"].shape == (6, 1, 14, 21)
     assert batch["context"].shape[:2] == (6, 1)
     assert batch["targets"].shape[:2] == (6, 4)
     assert batch["id"].tolist() == list(range(6))
     assert batch["label"].tolist() == [0, 1] * 3
     assert int(batch["step"]) == 4
-    torch.testing.assert_close(batch["image"][2] * 0.3 + 0.4, samples()[2]["image"], **EXACT)  # whole, only normalised
+    torch.testing.assert_close(batch["inputs"][2] * 0.3 + 0.4, samples()[2]["image"], **EXACT)  # whole, only normalised
     assert build().collator(0, views=3)(samples())["context"].shape[:2] == (6, 3)
 
 
@@ -63,19 +63,106 @@ def test_crops_are_random_parts_of_the_image_and_repeat():
     system = build(crop=(0.3, 0.5))
     collate = system.collator(0)
     batch = collate(samples())
-    assert batch["image"].shape == (6, 1, 14, 21)
-    torch.testing.assert_close(collate(samples([3]))["image"], batch["image"][3:4], **EXACT)
-    assert (batch["image"] - build().collator(0)(samples())["image"]).abs().mean() > 0.1
-    assert (batch["image"] - collate(samples(epoch=1))["image"]).abs().mean() > 0.1
+    assert batch["inputs"].shape == (6, 1, 14, 21)
+    torch.testing.assert_close(collate(samples([3]))["inputs"], batch["inputs"][3:4], **EXACT)
+    assert (batch["inputs"] - build().collator(0)(samples())["inputs"]).abs().mean() > 0.1
+    assert (batch["inputs"] - collate(samples(epoch=1))["inputs"]).abs().mean() > 0.1
 
 
-def test_a_ragged_batch_equals_each_sample_alone():
-    system = build().eval()
-    collate = system.collator(0)
-    together = system.energy(collate(samples()), torch.arange(6))
+RAGGED = {"paper": {}, "joint": {"masks": MultiBlockConfig(min_keep=1)}}
+
+
+def gradients(system, loss):
+    system.zero_grad()
+    loss.backward()
+    found = {name: p.grad.clone() for name, p in system.named_parameters() if p.grad is not None}
+    system.zero_grad()
+    return found
+
+
+def predictions(system, batch):
+    """Predictions of every (sample, context, block), unpadded."""
+    found = []
+
+    def keep(module, given, predicted):
+        lengths = given[1].lengths.tolist()
+        found.extend(rows[:n] for rows, n in zip(predicted, lengths, strict=True))
+
+    handle = system.predictor.register_forward_hook(keep)
+    loss = system.step(batch)["loss"]
+    handle.remove()
+    return found, loss
+
+
+def test_the_collator_cuts_nothing():
+    """Contexts and blocks of different lengths, each as the sampler drew it for the sample alone."""
+    batch = build().collator(0)(samples())
+    kept = batch["context_lengths"].flatten().tolist()
+    asked = batch["target_lengths"].flatten().tolist()
+    assert len(set(kept)) > 2
+    assert len(set(asked)) > 1
+    assert batch["context"].shape[2] == max(kept)
+    assert batch["targets"].shape[2] == max(asked)
     for i in range(6):
-        alone = system.energy(collate(samples([i])), torch.tensor([0]))
-        torch.testing.assert_close(alone[0], together[i], **EXACT)
+        alone = build().collator(0)(samples([i]))
+        assert masks_of(alone, 0) == masks_of(batch, i)
+
+
+@pytest.mark.parametrize("masks", RAGGED)
+def test_a_ragged_batch_equals_each_sample_alone(masks):
+    """Predictions, loss and gradients of the whole are those of its samples one by one, each weighing by its tokens."""
+    system = build(**RAGGED[masks])
+    collate = system.collator(0)
+    together, loss = predictions(system, collate(samples(range(4))))
+    expected, counts = gradients(system, loss), system.counts(collate(samples(range(4))))
+    one_by_one, losses = [], []
+    for i in range(4):
+        found, part = predictions(system, {**collate(samples([i])), "counts": counts})
+        one_by_one += found
+        losses.append(part)
+    assert len({len(rows) for rows in together}) > 1
+    for ours, alone in zip(together, one_by_one, strict=True):
+        torch.testing.assert_close(ours, alone, **EXACT)
+    torch.testing.assert_close(sum(losses), loss, **EXACT)
+    torch.testing.assert_close(gradients(system, sum(losses)), expected, **EXACT)
+    energies = system.energy(collate(samples(range(4))), torch.arange(4))
+    for i in range(4):
+        torch.testing.assert_close(system.energy(collate(samples([i])), torch.tensor([0]))[0], energies[i], **EXACT)
+
+
+def test_padding_may_hold_anything():
+    """Other ids in the padding, and other embeddings where the encoder leaves it, change neither loss nor gradients."""
+    system, batch = build(), build().collator(0)(samples())
+    loss = system.step(batch)["loss"]
+    expected = gradients(system, loss)
+    poisoned = dict(batch)
+    for name in ("context", "targets"):
+        padding = torch.arange(batch[name].shape[-1]) >= batch[f"{name.rstrip('s')}_lengths"][..., None]
+        assert padding.any()
+        tokens = system.grid[0] * system.grid[1]
+        poisoned[name] = torch.where(padding, torch.randint(0, tokens, batch[name].shape), batch[name])
+
+    def poison(module, given, tokens):
+        return replace(tokens, values=torch.where(tokens.valid[..., None], tokens.values, 1e4))
+
+    system.encoder.register_forward_hook(poison)
+    again = system.step(poisoned)["loss"]
+    torch.testing.assert_close(again, loss, rtol=0, atol=1e-6)
+    torch.testing.assert_close(gradients(system, again), expected, **EXACT)
+
+
+def test_uneven_pieces_of_a_step_add_up():
+    system = build()
+    batch = system.collator(0)(samples())
+    loss = system.step(batch)["loss"]
+    expected, counts = gradients(system, loss), system.counts(batch)
+    pieces = [{n: v if v.ndim == 0 else v[part] for n, v in batch.items()} for part in ([4], [0, 1, 5], [2, 3])]
+    assert len({int(system.counts(piece)["prediction"]) for piece in pieces}) == 3
+    parts = [system.step({**piece, "counts": counts})["loss"] for piece in pieces]
+    torch.testing.assert_close(sum(parts), loss, **EXACT)
+    torch.testing.assert_close(gradients(system, sum(parts)), expected, **EXACT)
+    # The mean of the pieces' means is another number: what a trainer without counts would get.
+    assert abs(float(sum(system.step(piece)["loss"] for piece in pieces) / 3 - loss)) > 1e-4
 
 
 def test_the_defaults_make_a_step():

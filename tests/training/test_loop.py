@@ -122,10 +122,12 @@ def test_lines_after_the_checkpoint_are_cut_and_a_torn_line_is_dropped(tmp_path)
 def test_files_a_killed_process_was_writing_are_removed(tmp_path):
     trainer = tiny_trainer(tmp_path)
     trainer.train()
-    (trainer.folder.checkpoints / ".step-00000011.pt.writing").write_bytes(b"half")
+    half = trainer.folder.checkpoints / ".step-00000011.writing"
+    half.mkdir()
+    (half / "rank-0.pt").write_bytes(b"half")
     (tmp_path / ".metrics.jsonl.writing").write_bytes(b"half")
     trainer.restore()
-    assert not list(tmp_path.rglob(".*"))
+    assert not list(tmp_path.rglob("*.writing"))
 
 
 def test_restoring_a_finished_run_trains_nothing(tmp_path):

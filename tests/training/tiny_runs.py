@@ -11,7 +11,7 @@ from jepakit.config import default_config, write_config
 from jepakit.modalities.images import open_images
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder
-from jepakit.verbs.pretrain import build_system, build_trainer, decide
+from jepakit.verbs.pretrain import build_trainer, decide, prepare_system
 
 TRAINING = {
     "data": "digits",
@@ -44,7 +44,7 @@ def tiny_trainer(path: Path, system: str = "lejepa", **options: Any) -> Trainer:
         folder.create()
         write_config(folder.config, decided)
     device = torch.device("cpu")
-    return build_trainer(decided, folder, images, build_system(decided, device), device)
+    return build_trainer(decided, folder, images, prepare_system(decided, device, None), device)
 
 
 def untimed(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:

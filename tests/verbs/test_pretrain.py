@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+import shutil
 import signal
 
 import numpy as np
@@ -16,8 +17,11 @@ from PIL import Image
 import jepakit
 from jepakit.cli import main
 from jepakit.config import default_config, read_config
+from jepakit.errors import UserError
+from jepakit.interop.pretrained import load_run_system
 from jepakit.modalities.images import open_images
 from jepakit.training import loop
+from jepakit.training.checkpoints import read_checkpoint
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs import pretrain as verb
 from jepakit.verbs.pretrain import decide, held_out_count
@@ -232,7 +236,9 @@ def test_weights_of_another_run_start_a_new_one(tmp_path, capsys):
     first = jepakit.pretrain("lejepa", data="digits", out=tmp_path / "a", **TINY)
     frozen = {**TINY, "lr": 0.0, "weight_decay": 0.0}
     jepakit.pretrain("lejepa", data="digits", out=tmp_path / "b", init=first.out, **frozen)
-    mine, theirs = (torch.load(RunFolder(tmp_path / n).list_checkpoints()[-1])["system"] for n in ("a", "b"))
+    mine, theirs = (
+        read_checkpoint(RunFolder(tmp_path / n).list_checkpoints()[-1], torch.device("cpu"))["system"] for n in ("a", "b")
+    )
     assert all(torch.equal(mine[name], theirs[name]) for name in mine if name.endswith(("weight", "bias")))
     other = {**TINY, "size": "tiny", "init": first.out}
     assert main(["pretrain", "lejepa", *words(data="digits", out=tmp_path / "c", **other)]) == 2
@@ -333,3 +339,54 @@ def test_how_the_run_was_made_is_written_down(tmp_path, monkeypatch):
     assert environment["device"].startswith("cpu (")
     assert environment["precision"] == "float32"
     assert environment["wall_s"] > 0
+
+
+def test_nothing_held_out_is_trained_on_and_not_evaluated(pictures, ending):
+    from jepakit.verbs.evaluate import evaluate
+
+    options = {**TINY, "limit": None, "image_size": (8, 8)}
+    done = jepakit.pretrain("lejepa", data="photos", out="everything", test_fraction=0.0, **options)
+    assert (done.outcome.ended, done.rows) == ("finished", [])
+    assert ending == {"evaluate": 0, "report": 1}
+    with pytest.raises(UserError, match=r"photos holds nothing out to evaluate on: test_fraction is 0\. Give other data"):
+        evaluate("everything")
+
+
+@pytest.fixture
+def teacher(untrained_run, tmp_path, monkeypatch):
+    """The folder `teacher`: a LeJEPA run whose vision transformer has 4 x 4 tokens."""
+    monkeypatch.chdir(tmp_path)
+    return untrained_run(tmp_path / "teacher", "lejepa", "digits", backbone="vit", patch_size=2)
+
+
+STUDENT = {name: value for name, value in TINY.items() if name not in ("augment", "sigreg")}
+
+
+def test_a_frozen_teacher_comes_from_another_run_and_stays_in_this_one(teacher):
+    weights = load_run_system(teacher)[0].network.encoder.state_dict()
+    student = {"data": "digits", "patch_size": 2, "predictor_dim": 32, **STUDENT}
+    jepakit.pretrain("i-jepa", out="student", target="frozen", encoder="teacher", **student)
+    shutil.rmtree("teacher")
+    system = load_run_system("student")[0]
+    assert all(torch.equal(t, weights[name]) for name, t in system.target.teacher.encoder.state_dict().items())
+    images = torch.randn(2, 1, 8, 8)
+    torch.testing.assert_close(jepakit.load("student").embed(images), system.encoder(images).mean())
+    jepakit.pretrain("i-jepa", out="again", config="student/config.yaml", encoder="student/encoder")
+    lines = [untimed(run) for run in ("student", "again")]
+    assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"target": "frozen"}, "target frozen needs the teacher: give its run as --encoder RUN"),
+        ({"encoder": "teacher"}, "is the teacher of target frozen; target is 'ema'. Add --target frozen"),
+        ({"target": "frozen", "encoder": "teacher", "patch_size": 4}, "has 4 x 4 tokens an image, this run has 2 x 2.*size 2"),
+        ({"target": "frozen", "encoder": "teacher", "image_size": (16, 16)}, "was trained on 8 x 8 pixels.*--image-size 8 8"),
+        ({"target": "frozen", "encoder": "teechar"}, "teechar"),
+    ],
+)
+def test_a_teacher_that_does_not_fit_is_refused(teacher, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        jepakit.pretrain("i-jepa", data="digits", out="student", **{"patch_size": 2, **STUDENT, **options})
+    assert not (tmp_path / "student").exists()

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from jepakit.core.collectives import global_count, sum_over_ranks
+from jepakit.collectives import global_count, sum_over_ranks
 from jepakit.errors import UserError, check_choice
 
 ENERGIES = ("smooth_l1", "l1", "l2", "cosine")

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from jepakit.core.energies import Energy
 from jepakit.errors import UserError, check_choice, check_range
 
 Predictor = Callable[[Tensor, Tensor | None], Tensor]
+EnergyGiven = Callable[[Tensor | None], Tensor]  # of z
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +75,8 @@ Latent = NoLatent | DiscreteLatent | ContinuousLatent
 class FreeEnergy:
     """F(x, y), one number a sample, for a predictor called as `predictor(s_x, z)`, z `[batch, codes or dim]` or None.
 
-    Embeddings are `[batch, ..., dim]`; z belongs to the sample and serves all its tokens, whose energies are averaged.
+    Embeddings are `[batch, ..., dim]`; z belongs to the sample and serves all its tokens, whose energies are averaged:
+    all of them, or those that are real (`valid`, in the shape of s_y without its dim).
     Training descends `energy(...).mean()`: gradient reaches the predictor and both embeddings at the z that was found,
     never through the search for it. The search calls the predictor many times, so that should hold no dropout and no
     batch statistics (or be in eval mode).
@@ -84,72 +86,95 @@ class FreeEnergy:
     pair_energy: Energy = field(default_factory=lambda: Energy(name="l2"))
 
     def infer(
-        self, predictor: Predictor, s_x: Float[Tensor, "batch *x"], s_y: Float[Tensor, "batch *y"]
+        self,
+        predictor: Predictor,
+        s_x: Float[Tensor, "batch_x *x"],
+        s_y: Float[Tensor, "batch *y"],
+        valid: Bool[Tensor, "batch *tokens"] | None = None,
     ) -> Float[Tensor, "batch latent"] | None:
         """The z of least energy for each sample, without gradient; one-hot when discrete, None without a latent."""
-        s_x, s_y = s_x.detach(), s_y.detach()
+        given = self._energy_given(predictor, s_x.detach(), s_y.detach(), valid)
         match self.latent:
             case DiscreteLatent(codes=codes):
                 with torch.no_grad():
-                    best = self._each_code(codes, predictor, s_x, s_y).argmin(dim=1)
-                return nn.functional.one_hot(best, codes).to(s_x)
+                    best = _each_code(codes, given, s_y).argmin(dim=1)
+                return nn.functional.one_hot(best, codes).to(s_y)
             case ContinuousLatent() as latent:
-                return self._descend(latent, predictor, s_x, s_y)
+                return _descend(latent, given, s_y)
             case _:
                 return None
 
     def energy(
-        self, predictor: Predictor, s_x: Float[Tensor, "batch *x"], s_y: Float[Tensor, "batch *y"]
+        self,
+        predictor: Predictor,
+        s_x: Float[Tensor, "batch_x *x"],
+        s_y: Float[Tensor, "batch *y"],
+        valid: Bool[Tensor, "batch *tokens"] | None = None,
     ) -> Float[Tensor, "batch"]:
-        """F(x, y) of each sample, the penalty of a continuous z included."""
+        """F(x, y) of each sample, the penalty of a continuous z included.
+
+        What the predictor makes of s_x is its own affair, only its predictions are one for each s_y: one context may serve
+        several targets, each with its z.
+        """
+        given = self._energy_given(predictor, s_x, s_y, valid)
         match self.latent:
             case DiscreteLatent(codes=codes, beta=beta) if beta is not None:
-                return -torch.logsumexp(-beta * self._each_code(codes, predictor, s_x, s_y), dim=1) / beta
+                return -torch.logsumexp(-beta * _each_code(codes, given, s_y), dim=1) / beta
             case ContinuousLatent() as latent:
-                z = self._descend(latent, predictor, s_x.detach(), s_y.detach())
-                return self._given(predictor, s_x, s_y, z) + latent.cost(z)
+                z = self.infer(predictor, s_x, s_y, valid)
+                return given(z) + latent.cost(z)
             case _:
-                return self._given(predictor, s_x, s_y, self.infer(predictor, s_x, s_y))
+                return given(self.infer(predictor, s_x, s_y, valid))
 
-    def _given(self, predictor: Predictor, s_x: Tensor, s_y: Tensor, z: Tensor | None) -> Float[Tensor, "batch"]:
-        per_token = self.pair_energy(predictor(s_x, z), s_y)
-        return per_token.reshape(len(s_y), -1).mean(1)
+    def _energy_given(self, predictor: Predictor, s_x: Tensor, s_y: Tensor, valid: Tensor | None) -> EnergyGiven:
+        """E(x, y, z) of each sample as a function of z."""
 
-    def _each_code(self, count: int, predictor: Predictor, s_x: Tensor, s_y: Tensor) -> Float[Tensor, "batch codes"]:
-        codes = torch.eye(count, device=s_x.device, dtype=s_x.dtype)
-        return torch.stack([self._given(predictor, s_x, s_y, code.expand(len(s_x), -1)) for code in codes], dim=1)
+        def given(z: Tensor | None) -> Float[Tensor, "batch"]:
+            per_token = self.pair_energy(predictor(s_x, z), s_y).reshape(len(s_y), -1)
+            if valid is None:
+                return per_token.mean(1)
+            real = valid.reshape(len(s_y), -1)
+            return torch.where(real, per_token, 0).sum(1) / real.sum(1).clamp_min(1)
 
-    def _descend(self, latent: ContinuousLatent, predictor: Predictor, s_x: Tensor, s_y: Tensor) -> Tensor:
-        """Each sample by itself, so that its z does not depend on its batch; the best z met on the way is kept.
+        return given
 
-        Steps of Barzilai and Borwein's length (IMA J. Numer. Anal. 8, 1988), which follows the curvature: a search that
-        stops early would make a matching y look better than it is. An L1 penalty acts by soft threshold after the step
-        (SpaRSA: Wright, Nowak and Figueiredo 2009), so that entries of z become exactly 0.
-        """
-        threshold = latent.weight if latent.penalty == "l1" else 0.0
 
-        def look(z: Tensor) -> tuple[Tensor, Tensor]:
-            """F at z and the gradient of its smooth part, in z alone: the predictor must not gather any."""
-            z = z.detach().requires_grad_()
-            with torch.enable_grad():
-                energy = self._given(predictor, s_x, s_y, z)
-                smooth = energy if threshold else energy + latent.cost(z)
-                (gradient,) = torch.autograd.grad(smooth.sum(), [z])
-            return (energy + latent.cost(z)).detach()[:, None], gradient
+def _each_code(count: int, given: EnergyGiven, s_y: Tensor) -> Float[Tensor, "batch codes"]:
+    codes = torch.eye(count, device=s_y.device, dtype=s_y.dtype)
+    return torch.stack([given(code.expand(len(s_y), -1)) for code in codes], dim=1)
 
-        z = torch.zeros(len(s_x), latent.dim, device=s_x.device, dtype=s_x.dtype)
-        least, gradient = look(z)
-        best, length = z, torch.ones_like(least)
-        for _ in range(latent.steps):
-            moved = _shrink(z - length * gradient, length * threshold)
-            value, new_gradient = look(moved)
-            best, least = torch.where(value < least, moved, best), torch.minimum(value, least)
-            change = moved - z
-            curvature = (change * (new_gradient - gradient)).sum(-1, keepdim=True)
-            longer = change.square().sum(-1, keepdim=True) / curvature.clamp_min(torch.finfo(z.dtype).tiny)
-            length = torch.where(curvature > 0, longer, 2 * length).clamp(1e-6, 1e6)
-            z, gradient = moved, new_gradient
-        return best
+
+def _descend(latent: ContinuousLatent, given: EnergyGiven, s_y: Tensor) -> Float[Tensor, "batch latent"]:
+    """Each sample by itself, so that its z does not depend on its batch; the best z met on the way is kept.
+
+    Steps of Barzilai and Borwein's length (IMA J. Numer. Anal. 8, 1988), which follows the curvature: a search that
+    stops early would make a matching y look better than it is. An L1 penalty acts by soft threshold after the step
+    (SpaRSA: Wright, Nowak and Figueiredo 2009), so that entries of z become exactly 0.
+    """
+    threshold = latent.weight if latent.penalty == "l1" else 0.0
+
+    def look(z: Tensor) -> tuple[Tensor, Tensor]:
+        """F at z and the gradient of its smooth part, in z alone: the predictor must not gather any."""
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            energy = given(z)
+            smooth = energy if threshold else energy + latent.cost(z)
+            (gradient,) = torch.autograd.grad(smooth.sum(), [z])
+        return (energy + latent.cost(z)).detach()[:, None], gradient
+
+    z = torch.zeros(len(s_y), latent.dim, device=s_y.device, dtype=s_y.dtype)
+    least, gradient = look(z)
+    best, length = z, torch.ones_like(least)
+    for _ in range(latent.steps):
+        moved = _shrink(z - length * gradient, length * threshold)
+        value, new_gradient = look(moved)
+        best, least = torch.where(value < least, moved, best), torch.minimum(value, least)
+        change = moved - z
+        curvature = (change * (new_gradient - gradient)).sum(-1, keepdim=True)
+        longer = change.square().sum(-1, keepdim=True) / curvature.clamp_min(torch.finfo(z.dtype).tiny)
+        length = torch.where(curvature > 0, longer, 2 * length).clamp(1e-6, 1e6)
+        z, gradient = moved, new_gradient
+    return best
 
 
 def _shrink(z: Tensor, threshold: Tensor) -> Tensor:

@@ -2,58 +2,125 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from einops import rearrange, repeat
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jepakit.collectives import global_count
 from jepakit.core.anticollapse import AntiCollapse
+from jepakit.core.batch import Batch, count_of, map_tensors
 from jepakit.core.energies import Energy, mean_over_tokens
-from jepakit.core.system import Batch, System
-from jepakit.core.targets import Target
-from jepakit.errors import check_choice, check_range
+from jepakit.core.system import System
+from jepakit.core.targets import FrozenTarget, Target
+from jepakit.errors import UserError, check_choice, check_range
 from jepakit.nn.tokens import Ids, Tokens
+
+
+@dataclass(frozen=True, kw_only=True)
+class VisibleLoss:
+    """A loss on the tokens that the context sees, too (V-JEPA 2.1, arXiv 2603.14482, section 3): token i counts
+    `weight / sqrt(d)`, with d its distance from the nearest hidden token on the grid of tokens.
+
+    ramp: shares of the training between which the weight rises from 0, as the prediction has to be learned first. Without a
+    ramp the paper loses 10 to 20 points of SSv2. (0, 0): none.
+    """
+
+    weight: float = 0.5
+    ramp: tuple[float, float] = (0.11, 0.22)
+
+    def __post_init__(self) -> None:
+        check_range("visible.weight", self.weight, 0)
+        if not 0 <= self.ramp[0] <= self.ramp[1] <= 1:
+            raise UserError(f"visible.ramp must be two shares with 0 <= start <= end <= 1, got {self.ramp[0]} {self.ramp[1]}.")
+
+    def at(self, progress: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """The weight at this share of the training."""
+        start, end = self.ramp
+        return self.weight * (1 - ((end - progress) / max(end - start, 1e-9)).clamp(0, 1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """What a stream of samples brings to the loss: `weight` times the sum of its terms; `visible` None: no such term."""
+
+    weight: float = 1.0
+    visible: VisibleLoss | None = None
 
 
 @dataclass(frozen=True)
 class MaskedBatch:
     """A masked batch with contexts and blocks folded into the batch axis, context-major within a sample."""
 
-    images: Tensor
+    inputs: Any  # a tensor or a dict of tensors, [batch, ...]
     context: Ids  # [batch * contexts, kept]
-    targets: Ids  # [batch * blocks, predicted]
+    targets: Ids  # [batch * contexts * blocks, predicted]
+    condition: Tensor | None  # [batch * contexts * blocks, width]
+    samples: int
     contexts: int
     blocks: int
 
     @staticmethod
     def read(batch: Batch) -> MaskedBatch:
-        kept, predicted = batch["context"], batch["targets"]
+        kept, asked, lengths = batch["context"], batch["targets"], batch["target_lengths"]
+        contexts = kept.shape[1]
+        if asked.ndim == 3:  # the same blocks for every context
+            asked, lengths = (repeat(x, "b m ... -> b e m ...", e=contexts) for x in (asked, lengths))
+        blocks, condition = asked.shape[2], batch.get("condition")
         return MaskedBatch(
-            images=batch["image"],
+            inputs=batch["inputs"],
             context=Ids(kept.flatten(0, 1), batch["context_lengths"].flatten()),
-            targets=Ids(predicted.flatten(0, 1), batch["target_lengths"].flatten()),
-            contexts=kept.shape[1],
-            blocks=predicted.shape[1],
+            targets=Ids(asked.flatten(0, 2), lengths.flatten()),
+            condition=None if condition is None else repeat(condition, "b ... -> (b r) ...", r=contexts * blocks),
+            samples=len(kept),
+            contexts=contexts,
+            blocks=blocks,
         )
+
+    def visible(self) -> Ids:
+        """The context once for each of its blocks, `[batch * contexts * blocks, kept]`."""
+        lengths = None if self.context.lengths is None else self.each_block(self.context.lengths)
+        return Ids(self.each_block(self.context.values), lengths)
+
+    def each_block(self, x: Tensor) -> Tensor:
+        return repeat(x, "n ... -> (n m) ...", m=self.blocks)
+
+    def gather(self, tokens: Tensor, ids: Ids) -> Tensor:
+        """`[batch, tokens, ...]` at ids `[batch * contexts * blocks, count]`, without repeating the tokens."""
+        rows, count = self.contexts * self.blocks, ids.values.shape[1]
+        found = Ids(ids.values.reshape(self.samples, rows * count)).gather(tokens)
+        return found.reshape(self.samples * rows, count, *tokens.shape[2:])
 
 
 class Masked(System):
     """Encoder sees the context, predictor is asked at the target blocks, target encoder sees everything.
 
-    Batch: `image [batch, channels, height, width]`, `context [batch, contexts, kept]`, its `context_lengths [batch,
-    contexts]`, `targets [batch, blocks, predicted]`, its `target_lengths [batch, blocks]`, `step`.
+    Batch: `inputs [batch, ...]` (a tensor or a dict of them), `context [batch, contexts, kept]`, its `context_lengths [batch,
+    contexts]`, `targets [batch, blocks, predicted]`, its `target_lengths [batch, blocks]` (or `[batch, contexts, blocks,
+    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor; `step`, and for
+    a ramp `progress`. With named streams, one such batch for each name, and the numbers of no dimension beside them.
 
     Args:
-        encoder, predictor: `encoder(images, keep) -> Tokens`, `predictor(context, queries) -> predictions`.
+        encoder, predictor: `encoder(inputs, keep) -> Tokens`, `predictor(context, queries) -> predictions`; with a loss on
+            visible tokens `predictor(context, queries, visible=True) -> predictions, predictions at the context`.
         target: where the targets come from.
+        target_sees: "all" tokens, or only those "asked" for, each block by itself (Graph-JEPA; for audio arXiv 2405.08679).
+        own_ids: True where a number names another token in every sample (the parts of a graph), so that the energy with a
+            partner asks for the partner's own targets; with a grid of tokens a place is the same in all.
         energy: distance of a prediction from its target.
-        target_norm: "layer" normalises each target token (parameter-free LayerNorm), "none" leaves it.
-        anti_collapse, projector: a loss on the projected mean of a context's tokens; an image's contexts are its views.
-        invariance: weight of the squared distance of an image's projected contexts from their mean; for a method that
+        levels: depths of the encoder that are read and predicted, side by side on the channels, so that the energy is their
+            mean; None: its output.
+        target_norm: "layer" normalises each target token (parameter-free LayerNorm, each level by itself), "none" does not.
+        visible: a loss on the tokens of the context; None: none.
+        streams: the named streams that a step learns from together, the main one first; None: one without a name.
+            `visible` then belongs to each.
+        anti_collapse, projector: a loss on the projected mean of a context's tokens; a sample's contexts are its views.
+        invariance: weight of the squared distance of a sample's projected contexts from their mean; for a method that
             does not align views itself.
     """
 
@@ -64,88 +131,159 @@ class Masked(System):
         target: Target,
         energy: Energy,
         *,
+        levels: Sequence[int] | None = None,
         target_norm: Literal["layer", "none"] = "layer",
+        target_sees: Literal["all", "asked"] = "all",
+        own_ids: bool = False,
+        visible: VisibleLoss | None = None,
+        streams: Mapping[str, Stream] | None = None,
         anti_collapse: AntiCollapse | None = None,
         projector: nn.Module | None = None,
         invariance: float = 0.0,
     ):
         super().__init__()
         check_choice("target_norm", target_norm, ("layer", "none"))
+        check_choice("target_sees", target_sees, ("all", "asked"))
         check_range("invariance", invariance, 0)
+        if streams is not None and (visible is not None or anti_collapse is not None):
+            raise UserError("With several streams, visible belongs to each stream, and there is no anti_collapse.")
         self.encoder, self.predictor, self.target = encoder, predictor, target
         self.projector = projector
-        self.measure, self.target_norm = energy, target_norm
+        self.measure, self.levels, self.target_norm = energy, levels, target_norm
+        self.streams = {"": Stream(visible=visible)} if streams is None else dict(streams)
+        self.target_sees, self.own_ids = target_sees, own_ids
+        if target_sees == "asked" and any(stream.visible for stream in self.streams.values()):
+            raise UserError("visible needs targets of the tokens that the context sees: leave target_sees at 'all'.")
         self.anti_collapse, self.invariance = anti_collapse, invariance
         self.joins_batch = anti_collapse is not None
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """One screen, the whole method: encode what is kept, predict what is hidden, compare, keep from collapsing."""
-        b = MaskedBatch.read(batch)
-        context = self._contexts(b)
-        energy, valid = self._energies(b, self._predict(b, context), self._targets(b, b.images))
-        terms = {"prediction": mean_over_tokens(energy, valid)}
-        loss = terms["prediction"]
-        if self.anti_collapse is not None:
-            views = rearrange(self._project(context.mean()), "(b e) d -> e b d", e=b.contexts)
-            regulariser = self.anti_collapse(views, int(batch["step"]))
-            loss = loss + regulariser.pop("loss")
-            terms.update(regulariser)
-            if self.invariance > 0:
-                terms["alignment"] = mean_over_tokens((views - views.mean(0)).square().mean(-1))
-                loss = loss + self.invariance * terms["alignment"]
-        return {"loss": loss, **terms}
+        terms: dict[str, Tensor] = {}
+        losses = []
+        for name, stream, part in self._parts(batch):
+            b = MaskedBatch.read(part)
+            context, targets = self._contexts(b), self._targets(b)
+            predictions, at_visible = self._predict(b, context, stream.visible is not None)
+            energy = self.measure(predictions, self._asked(b, targets))
+            terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
+            losses.append(stream.weight * terms[f"{name}prediction"])
+            if stream.visible is not None:
+                visible = b.visible()
+                places = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
+                weights = stream.visible.at(batch["progress"]) * nearness(*places, b.targets.valid)
+                energy = weights * self.measure(at_visible, b.gather(targets.values, visible))
+                terms[f"{name}visible"] = _mean(energy, visible.valid, batch, f"{name}visible")
+                losses.append(stream.weight * terms[f"{name}visible"])
+            if self.anti_collapse is not None:
+                views = rearrange(self._project(_pooled(context)), "(b e) d -> e b d", e=b.contexts)
+                regulariser = self.anti_collapse(views, int(batch["step"]))
+                losses.append(regulariser.pop("loss"))
+                terms.update(regulariser)
+                if self.invariance > 0:
+                    terms["alignment"] = mean_over_tokens((views - views.mean(0)).square().mean(-1))
+                    losses.append(self.invariance * terms["alignment"])
+        return {"loss": torch.stack(losses).sum(), **terms}
+
+    def _parts(self, batch: Batch) -> Iterator[tuple[str, Stream, Batch]]:
+        """The batch of each stream, and what its terms' names begin with."""
+        for name, stream in self.streams.items():
+            yield (f"{name}/", stream, batch[name]) if name else ("", stream, batch)
+
+    def _main(self, batch: Batch) -> Batch:
+        """The main stream's batch, which may come alone and without its name."""
+        return batch if "inputs" in batch else batch[next(iter(self.streams))]
 
     def _contexts(self, b: MaskedBatch) -> Tokens:
-        return self.encoder(repeat(b.images, "b ... -> (b e) ...", e=b.contexts), keep=b.context)
+        """Embeddings of the contexts, `[batch * contexts, kept, (levels,) dim]`."""
+        repeated = map_tensors(lambda x: repeat(x, "b ... -> (b e) ...", e=b.contexts), b.inputs)
+        asked = {} if self.levels is None else {"levels": self.levels}
+        return self.encoder(repeated, keep=b.context, **asked)
 
-    def _energies(self, b: MaskedBatch, predictions: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Energy of every predicted token and which are real, both `[batch * contexts * blocks, predicted]`."""
-        energy = self.measure(predictions, repeat(targets, "(b m) k d -> (b e m) k d", m=b.blocks, e=b.contexts))
-        return energy, repeat(b.targets.valid, "(b m) k -> (b e m) k", m=b.blocks, e=b.contexts)
-
-    def _targets(self, b: MaskedBatch, images: Tensor) -> Float[Tensor, "batch_blocks predicted dim"]:
-        tokens = self.target(images).values
+    def _targets(self, b: MaskedBatch) -> Tokens:
+        """Targets of all tokens, `[batch, tokens, levels * dim]`, or of those asked for, `[batch * contexts * blocks, ...]`."""
+        if self.target_sees == "asked":
+            repeated = map_tensors(lambda x: repeat(x, "b ... -> (b r) ...", r=b.contexts * b.blocks), b.inputs)
+            tokens = self.target(repeated, keep=b.targets, levels=self.levels)
+        else:
+            tokens = self.target(b.inputs, levels=self.levels)
+        values = tokens.values
         if self.target_norm == "layer":
-            tokens = F.layer_norm(tokens.float(), tokens.shape[-1:])
-        return b.targets.gather(repeat(tokens, "b ... -> (b m) ...", m=b.blocks))
+            values = F.layer_norm(values if values.dtype == torch.float64 else values.float(), values.shape[-1:])
+        return Tokens(values.flatten(2), tokens.positions)
 
-    def _predict(self, b: MaskedBatch, context: Tokens) -> Float[Tensor, "batch_contexts_blocks predicted dim"]:
-        """Every block by itself from every context: blocks do not see each other."""
+    def _asked(self, b: MaskedBatch, targets: Tokens) -> Tensor:
+        """The targets asked for, `[batch * contexts * blocks, predicted, levels * dim]`."""
+        return targets.values if self.target_sees == "asked" else b.gather(targets.values, b.targets)
 
-        def each_block(x: Tensor) -> Tensor:
-            return repeat(x, "n ... -> (n m) ...", m=b.blocks)
-
-        def each_context(x: Tensor) -> Tensor:
-            return repeat(x, "(b m) ... -> (b e m) ...", m=b.blocks, e=b.contexts)
-
-        lengths = None if context.lengths is None else each_block(context.lengths)
-        repeated = Tokens(each_block(context.values), each_block(context.positions), lengths)
-        asked = None if b.targets.lengths is None else each_context(b.targets.lengths)
-        return self.predictor(repeated, Ids(each_context(b.targets.values), asked))
+    def _predict(self, b: MaskedBatch, context: Tokens, visible: bool) -> tuple[Tensor, Any]:
+        """Every block by itself from its context: blocks do not see each other. `[batch * contexts * blocks, ...]`"""
+        lengths = None if context.lengths is None else b.each_block(context.lengths)
+        repeated = Tokens(b.each_block(context.values), b.each_block(context.positions), lengths)
+        asked = {} if b.condition is None else {"condition": b.condition}
+        if visible:
+            return self.predictor(repeated, b.targets, visible=True, **asked)
+        return self.predictor(repeated, b.targets, **asked), None
 
     def _project(self, pooled: Tensor) -> Tensor:
         return pooled if self.projector is None else self.projector(pooled)
 
-    def weight(self, batch: Batch) -> float:
-        return float(batch["target_lengths"].sum())
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        counts = {}
+        for name, stream, part in self._parts(batch):
+            b = MaskedBatch.read(part)
+            counts[f"{name}prediction"] = b.targets.valid.sum()
+            if stream.visible is not None:
+                counts[f"{name}visible"] = b.visible().valid.sum()
+        return counts
 
-    def encode(self, inputs: Tensor, keep: Ids | None = None) -> Tokens:
-        """Tokens of the target encoder, the one the papers evaluate."""
+    def encode(self, inputs: Any, keep: Ids | None = None) -> Tokens:
+        """Tokens of the target encoder, the one the papers evaluate; of the encoder, where a frozen teacher is the target."""
+        if isinstance(self.target, FrozenTarget):
+            return self.encoder(inputs) if keep is None else self.encoder(inputs, keep=keep)
         return self.target(inputs, keep=keep)
 
     def encoders(self) -> dict[str, nn.Module]:
-        return {"target": self.target.encoder, "encoder": self.encoder}
+        learned = self.encoder if isinstance(self.target, FrozenTarget) else self.target.encoder
+        return {"target": learned, "encoder": self.encoder}
 
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled context embeddings, one for each context mask."""
-        b = MaskedBatch.read(batch)
-        context = self._contexts(b)
-        return rearrange(context.mean(), "(b e) d -> b e d", e=b.contexts)
+        b = MaskedBatch.read(self._main(batch))
+        return rearrange(_pooled(self._contexts(b)), "(b e) d -> b e d", e=b.contexts)
 
     def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
-        """Mean energy of predicting, at sample i's hidden positions, the target embeddings of sample `partners[i]`."""
-        b = MaskedBatch.read(batch)
-        context = self._contexts(b)
-        energy, valid = self._energies(b, self._predict(b, context), self._targets(b, b.images[partners]))
-        per_sample = rearrange(torch.where(valid, energy, 0), "(b em) k -> b (em k)", b=len(b.images)).sum(1)
-        return per_sample / rearrange(valid, "(b em) k -> b (em k)", b=len(b.images)).sum(1)
+        """Mean energy of predicting, at sample i's hidden positions, the target embeddings of sample `partners[i]`.
+
+        With `own_ids` at the partner's hidden positions instead. A sample of which nothing is asked has energy 0.
+        """
+        part = self._main(batch)
+        moved = ("inputs", "targets", "target_lengths", "condition") if self.own_ids else ("inputs",)
+        theirs = {name: map_tensors(lambda x: x[partners], part[name]) for name in moved if name in part}
+        b, other = MaskedBatch.read(part), MaskedBatch.read({**part, **theirs})
+        predictions, _ = self._predict(other, self._contexts(b), visible=False)
+        energy, valid = self.measure(predictions, self._asked(other, self._targets(other))), other.targets.valid
+        energy, valid = (rearrange(x, "(b r) k -> b (r k)", b=b.samples) for x in (torch.where(valid, energy, 0), valid))
+        return energy.sum(1) / valid.sum(1).clamp_min(1)
+
+
+def nearness(
+    visible: Int[Tensor, "batch visible axes"], hidden: Int[Tensor, "batch hidden axes"], valid: Bool[Tensor, "batch hidden"]
+) -> Float[Tensor, "batch visible"]:
+    """`1 / sqrt(d)` of each visible token, d its Euclidean distance from the nearest (valid) hidden one, in tokens."""
+    # Not by matrix products, whose rounding shows in small distances.
+    apart = torch.cdist(visible.float(), hidden.float(), compute_mode="donot_use_mm_for_euclid_dist")
+    nearest = apart.masked_fill(~valid[:, None], torch.inf).amin(dim=2)
+    return nearest.clamp_min(1).rsqrt()  # tokens lie at least 1 apart; padding may lie anywhere
+
+
+def _mean(energy: Tensor, valid: Tensor, batch: Batch, name: str) -> Tensor:
+    """Mean over the tokens of all ranks and of the whole step; 0 where a stream has no sample."""
+    count = count_of(batch, name)
+    return mean_over_tokens(energy, valid, (global_count(valid.sum()) if count is None else count).clamp_min(1))
+
+
+def _pooled(context: Tokens) -> Float[Tensor, "n dim"]:
+    """Mean over each context's tokens, of the last level."""
+    pooled = context.mean()
+    return pooled if pooled.dim() == 2 else pooled[:, -1]

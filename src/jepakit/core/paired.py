@@ -1,7 +1,8 @@
-"""The paired shape: several views of one thing, each predicting the embedding that the views share."""
+"""The paired shape: several views of one thing, of one modality or of two, that predict each other's embeddings."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,8 +11,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jepakit.core.anticollapse import AntiCollapse
+from jepakit.core.batch import Batch, count_of
 from jepakit.core.energies import Energy, mean_over_tokens
-from jepakit.core.system import Batch, System
+from jepakit.core.system import System
 from jepakit.core.targets import SharedTarget, Target
 from jepakit.errors import check_choice, check_range
 from jepakit.nn.tokens import Ids, Tokens
@@ -28,7 +30,65 @@ class Projected(nn.Module):
         return self.projector(self.encoder(images).mean())
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """What a batch of pairs comes down to; samples are the second axis everywhere.
+
+    predictions, partners: what is compared with what.
+    embedded: every view, for the anti-collapse loss.
+    """
+
+    predictions: Float[Tensor, "compared batch dim"]
+    partners: Float[Tensor, "compared batch dim"]
+    embedded: Float[Tensor, "views batch dim"]
+
+
 class Paired(System):
+    """Predictions from some views of a sample are to lie at its partners, from others; nothing else may collapse.
+
+    A subclass says in `compare` what is compared: the views of one kind that `Views` takes, or two modalities.
+
+    Args:
+        energy: distance of a prediction from its partner.
+        anti_collapse: a loss on all views; None: nothing keeps them from collapsing.
+        invariance: weight of the energy; 0 leaves the aligning of views to `anti_collapse`.
+    """
+
+    def __init__(self, energy: Energy, *, anti_collapse: AntiCollapse | None = None, invariance: float = 1.0):
+        super().__init__()
+        check_range("invariance", invariance, 0)
+        self.measure, self.anti_collapse, self.invariance = energy, anti_collapse, invariance
+
+    def compare(self, batch: Batch) -> Comparison:
+        """The views of a batch, embedded and paired."""
+        raise NotImplementedError
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Embed every view, compare it with its partner, keep the whole from collapsing."""
+        return self.score(self.compare(batch), batch)
+
+    def score(self, compared: Comparison, batch: Batch) -> dict[str, Tensor]:
+        """The loss of what was compared and its terms; the count of `prediction` is that of all comparisons."""
+        energies = self.measure(compared.predictions, compared.partners)
+        terms = {"prediction": mean_over_tokens(energies, count=count_of(batch, "prediction"))}
+        loss = self.invariance * terms["prediction"]
+        if self.anti_collapse is not None:
+            regulariser = self.anti_collapse(compared.embedded, int(batch["step"]))
+            loss = loss + regulariser.pop("loss")
+            terms.update(regulariser)
+        return {"loss": loss, **terms}
+
+    def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
+        """The views as they are compared."""
+        return self.compare(batch).embedded.transpose(0, 1)
+
+    def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+        """Mean energy between the predictions of sample i and the partners of sample `partners[i]`."""
+        compared = self.compare(batch)
+        return self.measure(compared.predictions, compared.partners[:, partners]).mean(0)
+
+
+class Views(Paired):
     """Each view's projected embedding predicts its partner: the centre of the views, or the mean of the other views.
 
     Batch: `views [batch, views, channels, height, width]`, `step`, and optionally `local_views` of another size, which
@@ -44,7 +104,7 @@ class Paired(System):
         invariance: weight of the energy; 0 leaves the aligning of views to `anti_collapse`.
     """
 
-    joins_batch = True
+    joins_batch = True  # batch statistics of the projector, and those of the anti-collapse loss
 
     def __init__(
         self,
@@ -57,17 +117,14 @@ class Paired(System):
         anti_collapse: AntiCollapse | None = None,
         invariance: float = 1.0,
     ):
-        super().__init__()
+        super().__init__(energy, anti_collapse=anti_collapse, invariance=invariance)
         check_choice("partner", partner, ("centre", "others"))
-        check_range("invariance", invariance, 0)
-        self.network = network
+        self.network, self.partner = network, partner
         self.target = SharedTarget(network) if target is None else target
         self.predictor = nn.Identity() if predictor is None else predictor
-        self.measure, self.partner = energy, partner
-        self.anti_collapse, self.invariance = anti_collapse, invariance
 
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Embed every view, compare each with its partner, keep the whole from collapsing."""
+    def compare(self, batch: Batch) -> Comparison:
+        """Each view with its partner; local views with the centre."""
         embedded = self._embed(batch["views"])
         shared = isinstance(self.target, SharedTarget) and self.target.differentiable
         targets = embedded if shared else self._embed(batch["views"], self.target)
@@ -77,13 +134,7 @@ class Paired(System):
             embedded = torch.cat([embedded, local])
             partners = torch.cat([partners, targets.mean(0).expand_as(local)])
         predictions = self.predictor(embedded.flatten(0, 1)).unflatten(0, embedded.shape[:2])
-        terms = {"prediction": mean_over_tokens(self.measure(predictions, partners))}
-        loss = self.invariance * terms["prediction"]
-        if self.anti_collapse is not None:
-            regulariser = self.anti_collapse(embedded, int(batch["step"]))
-            loss = loss + regulariser.pop("loss")
-            terms.update(regulariser)
-        return {"loss": loss, **terms}
+        return Comparison(predictions, partners, embedded)
 
     def _embed(self, views: Tensor, network: nn.Module | None = None) -> Float[Tensor, "views batch projected"]:
         flat = (self.network if network is None else network)(views.flatten(0, 1))

@@ -9,9 +9,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from jepakit.core.batch import Batch
 from jepakit.nn.tokens import Ids, Tokens
 
-Batch = dict[str, Tensor]
 # Stacks samples of a data set and draws masks or views for them; picklable, a function of (seed, epoch, sample id).
 Collator = Callable[[Sequence[dict[str, Any]]], Batch]
 
@@ -19,24 +19,38 @@ Collator = Callable[[Sequence[dict[str, Any]]], Batch]
 class System(nn.Module):
     """One JEPA. A subclass says what a step is; the rest has defaults.
 
-    `Config` is its config class, `training_defaults` the options of `TrainingConfig` its recipe changes.
+    `Config` is its config class, `modality` what it reads, `training_defaults` the options of `TrainingConfig` that its
+    recipe changes. Its constructor takes `(config, inputs, seed)`.
     """
 
     Config: ClassVar[type]
-    inputs: Any  # what the encoder expects of its input (`prepare`, `restore`): the modality's
+    modality: ClassVar[Any]  # a `modalities.modality.Modality`
+    inputs: Any  # what the encoder expects of its input: the modality's `Inputs`
     training_defaults: ClassVar[dict[str, Any]] = {}
-    joins_batch: bool = False  # True: the loss looks across the batch, which accumulation would cut into pieces
+    joins_batch: bool = True  # False: the loss is a sum over samples, and `counts` says what its means are taken over
 
     @staticmethod
     def peak_lr(config: Any) -> float:
         """Peak learning rate of a system of this config, where none is given."""
         return 1e-3
 
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """`step`: what DDP and FSDP wrap."""
+        return self.step(batch)
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """Scalar `loss` and its terms by name."""
+        """Scalar `loss` and its terms by name: of the batches of all ranks together, the same numbers on each."""
         raise NotImplementedError
 
-    def encode(self, inputs: Tensor, keep: Ids | None = None) -> Tokens:
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each mean in the loss is taken over in this batch on this rank, by name.
+
+        The trainer sums them over ranks and hands them back with each piece of the batch (`core.batch.count_of`), so
+        that the losses of pieces add up to the loss of the whole. Only asked where `joins_batch` is False.
+        """
+        return {}
+
+    def encode(self, inputs: Any, keep: Ids | None = None) -> Tokens:
         """The embeddings to evaluate and to use, without gradient being promised."""
         raise NotImplementedError
 
@@ -55,10 +69,6 @@ class System(nn.Module):
     def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Energy of each sample's context with the target of sample `partners[i]` (itself: a matching pair)."""
         raise NotImplementedError
-
-    def weight(self, batch: Batch) -> float:
-        """How much a micro-batch counts in the mean its loss is: samples here, predicted tokens in the masked shape."""
-        return len(batch["id"])
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Optimiser groups: weights with decay; biases, norms, tokens and positions without."""

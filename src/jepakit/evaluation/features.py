@@ -79,20 +79,20 @@ def as_features(values: Array, name: str) -> Tensor:
 
 
 def baseline_features(
-    train_images: Array, test_images: Array, seed: int = 0, *, components: int = 64
+    train_inputs: Array, test_inputs: Array, seed: int = 0, *, components: int = 64, name: str = "pixels"
 ) -> list[Features]:
-    """Raw input without any encoder: "pixels" (flattened) and "pca" (fitted on the train part only).
+    """Raw input without any encoder: under its `name` (flattened) and as "pca" (fitted on the train part only).
 
-    PCA keeps `components`, at most half of the pixels (all of them would be the pixels again, turned) and at most
-    train samples - 1. Images `[n, ...]` of any type, uint8 or float.
+    PCA keeps `components`, at most half of the numbers (all of them would be the input again, turned) and at most
+    train samples - 1. Inputs `[n, ...]` of any type, uint8 or float.
     """
     from sklearn.decomposition import PCA  # here: importing it takes longer than `jepakit evaluate --help` may
 
-    train = as_features(train_images, "train images").flatten(1).cpu()
-    test = as_features(test_images, "test images").flatten(1).cpu()
-    pixels = Features(name="pixels", train=train, test=test)
+    train = as_features(train_inputs, f"train {name}").flatten(1).cpu()
+    test = as_features(test_inputs, f"test {name}").flatten(1).cpu()
+    plain = Features(name=name, train=train, test=test)
     kept = max(1, min(components, train.shape[1] // 2, len(train) - 1))
-    # PCA's own choice among its solvers: exact for few pixels, randomised (hence the seed) for many
+    # PCA's own choice among its solvers: exact for few numbers, randomised (hence the seed) for many
     pca = PCA(kept, random_state=derive_seed(seed, "pca") % 2**32).fit(train.numpy())
     reduced = [pca.transform(part.numpy()).astype(np.float32) for part in (train, test)]
-    return [pixels, Features(name="pca", train=reduced[0], test=reduced[1])]
+    return [plain, Features(name="pca", train=reduced[0], test=reduced[1])]

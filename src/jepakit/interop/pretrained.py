@@ -13,17 +13,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from jepakit.config import from_plain, read_config, to_plain
+from jepakit.config import RunConfig, from_plain, read_config, to_plain
+from jepakit.core.batch import map_tensors
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice
 from jepakit.evaluation.pooling import Pooling, pool
 from jepakit.files import write_atomic, write_json
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.inputs import IMAGES
+from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
-from jepakit.registry import load_system
-from jepakit.training.run_folder import read_checkpoint
+from jepakit.registry import MODALITIES, load_named, load_system
+from jepakit.training.checkpoints import read_checkpoint
+from jepakit.training.run_folder import RunFolder
 
 FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {
@@ -36,23 +39,26 @@ Which = Literal["target", "encoder"]
 class PretrainedEncoder(nn.Module):
     """A frozen encoder with what it expects of its input.
 
-    `model(images)` takes prepared images `[batch, channels, height, width]` and returns Tokens;
-    `model.embed(images)` their mean, `[batch, dim]`. `model.inputs.prepare(samples)` or `.normalise(pixels in [0, 1])`
-    prepare. `which` says whether these are the target's or the context encoder's weights.
+    `model(inputs)` takes prepared inputs (images `[batch, channels, height, width]`) and returns Tokens;
+    `model.embed(inputs)` their mean, `[batch, dim]`. `model.inputs.prepare(samples)` prepares them, for images also
+    `model.inputs.normalise(pixels in [0, 1])`. `which` says whether these are the target's or the context encoder's weights.
     """
 
-    def __init__(self, encoder: nn.Module, inputs: ImageInputs, system: str = "", which: str = "encoder"):
+    def __init__(
+        self, encoder: nn.Module, inputs: Inputs, system: str = "", which: str = "encoder", modality: Modality = IMAGES
+    ):
         super().__init__()
         self.encoder = encoder
-        self.inputs, self.system, self.which = inputs, system, which
+        self.inputs: Any = inputs
+        self.system, self.which, self.modality = system, which, modality
         self.eval().requires_grad_(False)
 
-    def forward(self, images: Tensor) -> Tokens:
-        return self.encoder(images)
+    def forward(self, inputs: Any) -> Tokens:
+        return self.encoder(inputs)
 
-    def embed(self, images: Tensor) -> Tensor:
+    def embed(self, inputs: Any) -> Tensor:
         """Mean over tokens, `[batch, dim]`."""
-        return self.encoder(images).mean()
+        return self.encoder(inputs).mean()
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder."""
@@ -64,11 +70,21 @@ class PretrainedEncoder(nn.Module):
         return folder
 
     def describe(self) -> dict[str, Any]:
-        """What `config.json` says: architecture, sizes, and what the encoder expects of its input."""
+        """What `config.json` says: architecture, sizes, and what the encoder expects of its input.
+
+        Errors: an encoder that only its run can build.
+        """
+        found = [name for name, (kind, _) in ARCHITECTURES.items() if type(self.encoder) is kind]
+        if not found:
+            raise UserError(
+                f"A {type(self.encoder).__name__} cannot be exported by itself yet (only {', '.join(ARCHITECTURES)} can): keep "
+                "the run folder, which jepakit.load reads as well."
+            )
         return {
             "format": FORMAT,
             "library": "jepakit",
-            "architecture": next(name for name, (kind, _) in ARCHITECTURES.items() if isinstance(self.encoder, kind)),
+            "architecture": found[0],
+            "modality": self.modality.name,
             "encoder": to_plain(self.encoder.config),
             "inputs": to_plain(self.inputs),
             "system": self.system,
@@ -91,11 +107,13 @@ class PretrainedEncoder(nn.Module):
         if not ours or "architecture" not in description:
             raise UserError(f"{path} does not describe a jepakit encoder of format {FORMAT}.")
         check_choice(f"{path}: architecture", description["architecture"], ARCHITECTURES)
+        check_choice(f"{path}: modality", description.get("modality", "images"), MODALITIES)
         kind, config = ARCHITECTURES[description["architecture"]]
         encoder = kind(from_plain(config, description.get("encoder"), "encoder"))
         load_strictly(encoder, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
-        inputs = from_plain(ImageInputs, description.get("inputs"), "inputs")
-        return cls(encoder, inputs, description.get("system", ""), description.get("which", "encoder"))
+        modality = load_named(MODALITIES[description.get("modality", "images")])
+        inputs = from_plain(modality.Inputs, description.get("inputs"), "inputs")
+        return cls(encoder, inputs, description.get("system", ""), description.get("which", "encoder"), modality)
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:
@@ -140,23 +158,45 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Path) -
 
 def is_run_checkpoint(path: Path) -> bool:
     """Whether this is a checkpoint inside a run folder."""
-    return path.suffix == ".pt" and path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists()
+    return path.is_dir() and path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists()
+
+
+def teacher_of(config: RunConfig, folder: RunFolder) -> PretrainedEncoder | None:
+    """The frozen encoder of another run that a system asks for (`--encoder`), None where it asks for none.
+
+    A run keeps its own copy of it, which counts once it is there.
+    """
+    asked = getattr(config.model, "encoder", None)
+    if asked is None:
+        return None
+    teacher = load(folder.encoder if (folder.encoder / "config.json").exists() else asked)
+    if teacher.modality.name != load_system(config.system).modality.name:
+        raise UserError(
+            f"encoder {asked} reads {teacher.modality.name}, {config.system} does not. Give the encoder of another run."
+        )
+    return teacher
+
+
+def build_system(config: RunConfig, teacher: PretrainedEncoder | None = None) -> System:
+    """The system of a run's config, at random weights but for its teacher's."""
+    given = {} if teacher is None else {"encoder": teacher}
+    return load_system(config.system)(config.model, config.inputs, config.training.seed, **given)
 
 
 def load_run_system(run: str | Path, device: torch.device | None = None) -> tuple[System, Any]:
-    """A finished run's system with its weights, and its config; or that of `RUN/checkpoints/step-N.pt`."""
+    """A finished run's system with its weights, and its config; or that of `RUN/checkpoints/step-N`."""
     run = Path(run)
     if is_run_checkpoint(run):
         state = read_checkpoint(run, torch.device("cpu"))
         config = read_config(run.parents[1])
-        system = load_system(config.system)(config.model, config.inputs, config.training.seed)
+        system = build_system(config, teacher_of(config, RunFolder(run.parents[1])))
         load_strictly(system, state["system"], run)
         return system.to(device or torch.device("cpu")).eval(), config
     config = read_config(run)
     if config.inputs is None:
         raise UserError(f"{run}/config.yaml has no inputs section: it was not written by a run.")
-    system = load_system(config.system)(config.model, config.inputs, config.training.seed)
-    load_strictly(system, read_weights(Path(run) / "model.safetensors"), Path(run) / "model.safetensors")
+    system = build_system(config, teacher_of(config, RunFolder(run)))
+    load_strictly(system, read_weights(run / "model.safetensors"), run / "model.safetensors")
     return system.to(device or torch.device("cpu")).eval(), config
 
 
@@ -172,7 +212,7 @@ def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
     """The encoder of a run folder, of a folder that `export` wrote or of released I-JEPA weights: frozen, ready to use.
 
     Args:
-        path: the folder, one of a run's `checkpoints/step-N.pt`, or a released `.pth.tar` file.
+        path: the folder, one of a run's `checkpoints/step-N`, or a released `.pth.tar` file.
         which: "target" (default: what is evaluated) or "encoder" (the context encoder), where there are both.
     """
     from jepakit.interop.i_jepa_weights import is_official, load_official
@@ -183,7 +223,7 @@ def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
     if is_run_checkpoint(path) or (path / "config.yaml").exists():
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)
-        return PretrainedEncoder(encoder, config.inputs, config.system, chosen)
+        return PretrainedEncoder(encoder, config.inputs, config.system, chosen, load_system(config.system).modality)
     model = PretrainedEncoder.from_pretrained(path)
     if which is not None and which != model.which:
         raise UserError(f"{path} holds the {model.which!r} weights only. Export the run again with --which {which}.")
@@ -217,9 +257,9 @@ def system_name(system: System) -> str:
 
 
 @torch.no_grad()
-def embed_images(
-    model: Callable[[Tensor], Tokens],
-    inputs: ImageInputs,
+def embed_samples(
+    model: Callable[[Any], Tokens],
+    inputs: Inputs,
     dataset: Any,
     indices: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 256,
@@ -228,12 +268,12 @@ def embed_images(
 ) -> Tensor:
     """Embeddings of a data set, `[n, dim]` pooled or (pooling None) `[n, tokens, dim]`, float32 on the CPU.
 
-    `model(images) -> Tokens` is an encoder or a system's `encode`; the images are prepared by `inputs`.
+    `model(inputs) -> Tokens` is an encoder or a system's `encode`; the samples are prepared by `inputs`.
     """
     indices = range(len(dataset)) if indices is None else indices
     parts = []
     for start in range(0, len(indices), batch_size):
-        images = inputs.prepare([dataset[int(i)] for i in indices[start : start + batch_size]])
-        out = model(images.to(device or torch.device("cpu")))
+        prepared = inputs.prepare([dataset[int(i)] for i in indices[start : start + batch_size]])
+        out = model(map_tensors(lambda t: t.to(device or torch.device("cpu")), prepared))
         parts.append((out.values if pooling is None else pool(out, pooling)).float().cpu())
     return torch.cat(parts)

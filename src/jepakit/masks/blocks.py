@@ -65,6 +65,7 @@ class BlockMasks:
 
     context `[batch, contexts, kept]`, context_lengths `[batch, contexts]`,
     targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`; blocks predicted jointly count as one.
+    Where each context has blocks of its own: `[batch, contexts, blocks, predicted]` and `[batch, contexts, blocks]`.
     """
 
     context: Tensor
@@ -78,7 +79,7 @@ def _inside(top: NDArray, left: NDArray, height: NDArray, width: NDArray, grid: 
     rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[None, :]
     t, l, h, w = (a[..., None, None] for a in (top, left, height, width))  # noqa: E741
     cells = (rows >= t) & (rows < t + h) & (columns >= l) & (columns < l + w)
-    return cells.reshape(*top.shape, -1)
+    return cells.reshape(*top.shape, grid[0] * grid[1])
 
 
 def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> NDArray[np.bool_]:
@@ -86,19 +87,34 @@ def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> NDArray[np.b
     return np.logical_or.reduce(targets, axis=1, keepdims=True) if config.joint else targets
 
 
-def _to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+def cells_to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
     """Cells to padded raster ids and their lengths: `[..., cells] -> [..., longest], [...]`."""
     lengths = cells.sum(-1)
-    order = np.argsort(~cells, axis=-1, kind="stable")[..., : int(lengths.max())]
+    order = np.argsort(~cells, axis=-1, kind="stable")[..., : int(lengths.max(initial=1))]
     ids = np.where(np.arange(order.shape[-1]) < lengths[..., None], order, 0)
     return torch.from_numpy(ids), torch.from_numpy(lengths)
+
+
+def draw_blocks(
+    draws: Draws, count: int, scale: tuple[float, float], aspect: tuple[float, float], grid: tuple[int, int]
+) -> NDArray[np.bool_]:
+    """Cells inside `count` blocks a sample, `[batch, count, cells]`: the area uniform in `scale`, the aspect log-uniform, the
+    corner uniform over all places where the block fits."""
+    rows, columns = grid
+    area = draws.uniform(count, low=scale[0], high=scale[1]) * rows * columns
+    ratio = np.exp(draws.uniform(count, low=np.log(aspect[0]), high=np.log(aspect[1])))
+    # A side that would leave the grid gives way to the other, so that the area stays.
+    height = np.clip(np.round(np.sqrt(area * ratio)), np.ceil(area / columns), rows).astype(np.int64)
+    width = np.clip(np.round(area / height), 1, columns).astype(np.int64)
+    top = draws.integers(rows - height + 1, count)
+    left = draws.integers(columns - width + 1, count)
+    return _inside(top, left, height, width, grid)
 
 
 class MultiBlock:
     """Corrected multi-block sampler: every position reachable, scale and aspect independent, nothing dropped.
 
-    Each block's area is uniform in its scale range and its aspect log-uniform; its corner is uniform over all places
-    where it fits. The context block minus all targets is the context, of its own length in each sample.
+    The context block minus all targets is the context, of its own length in each sample.
 
     Args:
         config: how blocks are drawn.
@@ -111,17 +127,6 @@ class MultiBlock:
         self.min_keep = min(config.min_keep, max(1, cells // 4))
         if cells < 4:
             raise UserError(f"A grid of {grid[0]} x {grid[1]} tokens is too small to mask. Use a smaller patch_size.")
-
-    def _blocks(self, draws: Draws, count: int, scale: tuple[float, float], aspect: tuple[float, float]) -> NDArray:
-        rows, columns = self.grid
-        area = draws.uniform(count, low=scale[0], high=scale[1]) * rows * columns
-        ratio = np.exp(draws.uniform(count, low=np.log(aspect[0]), high=np.log(aspect[1])))
-        # A side that would leave the grid gives way to the other, so that the area stays.
-        height = np.clip(np.round(np.sqrt(area * ratio)), np.ceil(area / columns), rows).astype(np.int64)
-        width = np.clip(np.round(area / height), 1, columns).astype(np.int64)
-        top = draws.integers(rows - height + 1, count)
-        left = draws.integers(columns - width + 1, count)
-        return _inside(top, left, height, width, self.grid)
 
     def __call__(self, draws: Draws) -> BlockMasks:
         """Masks for the batch of `draws`.
@@ -136,8 +141,8 @@ class MultiBlock:
         asked = np.zeros((len(draws), config.targets, cells), dtype=bool)
         most = np.full(len(draws), -1)  # tokens of the smallest context of the layout taken so far
         for _ in range(ATTEMPTS):
-            targets = self._blocks(draws, config.targets, config.target_scale, config.target_aspect)
-            context = self._blocks(draws, config.contexts, config.context_scale, (aspect, aspect))
+            targets = draw_blocks(draws, config.targets, config.target_scale, config.target_aspect, self.grid)
+            context = draw_blocks(draws, config.contexts, config.context_scale, (aspect, aspect), self.grid)
             context &= ~targets.any(axis=1, keepdims=True)
             kept = context.sum(-1).min(-1)
             better = (most < self.min_keep) & (kept > most)
@@ -150,7 +155,7 @@ class MultiBlock:
                 f"The target blocks cover all {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
                 "Lower masks.target_scale or masks.targets, or use a smaller patch_size."
             )
-        return BlockMasks(*_to_ids(taken), *_to_ids(_asked(asked, config)))
+        return BlockMasks(*cells_to_ids(taken), *cells_to_ids(_asked(asked, config)))
 
 
 class LegacyMultiBlock:
@@ -201,10 +206,10 @@ class LegacyMultiBlock:
                 f"No context of more than {config.min_keep} tokens fits a grid of {self.grid[0]} x {self.grid[1]}. "
                 "Lower masks.min_keep or use a smaller patch_size."
             )
-        ids, lengths = _to_ids(context)
+        ids, lengths = cells_to_ids(context)
         shortest = int(lengths.min())
         kept = ids[..., :shortest].contiguous()
-        return BlockMasks(kept, torch.full_like(lengths, shortest), *_to_ids(_asked(targets, config)))
+        return BlockMasks(kept, torch.full_like(lengths, shortest), *cells_to_ids(_asked(targets, config)))
 
 
 def multi_block(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock | LegacyMultiBlock:

@@ -23,7 +23,7 @@ from jepakit.errors import UserError
 from jepakit.modalities.image_files import Pixels, with_channels
 
 _ARRAY_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error)
-_TRAIN_KEYS = ("images", "x", "x_train", "train_images")
+_TRAIN_KEYS = ("images", "clips", "x", "x_train", "train_images")
 _LABEL_KEYS = ("labels", "label", "y", "y_train", "train_labels")
 _TEST_KEYS = ("x_test", "test_images")
 _TEST_LABEL_KEYS = ("y_test", "test_labels")

@@ -30,6 +30,7 @@ from jepakit.modalities.image_collection import Collection, ImageDataConfig, Pic
 from jepakit.modalities.image_files import BadFile
 from jepakit.modalities.image_labels import Task
 from jepakit.modalities.image_sources import read_source
+from jepakit.modalities.modality import Companion
 from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
 from jepakit.randomness import derive_seed
 
@@ -93,6 +94,8 @@ class ImageData:
     fingerprint: str
     """Changes with the pictures' ids, paths, labels, sizes or split: a resumed run checks that it is the same data."""
     notes: list[str] = field(default_factory=list)
+    noun: str = "images"
+    companions: dict[str, Companion] = field(default_factory=dict)
 
 
 def open_images(config: ImageDataConfig, seed: int, source: object | None = None) -> ImageData:

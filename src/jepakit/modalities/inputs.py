@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from jepakit.errors import UserError
 from jepakit.modalities.crops import center_view
-from jepakit.modalities.images import ImageData, stack_images
-from jepakit.randomness import Draws
+from jepakit.modalities.images import ImageData, ImageDataConfig, open_images, stack_images
+from jepakit.modalities.modality import Inputs, Modality
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageInputs:
+class ImageInputs(Inputs):
     """Height and width in pixels, channels (1 or 3), and the channels' mean and standard deviation in [0, 1]."""
 
     image_size: tuple[int, int]
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    plain_name: ClassVar[str] = "pixels"
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -44,25 +45,66 @@ class ImageInputs:
         mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
         return (images - mean) / std
 
+    def unit(self, images: Float[Tensor, "*batch channels height width"]) -> Tensor:
+        """The reverse of `normalise`."""
+        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
+        return images * std + mean
+
     def restore(self, images: Float[Tensor, "*batch channels height width"]) -> Tensor:
         """The reverse of `normalise`, cut to [0, 1]: pixels to look at."""
-        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in (self.mean, self.std))
-        return (images * std + mean).clamp(0, 1)
+        return self.unit(images).clamp(0, 1)
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch channels height width"]:
         """Samples of a data set as the encoder's input, without chance: resized, cut at the centre, normalised."""
         return self.normalise(center_view(*stack_images(samples), self.image_size))
 
+    def describe(self) -> str:
+        """The input's size in words."""
+        return f"{self.image_size[0]} x {self.image_size[1]} pixels"
 
-def sample_draws(samples: Sequence[dict[str, Any]], seed: int, stream: str) -> Draws:
-    """The random stream of each sample, from (seed, epoch, id); samples outside training count as epoch 0."""
-    epochs = np.asarray([sample.get("epoch", 0) for sample in samples])
-    return Draws(seed, stream, epochs, np.asarray([sample["id"] for sample in samples]))
+    def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
+        """The prepared pixels, one vector an image."""
+        return self.prepare(samples).flatten(1)
+
+    def options(self) -> dict[str, Any]:
+        return {"image_size": self.image_size, "channels": self.channels}
 
 
-def sample_facts(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The parts of a batch that no system adds: `id [batch]`, `label [batch, ...]` where known, and the `step`."""
-    batch = {"id": torch.tensor([sample["id"] for sample in samples]), "step": torch.tensor(samples[0].get("step", 0))}
-    if "label" in samples[0]:
-        batch["label"] = torch.as_tensor(np.stack([sample["label"] for sample in samples]))
-    return batch
+class AsPrepared(nn.Module):
+    """A pretrained encoder (with its `inputs`) that takes images prepared for another: their scale is changed to its own.
+
+    Errors: images of another size or number of channels than it was trained on.
+    """
+
+    def __init__(self, pretrained: Any, ours: ImageInputs):
+        super().__init__()
+        theirs: ImageInputs = pretrained.inputs
+        if (theirs.image_size, theirs.channels) != (ours.image_size, ours.channels):
+            size, channels = " ".join(map(str, theirs.image_size)), theirs.channels
+            raise UserError(
+                f"The encoder given was trained on {theirs.describe()} in {channels} channels, this run has {ours.describe()} "
+                f"in {ours.channels}. Use --image-size {size} --channels {channels}."
+            )
+        self.encoder = pretrained.encoder
+        self.ours, self.theirs = ours, theirs
+
+    def forward(self, images: Float[Tensor, "batch channels height width"], **asked: Any) -> Any:
+        if self.ours == self.theirs:
+            return self.encoder(images, **asked)
+        return self.encoder(self.theirs.normalise(self.ours.unit(images)), **asked)
+
+    @torch.no_grad()
+    def width_on(self, grid: tuple[int, ...]) -> int:
+        """Width of its tokens. Errors: they do not lie on this grid."""
+        tokens = self.encoder(torch.zeros(1, self.ours.channels, *self.ours.image_size))
+        found = tuple((tokens.positions[0].amax(0) + 1).tolist())
+        if found != tuple(grid):
+            theirs, ours = (" x ".join(map(str, sides)) for sides in (found, grid))
+            raise UserError(
+                f"The encoder given has {theirs} tokens an image, this run has {ours}: a target for each token needs the same. "
+                f"Use --patch-size {max(1, self.ours.image_size[0] // int(found[0]))}."
+            )
+        return int(tokens.values.shape[-1])
+
+
+IMAGES = Modality("images", ImageDataConfig, ImageInputs, open_images, ImageInputs.of)

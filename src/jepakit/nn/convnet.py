@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.positions import grid_positions
+from jepakit.nn.pyramid import FeatureMap
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.registry import SIZES
 
@@ -44,6 +47,12 @@ class ConvNetConfig:
         return max(1, stages)
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of the stem's map and of the map after each halving, `dim` last."""
+        inner = (min(self.dim, self.width * 2**stage) for stage in range(1, self.stages))
+        return (self.width, *inner, self.dim)
+
+    @property
     def grid(self) -> tuple[int, int]:
         """Size of the last map, (rows, columns)."""
         rows, columns = self.image_size
@@ -75,7 +84,13 @@ class ResidualBlock(nn.Module):
 
 
 class ConvNet(nn.Module):
-    """`encoder(images) -> Tokens`: the cells of the last map are the tokens, `[batch, rows * columns, dim]`."""
+    """`encoder(images, levels=None) -> Tokens`: the cells of the last map are the tokens, `[batch, rows * columns, dim]`.
+
+    levels: a pyramid instead, the `FeatureMap` of each level asked for, in that order. Level 0 is the stem's, of a
+    cell a pixel; level l, up to `config.stages`, that after l halvings. Their widths are `config.widths`. A convolution
+    of stride 2 lies centred on every second cell, so cell (r, c) of level l lies over pixel (2^l r, 2^l c), offset 0.
+    What is deeper than the deepest level asked for is not computed, and gets no gradient.
+    """
 
     def __init__(self, config: ConvNetConfig):
         super().__init__()
@@ -83,27 +98,40 @@ class ConvNet(nn.Module):
         self.stem = nn.Conv2d(config.channels, config.width, 3, padding=1, bias=False)
         self.stem_norm = _norm(config.width)
         layers: list[nn.Module] = []
-        width = config.width
-        for stage in range(1, config.stages + 1):
-            wider = config.dim if stage == config.stages else min(config.dim, config.width * 2**stage)
-            layers.append(ResidualBlock(width, wider, stride=2))
+        for narrower, wider in pairwise(config.widths):
+            layers.append(ResidualBlock(narrower, wider, stride=2))
             layers += [ResidualBlock(wider, wider, stride=1) for _ in range(config.blocks - 1)]
-            width = wider
         self.blocks = nn.Sequential(*layers)
 
     @property
     def dim(self) -> int:
         return self.config.dim
 
-    def forward(self, images: Float[Tensor, "batch channels height width"], keep: Ids | None = None) -> Tokens:
+    def forward(
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        keep: Ids | None = None,
+        levels: Sequence[int] | None = None,
+    ) -> Tokens | list[FeatureMap]:
+        self._check(images, keep, levels)
+        x = F.gelu(self.stem_norm(self.stem(images)))
+        if levels is None:
+            x = self.blocks(x)
+            grid = (x.shape[2], x.shape[3])
+            return Tokens(x.flatten(2).transpose(1, 2), grid_positions(grid, images.device).expand(x.shape[0], -1, -1))
+        maps = {0: FeatureMap(x, 1)}
+        for level in range(1, max(levels) + 1):
+            for block in self.blocks[(level - 1) * self.config.blocks : level * self.config.blocks]:
+                x = block(x)
+            maps[level] = FeatureMap(x, 2**level)
+        return [maps[level] for level in levels]
+
+    def _check(self, images: Tensor, keep: Ids | None, levels: Sequence[int] | None) -> None:
         if images.dim() != 4 or images.shape[1] != self.config.channels:
             raise UserError(
                 f"The encoder expects images [batch, {self.config.channels}, height, width], got {list(images.shape)}."
             )
         if keep is not None:
             raise UserError("A convnet sees whole images and cannot encode some tokens alone. Use the ViT.")
-        features = self.blocks(F.gelu(self.stem_norm(self.stem(images))))
-        grid = (features.shape[2], features.shape[3])
-        return Tokens(
-            features.flatten(2).transpose(1, 2), grid_positions(grid, images.device).expand(images.shape[0], -1, -1)
-        )
+        if levels is not None and (not levels or not all(0 <= level <= self.config.stages for level in levels)):
+            raise UserError(f"levels {list(levels)} must lie between 0 (the stem) and the {self.config.stages} halvings.")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, overload
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import UserError, check_range
-from jepakit.nn.positions import sincos_2d
+from jepakit.nn.attention_layout import AttentionLayout
+from jepakit.nn.positions import grid_ids, sincos_table
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.transformer import Block, initialise_transformer
 from jepakit.registry import SIZES
@@ -42,41 +44,117 @@ class MaskedPredictor(nn.Module):
 
     Args:
         config: its shape.
-        encoder_dim: width of the tokens it reads.
-        grid: `(rows, columns)` of the tokens.
-        output_dim: width of the predictions, the encoder's when None.
+        encoder_dim: width of the tokens it reads: the encoder's, times the number of its levels.
+        grid: sizes of the grid of tokens, one to three axes, such as `(rows, columns)`.
+        output_dim: width of the predictions, `encoder_dim` when None.
+        embed_hidden: width of a hidden layer between the encoder's tokens and the predictor's, for the several levels of
+            V-JEPA 2.1 (arXiv 2603.14482); None: one linear layer.
+        visible: build a second head that predicts at the context's own tokens (V-JEPA 2.1's dense loss).
+        condition_dim: width of a condition, embedded by a linear layer; None: a condition has the predictor's width.
     """
 
     def __init__(
-        self, config: PredictorConfig, encoder_dim: int, grid: tuple[int, int], output_dim: int | None = None
+        self,
+        config: PredictorConfig,
+        encoder_dim: int,
+        grid: tuple[int, ...],
+        output_dim: int | None = None,
+        *,
+        embed_hidden: int | None = None,
+        visible: bool = False,
+        condition_dim: int | None = None,
     ):
         super().__init__()
-        self.predictor_embed = nn.Linear(encoder_dim, config.dim)
+        self.grid = tuple(grid)
+        self.predictor_embed = _embed(encoder_dim, embed_hidden, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.predictor_pos_embed = nn.Parameter(sincos_2d(grid, config.dim)[None], requires_grad=False)
+        self.predictor_pos_embed = nn.Parameter(sincos_table(self.grid, config.dim)[None], requires_grad=False)
         self.predictor_blocks = nn.ModuleList(
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
         self.predictor_norm = nn.LayerNorm(config.dim, eps=1e-6)
         self.predictor_proj = nn.Linear(config.dim, output_dim or encoder_dim)
-        self.columns = grid[1]
+        self.predictor_proj_context = nn.Linear(config.dim, output_dim or encoder_dim) if visible else None
+        self.condition_embed = None if condition_dim is None else nn.Linear(condition_dim, config.dim)
         initialise_transformer(self, self.predictor_blocks)
         nn.init.trunc_normal_(self.mask_token, std=0.02)
 
-    def forward(self, context: Tokens, queries: Ids) -> Float[Tensor, "batch queries output_dim"]:
-        """Predictions at the queried token ids; rows of padding (beyond `queries.lengths`) hold no meaning."""
+    @overload
+    def forward(
+        self, context: Tokens, queries: Ids, visible: Literal[False] = False, condition: Tensor | None = None
+    ) -> Tensor: ...
+
+    @overload
+    def forward(
+        self, context: Tokens, queries: Ids, visible: Literal[True], condition: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def forward(
+        self,
+        context: Tokens,
+        queries: Ids,
+        visible: bool = False,
+        condition: Float[Tensor, "batch *count width"] | None = None,
+    ) -> Float[Tensor, "batch queries out"] | tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch seen out"]]:
+        """Predictions at the queried token ids, `[batch, queries, output_dim]`.
+
+        Rows of padding (beyond `queries.lengths`) hold no meaning. Several levels of context tokens, `[batch, tokens,
+        levels, dim]`, are read side by side.
+
+        Args:
+            visible: also return predictions at the context's tokens, `[batch, context tokens, output_dim]`.
+            condition: what else the prediction depends on. `[batch, width]` is added to every token (a latent variable,
+                an embedding of the modality); `[batch, count, width]` joins the sequence as tokens without position (the
+                parameters of a transformation, one a token).
+        """
         table = self.predictor_pos_embed.expand(len(queries.values), -1, -1)
-        context_ids = Ids(context.positions[..., 0] * self.columns + context.positions[..., 1])
+        context_ids = Ids(grid_ids(context.positions, self.grid))
         x = torch.cat(
             [
-                self.predictor_embed(context.values) + context_ids.gather(table),
+                self.predictor_embed(context.values.flatten(2)) + context_ids.gather(table),
                 self.mask_token + queries.gather(table),
             ],
             dim=1,
         )
-        keys = None
+        valid = None
         if context.lengths is not None or queries.lengths is not None:
-            keys = torch.cat([context.valid, queries.valid], dim=1)[:, None, None, :]
+            valid = torch.cat([context.valid, queries.valid], dim=1)
+        seen, asked = context.values.shape[1], queries.values.shape[1]
+        embedded = self._condition(condition)
+        if embedded is not None and embedded.dim() == 2:
+            x = x + embedded[:, None]
+        elif embedded is not None:
+            x = torch.cat([x, embedded], dim=1)
+            if valid is not None:
+                valid = torch.cat([valid, valid.new_ones(embedded.shape[:2])], dim=1)
+        layout = None if valid is None else AttentionLayout(keys=valid)
         for block in self.predictor_blocks:
-            x = block(x, keys)
-        return self.predictor_proj(self.predictor_norm(x[:, context.values.shape[1] :]))
+            x = block(x, layout)
+        predictions = self.predictor_proj(self.predictor_norm(x[:, seen : seen + asked]))
+        if not visible:
+            return predictions
+        if self.predictor_proj_context is None:
+            raise UserError("This predictor has no head for visible tokens. Build it with visible=True.")
+        return predictions, self.predictor_proj_context(self.predictor_norm(x[:, :seen]))
+
+    def _condition(self, condition: Tensor | None) -> Tensor | None:
+        """The condition in the predictor's width."""
+        if self.condition_embed is not None:
+            if condition is None or condition.shape[-1] != self.condition_embed.in_features:
+                given = "none" if condition is None else list(condition.shape)
+                raise UserError(
+                    f"The predictor expects a condition [batch, {self.condition_embed.in_features}], got {given}."
+                )
+            return self.condition_embed(condition)
+        width = self.mask_token.shape[-1]
+        if condition is not None and condition.shape[-1] != width:
+            raise UserError(
+                f"A condition of width {condition.shape[-1]} does not fit the predictor's {width}. Build it with condition_dim."
+            )
+        return condition
+
+
+def _embed(width: int, hidden: int | None, dim: int) -> nn.Module:
+    if hidden is None:
+        return nn.Linear(width, dim)
+    return nn.Sequential(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, dim))

@@ -3,32 +3,45 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jepakit.errors import UserError
+from jepakit.nn.attention_layout import AttentionLayout
+from jepakit.nn.tokens import Ids, Tokens
+
 
 def attend(
-    q: Float[Tensor, "batch heads queries head_dim"],
-    k: Float[Tensor, "batch heads keys head_dim"],
-    v: Float[Tensor, "batch heads keys head_dim"],
-    keys: Bool[Tensor, "batch 1 1 keys"] | None = None,
-) -> Float[Tensor, "batch heads queries head_dim"]:
-    """Scaled dot-product attention; `keys` is False for keys that nobody may see."""
-    if q.device.type == "cpu" and q.dtype == torch.bfloat16:
-        # The fused CPU kernel's bfloat16 backward is 2 to 8 times slower than these plain products (torch 2.13).
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-        if keys is not None:
-            scores = scores.masked_fill(~keys, -torch.inf)
-        return scores.softmax(dim=-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=keys)
+    q: Float[Tensor, "batch heads tokens head_dim"],
+    k: Float[Tensor, "batch heads tokens head_dim"],
+    v: Float[Tensor, "batch heads tokens head_dim"],
+    layout: AttentionLayout | None = None,
+) -> Float[Tensor, "batch heads tokens head_dim"]:
+    """Scaled dot-product attention; `layout` says who sees whom (None: all see all)."""
+    gate = None if layout is None else layout.gate
+    # The fused CPU kernel's bfloat16 backward is 2 to 8 times slower than plain products (torch 2.13).
+    by_products = gate is not None or (q.device.type == "cpu" and q.dtype == torch.bfloat16)
+    if layout is not None and layout.is_causal and not by_products:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mask = None if layout is None else layout.mask(q.shape[2], q.device, q.dtype)
+    if not by_products:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
+    weights = scores.softmax(dim=-1)
+    if gate is not None:
+        weights = weights * gate.to(weights)
+    return weights @ v
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over `[batch, tokens, dim]`; `keys` hides padding."""
+    """Multi-head self-attention over `[batch, tokens, dim]`; `layout` says who sees whom."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -37,10 +50,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], keys: Bool[Tensor, "batch 1 1 tokens"] | None = None
+        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        out = attend(q, k, v, keys)
+        out = attend(q, k, v, layout)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
 
@@ -67,10 +80,95 @@ class Block(nn.Module):
         self.mlp = MLP(dim, round(dim * mlp_ratio))
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], keys: Bool[Tensor, "batch 1 1 tokens"] | None = None
+        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
-        x = x + self.attn(self.norm1(x), keys)
+        x = x + self.attn(self.norm1(x), layout)
         return x + self.mlp(self.norm2(x))
+
+
+class ZeroLinear(nn.Linear):
+    """A linear layer that starts at zero and that `initialise_transformer` leaves there."""
+
+    def reset_parameters(self) -> None:
+        nn.init.zeros_(self.weight)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+
+class TokenTransformer(nn.Module):
+    """Blocks over embedded tokens with the choice of tokens and of depths: what encoders of any modality share.
+
+    A subclass makes its stem and positions first, calls `add_blocks` last in its constructor, and turns its inputs into
+    tokens for `run`.
+    """
+
+    blocks: nn.ModuleList
+    norm: nn.LayerNorm
+    norms_block: nn.ModuleList
+    level_norms: tuple[int, ...] = ()
+
+    def add_blocks(
+        self, dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, level_norms: Sequence[int] = ()
+    ) -> None:
+        """Blocks and final norm, then initial weights for everything that the module holds.
+
+        level_norms: block numbers (1-based, `depth` last) with a norm of their own instead of the one `norm` (V-JEPA 2.1,
+        `norms_block`); `run` then returns these levels and no others.
+        """
+        if level_norms and (list(level_norms) != sorted(set(level_norms)) or level_norms[-1] != depth or level_norms[0] < 1):
+            raise UserError(f"level_norms {list(level_norms)} must rise from at least 1 to the depth {depth}.")
+        self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
+        self.level_norms = tuple(level_norms)
+        if level_norms:
+            self.norms_block = nn.ModuleList(nn.LayerNorm(dim, eps=1e-6) for _ in level_norms)
+        else:
+            self.norm = nn.LayerNorm(dim, eps=1e-6)
+        initialise_transformer(self, self.blocks)
+
+    def run(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        positions: Tensor,
+        keep: Ids | None = None,
+        levels: Sequence[int] | None = None,
+        layout: AttentionLayout | None = None,
+    ) -> Tokens:
+        """Normalised outputs for all tokens, or only for those kept, which do not see the others.
+
+        Args:
+            x: embedded tokens, positions added.
+            positions: `[batch, tokens, axes]`.
+            keep: ids of the tokens to encode, ragged allowed.
+            levels: block numbers (1-based, `depth` is the last) whose outputs are returned as `[batch, tokens, levels,
+                dim]`; None: the last block's, `[batch, tokens, dim]`.
+            layout: who sees whom among the tokens that are kept; None: all but padding.
+        """
+        self._check_levels(levels)
+        lengths = None
+        if keep is not None:
+            x, positions, lengths = keep.gather(x), keep.gather(positions), keep.lengths
+        if layout is None and lengths is not None:
+            layout = AttentionLayout.padding(lengths, x.shape[1])
+        outputs: dict[int, Tensor] = {}
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, layout)
+            if levels is not None and number in levels:
+                outputs[number] = self._normalise(x, number)
+        if levels is None:
+            return Tokens(self._normalise(x, len(self.blocks)), positions, lengths)
+        return Tokens(torch.stack([outputs[level] for level in levels], dim=2), positions, lengths)
+
+    def _normalise(self, x: Tensor, number: int) -> Tensor:
+        return self.norms_block[self.level_norms.index(number)](x) if self.level_norms else self.norm(x)
+
+    def _check_levels(self, levels: Sequence[int] | None) -> None:
+        depth = len(self.blocks)
+        if levels is None:
+            return
+        if not levels or not all(1 <= level <= depth for level in levels):
+            raise UserError(f"levels {list(levels)} must lie between 1 and the depth {depth}.")
+        if self.level_norms and not set(levels) <= set(self.level_norms):
+            raise UserError(f"levels {list(levels)}: this encoder has norms for the levels {list(self.level_norms)} only.")
 
 
 def initialise_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
@@ -81,11 +179,13 @@ def initialise_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
     content and position alike in size at any width. The rescale is the released constructors'.
     """
     for layer in module.modules():
-        if isinstance(layer, nn.Linear | nn.Conv2d):
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and not isinstance(layer, ZeroLinear):
             nn.init.xavier_uniform_(layer.weight.flatten(1))  # a patch layer is a linear layer over its pixels
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for index, block in enumerate(blocks, start=1):
-        assert isinstance(block, Block)  # for the type checker: a ModuleList does not say what it holds
-        block.attn.proj.weight.data.div_(math.sqrt(2.0 * index))
-        block.mlp.fc2.weight.data.div_(math.sqrt(2.0 * index))
+        attention, mlp = block.attn, block.mlp
+        assert isinstance(attention, Attention)  # for the type checker: a ModuleList does not say what it holds
+        assert isinstance(mlp, MLP)
+        attention.proj.weight.data.div_(math.sqrt(2.0 * index))
+        mlp.fc2.weight.data.div_(math.sqrt(2.0 * index))

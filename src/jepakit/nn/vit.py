@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.positions import grid_positions, interpolate_grid, sincos_2d
 from jepakit.nn.tokens import Ids, Tokens
-from jepakit.nn.transformer import Block, initialise_transformer
+from jepakit.nn.transformer import TokenTransformer
 from jepakit.registry import SIZES
 
 MOST_TOKENS = 1024  # of a patch size chosen without being asked
@@ -67,13 +66,13 @@ class ViTConfig:
         return self.image_size[0] // self.patch_size, self.image_size[1] // self.patch_size
 
 
-def default_patch_size(image_size: tuple[int, int]) -> int:
-    """The largest side that divides the image and leaves at least 4 patches on its shorter side, at most 16 pixels.
+def default_patch_size(image_size: tuple[int, int], fewest: int = 4) -> int:
+    """The largest side that divides the image and leaves at least `fewest` patches on its shorter side, at most 16 pixels.
 
     Errors: sides with no such divisor but tiny ones; tokens would be too many to train on.
     """
     height, width = image_size
-    sides = range(min(16, max(1, min(image_size) // 4)), 0, -1)
+    sides = range(min(16, max(1, min(image_size) // fewest)), 0, -1)
     patch = next(side for side in sides if height % side == 0 and width % side == 0)
     tokens = (height // patch) * (width // patch)
     if tokens > MOST_TOKENS:
@@ -96,7 +95,7 @@ class PatchEmbed(nn.Module):
         return self.proj(images)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(TokenTransformer):
     """`encoder(images, keep=None, levels=None) -> Tokens`.
 
     images: `[batch, channels, height, width]`, any size that the patch size divides; away from `config.image_size` the
@@ -111,9 +110,7 @@ class VisionTransformer(nn.Module):
         self.patch_embed = PatchEmbed(config)
         # A frozen parameter, not a buffer: released checkpoints list it among the parameters.
         self.pos_embed = nn.Parameter(sincos_2d(config.grid, config.dim)[None], requires_grad=False)
-        self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth))
-        self.norm = nn.LayerNorm(config.dim, eps=1e-6)
-        initialise_transformer(self, self.blocks)
+        self.add_blocks(config.dim, config.depth, config.heads, config.mlp_ratio)
 
     @property
     def dim(self) -> int:
@@ -125,25 +122,14 @@ class VisionTransformer(nn.Module):
         keep: Ids | None = None,
         levels: Sequence[int] | None = None,
     ) -> Tokens:
-        self._check(images, levels)
+        self._check(images)
         features = self.patch_embed(images)
         grid = (features.shape[2], features.shape[3])
         table = interpolate_grid(self.pos_embed[0], self.config.grid, grid)
         x = features.flatten(2).transpose(1, 2) + table
-        positions = grid_positions(grid, images.device).expand(x.shape[0], -1, -1)
-        keys = lengths = None
-        if keep is not None:
-            x, positions, lengths = keep.gather(x), keep.gather(positions), keep.lengths
-            keys = None if lengths is None else keep.valid[:, None, None, :]
-        outputs: dict[int, Tensor] = {}
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, keys)
-            if levels is not None and number in levels:
-                outputs[number] = self.norm(x)
-        values = self.norm(x) if levels is None else torch.stack([outputs[level] for level in levels], dim=2)
-        return Tokens(values, positions, lengths)
+        return self.run(x, grid_positions(grid, images.device).expand(x.shape[0], -1, -1), keep, levels)
 
-    def _check(self, images: Tensor, levels: Sequence[int] | None) -> None:
+    def _check(self, images: Tensor) -> None:
         if images.dim() != 4 or images.shape[1] != self.config.channels:
             raise UserError(
                 f"The encoder expects images [batch, {self.config.channels}, height, width], got {list(images.shape)}."
@@ -151,5 +137,3 @@ class VisionTransformer(nn.Module):
         patch = self.config.patch_size
         if images.shape[2] % patch or images.shape[3] % patch:
             raise UserError(f"Image sides {tuple(images.shape[2:])} must be multiples of the patch size {patch}.")
-        if levels is not None and not all(1 <= level <= self.config.depth for level in levels):
-            raise UserError(f"levels {list(levels)} must lie between 1 and the depth {self.config.depth}.")

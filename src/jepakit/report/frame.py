@@ -12,7 +12,7 @@ from jepakit.report.charts import short
 from jepakit.report.data import ReportData, series
 from jepakit.report.markup import missing, tag
 from jepakit.report.results import interval, number
-from jepakit.report.verdict import Verdict, compare, evaluator_name, is_finite, progress
+from jepakit.report.verdict import Verdict, compare, evaluator_name, is_finite, progress, raw_input
 
 
 def _mark(level: str) -> Element:
@@ -41,11 +41,11 @@ def _tile(name: str, value: str, detail: str = "") -> Element:
 
 def _tiles(data: ReportData) -> list[Element]:
     tiles = []
-    comparisons = compare(data.evaluation)
+    comparisons, raw = compare(data.evaluation), raw_input(data.evaluation)
     for row in (data.evaluation or {}).get("rows", ()):
         if row["features"] == "encoder" and is_finite(row["value"]):
             tiles.append(_tile(evaluator_name(row["evaluator"]), number(row["value"]), interval(row)))
-            for baseline, name in (("random init", "Over random init"), ("pixels", "Over raw pixels")):
+            for baseline, name in (("random init", "Over random init"), (raw, f"Over raw {raw}")):
                 for found in comparisons:
                     if (found.baseline, found.evaluator, found.metric) == (baseline, row["evaluator"], row["metric"]):
                         gain = found.value - found.other

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from jepakit.report.charts import Whisker, interval_chart, short
 from jepakit.report.data import ReportData
 from jepakit.report.markup import missing, tag
-from jepakit.report.verdict import FEATURE_NAMES, SPOKEN, evaluator_name, higher_is_better, is_finite
+from jepakit.report.verdict import evaluator_name, feature_order, heading, higher_is_better, is_finite, raw_input, spoken
 
 _METRICS = {
     "accuracy": "Accuracy",
@@ -28,7 +28,8 @@ def results(data: ReportData) -> list[Element]:
     if not rows:
         return [missing("The encoder has not been evaluated.", data.command("evaluate"))]
     about = (data.evaluation or {}).get("data", {})
-    lead = "Frozen features, judged on images that were never trained on"
+    raw = raw_input(data.evaluation)
+    lead = "Frozen features, judged on samples that were never trained on"
     sizes = [f"{about[split]:,} {split}" for split in ("train", "test") if isinstance(about.get(split), int)]
     settings = [(data.evaluation or {}).get(key) for key in ("which", "pooling")]
     lead += f" ({', '.join(sizes)})." if sizes else "."
@@ -36,17 +37,17 @@ def results(data: ReportData) -> list[Element]:
     parts = [tag("p", {"class": "lead"}, lead)]
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
-        parts += [tag("h3", _METRICS.get(metric, metric)), _charts(chosen), _table(chosen)]
+        parts += [tag("h3", _METRICS.get(metric, metric)), _charts(chosen, raw), _table(chosen, raw)]
     kinds: dict[str, list[str]] = {}
     for row in rows:
         names = kinds.setdefault(str(row.get("interval") or "no interval"), [])
         names.append(evaluator_name(row["evaluator"]).lower())
-    spoken = "; ".join(f"{kind} ({', '.join(dict.fromkeys(names))})" for kind, names in kinds.items())
+    intervals = "; ".join(f"{kind} ({', '.join(dict.fromkeys(names))})" for kind, names in kinds.items())
     parts.append(
-        tag("p", {"class": "note"}, f"Intervals: {spoken}. Where they overlap, this page claims no difference.")
+        tag("p", {"class": "note"}, f"Intervals: {intervals}. Where they overlap, this page claims no difference.")
     )
     measured = {row["features"] for row in rows}
-    absent = [SPOKEN[name] for name in ("random init", "pixels", "pca") if name not in measured]
+    absent = [spoken(name, raw) for name in ("random init", raw, "pca") if name not in measured]
     if absent:
         parts.append(missing(f"Not measured: {', '.join(absent)}.", data.command("evaluate")))
     if "supervised" not in measured:
@@ -54,21 +55,23 @@ def results(data: ReportData) -> list[Element]:
     return parts
 
 
-def _feature_order(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _feature_order(rows: Sequence[Mapping[str, Any]], raw: str) -> list[str]:
     found = list(dict.fromkeys(row["features"] for row in rows))
-    known = list(FEATURE_NAMES)
+    known = feature_order(raw)
     return sorted(found, key=lambda name: known.index(name) if name in known else len(known))
 
 
-def _feature_class(features: str) -> str:
-    return "f-" + (features.replace(" ", "-") if features in FEATURE_NAMES else "other")
+def _feature_class(features: str, raw: str) -> str:
+    if features == raw:
+        return "f-raw"
+    return "f-" + (features.replace(" ", "-") if features in feature_order(raw) else "other")
 
 
-def _charts(rows: Sequence[Mapping[str, Any]]) -> Element:
+def _charts(rows: Sequence[Mapping[str, Any]], raw: str) -> Element:
     ends = [row[key] for row in rows for key in ("value", "low", "high") if is_finite(row.get(key))]
     pad = 0.04 * (max(ends) - min(ends)) or 0.05
     limits = (min(ends) - pad, max(ends) + pad)
-    order = _feature_order(rows)
+    order = _feature_order(rows, raw)
     panels = []
     for evaluator in dict.fromkeys(row["evaluator"] for row in rows):
         chosen = sorted(
@@ -76,8 +79,8 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> Element:
         )
         whiskers = [
             Whisker(
-                name=FEATURE_NAMES.get(row["features"], row["features"]),
-                kind=_feature_class(row["features"]),
+                name=heading(row["features"], raw),
+                kind=_feature_class(row["features"], raw),
                 value=row["value"],
                 low=row["low"] if is_finite(row.get("low")) else None,
                 high=row["high"] if is_finite(row.get("high")) else None,
@@ -92,7 +95,7 @@ def _charts(rows: Sequence[Mapping[str, Any]]) -> Element:
     return tag("div", {"class": "multiples"}, panels)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> Element:
+def _table(rows: Sequence[Mapping[str, Any]], raw: str) -> Element:
     evaluators = list(dict.fromkeys(row["evaluator"] for row in rows))
     cells = {(row["features"], row["evaluator"]): row for row in rows}
     better = max if higher_is_better(rows[0]["metric"]) else min
@@ -103,12 +106,12 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> Element:
         [tag("th", {"scope": "col"}, evaluator_name(e)) for e in evaluators],
     )
     body = []
-    for features in _feature_order(rows):
+    for features in _feature_order(rows, raw):
         name = tag(
             "th",
             {"scope": "row"},
-            tag("i", {"class": f"key {_feature_class(features)}"}),
-            FEATURE_NAMES.get(features, features),
+            tag("i", {"class": f"key {_feature_class(features, raw)}"}),
+            heading(features, raw),
         )
         line = tag("tr", {"class": "ours"} if features == "encoder" else None, name)
         for evaluator in evaluators:

@@ -12,19 +12,6 @@ from jepakit.report.data import Metrics
 Row = Mapping[str, Any]
 Outcome = Literal["above", "below", "open"]
 
-FEATURE_NAMES = {
-    "encoder": "Encoder",
-    "random init": "Random init",
-    "pixels": "Raw pixels",
-    "pca": "PCA of pixels",
-    "supervised": "Supervised",
-}
-SPOKEN = {
-    "random init": "random init",
-    "pixels": "raw pixels",
-    "pca": "PCA of pixels",
-    "supervised": "supervised training",
-}
 _SICKNESS = {
     "collapsed": "all embeddings are alike.",
     "fragmented": "matching pairs are no closer than shuffled ones.",
@@ -57,6 +44,27 @@ class Comparison:
     @property
     def numbers(self) -> str:
         return f"{self.value:.3f} against {self.other:.3f} {at(self.evaluator)}"
+
+
+def raw_input(evaluation: Mapping[str, Any] | None) -> str:
+    """What the encoder's input is called, and with it the baseline that has no encoder: "pixels", "label counts"."""
+    return (evaluation or {}).get("plain", "pixels")
+
+
+def feature_order(raw: str) -> list[str]:
+    """The features of an evaluation in the order in which they are shown."""
+    return ["encoder", "random init", raw, "pca", "supervised"]
+
+
+def spoken(features: str, raw: str) -> str:
+    """Features as they stand in a sentence: "raw {raw}", "PCA of pixels"."""
+    return {raw: f"raw {raw}", "pca": f"PCA of {raw}", "supervised": "supervised training"}.get(features, features)
+
+
+def heading(features: str, raw: str) -> str:
+    """The same as the heading of a row."""
+    name = "supervised" if features == "supervised" else spoken(features, raw)
+    return name[:1].upper() + name[1:]
 
 
 def higher_is_better(metric: str) -> bool:
@@ -129,11 +137,12 @@ def judge(metrics: Metrics, evaluation: Mapping[str, Any] | None) -> Verdict:
     """The verdict on a run. A sickness of the health lines comes first, then what the evaluation proves."""
     state, onset, message = _health(metrics)
     comparisons = compare(evaluation)
-    notes = [*_side_notes(metrics, state, message), *_left_over(comparisons)]
+    raw = raw_input(evaluation)
+    notes = [*_side_notes(metrics, state, message), *_left_over(comparisons, raw)]
     if state in SICK:
         headline = f"{state.capitalize()} at step {onset:,}: {message or _SICKNESS[state]}"
         return Verdict(level="bad", headline=headline, notes=tuple(notes))
-    level, headline = _learned(comparisons, healthy=state == "healthy")
+    level, headline = _learned(comparisons, raw, healthy=state == "healthy")
     if not comparisons:
         encoder = any(row["features"] == "encoder" for row in (evaluation or {}).get("rows", ()))
         headline = {
@@ -194,15 +203,17 @@ def _where(evaluators: Sequence[str], measured: int) -> str:
     return _and([at(name) for name in evaluators])
 
 
-def _learned(comparisons: Sequence[Comparison], healthy: bool) -> tuple[Literal["good", "mixed", "bad", "open"], str]:
-    """Level and headline from the comparisons with random init and raw pixels."""
+def _learned(
+    comparisons: Sequence[Comparison], raw: str, healthy: bool
+) -> tuple[Literal["good", "mixed", "bad", "open"], str]:
+    """Level and headline from the comparisons with random init and the raw input."""
 
     def against(baseline: str) -> tuple[list[Comparison], list[Comparison], int]:
         found = [c for c in comparisons if c.baseline == baseline]
         return [c for c in found if c.outcome == "above"], [c for c in found if c.outcome == "below"], len(found)
 
     wins, losses, measured = against("random init")
-    pixel_wins, pixel_losses, pixel_measured = against("pixels")
+    raw_wins, raw_losses, raw_measured = against(raw)
     if not measured:
         return "open", "Random init was not measured, so the numbers do not tell whether it learned."
     if losses and not wins:
@@ -214,36 +225,35 @@ def _learned(comparisons: Sequence[Comparison], healthy: bool) -> tuple[Literal[
     if losses:
         worse = _where([c.evaluator for c in losses], 0)
         return "mixed", f"Better than random init {_where(won, measured)}, but worse {worse}."
-    if not pixel_measured:
-        return "mixed", f"Learned: beats random init {_where(won, measured)}. Raw pixels were not measured."
-    if pixel_losses and not pixel_wins:
-        return "mixed", f"Learned, but raw pixels are still better ({pixel_losses[0].numbers})."
-    beat = [c.evaluator for c in pixel_wins]
-    if pixel_losses:
-        behind = _where([c.evaluator for c in pixel_losses], 0)
-        return "mixed", f"Learned: beats raw pixels {_where(beat, 0)}, but they are still better {behind}."
-    if not pixel_wins:
-        nearest = next(c for c in comparisons if c.baseline == "pixels")
-        return "mixed", f"Learned, but not told apart from raw pixels ({nearest.numbers}; intervals overlap)."
+    if not raw_measured:
+        return "mixed", f"Learned: beats random init {_where(won, measured)}. Raw {raw} were not measured."
+    if raw_losses and not raw_wins:
+        return "mixed", f"Learned, but raw {raw} are still better ({raw_losses[0].numbers})."
+    beat = [c.evaluator for c in raw_wins]
+    if raw_losses:
+        behind = _where([c.evaluator for c in raw_losses], 0)
+        return "mixed", f"Learned: beats raw {raw} {_where(beat, 0)}, but they are still better {behind}."
+    if not raw_wins:
+        nearest = next(c for c in comparisons if c.baseline == raw)
+        return "mixed", f"Learned, but not told apart from raw {raw} ({nearest.numbers}; intervals overlap)."
     word = "Healthy" if healthy else "Learned"
     both = [name for name in won if name in beat]
     if len(both) == len(won) == len(beat):
-        return "good", f"{word}: beats random init and raw pixels {_where(both, max(measured, pixel_measured))}."
-    return "good", f"{word}: beats random init {_where(won, measured)}, and raw pixels {_where(beat, pixel_measured)}."
+        return "good", f"{word}: beats random init and raw {raw} {_where(both, max(measured, raw_measured))}."
+    return "good", f"{word}: beats random init {_where(won, measured)}, and raw {raw} {_where(beat, raw_measured)}."
 
 
-def _left_over(comparisons: Sequence[Comparison]) -> list[str]:
+def _left_over(comparisons: Sequence[Comparison], raw: str) -> list[str]:
     """What the headline leaves out: undecided pairs, PCA, and the distance to supervised training."""
     notes = []
-    for baseline in ("random init", "pixels", "pca", "supervised"):
-        spoken = SPOKEN[baseline]
+    for baseline in feature_order(raw)[1:]:
         found = [c for c in comparisons if c.baseline == baseline]
         undecided = [c for c in found if c.outcome == "open"]
         if undecided and baseline != "supervised":
             where = _where([c.evaluator for c in undecided], len(found))
-            notes.append(f"No claim against {spoken} {where}: the intervals overlap.")
+            notes.append(f"No claim against {spoken(baseline, raw)} {where}: the intervals overlap.")
         if baseline == "pca":
-            notes += [f"PCA of pixels is better: {c.numbers}." for c in found if c.outcome == "below"]
+            notes += [f"PCA of {raw} is better: {c.numbers}." for c in found if c.outcome == "below"]
         if baseline == "supervised" and found:
             word = {"above": "beats", "below": "stands below", "open": "is not told apart from"}[found[0].outcome]
             notes.append(f"It {word} supervised training of the same encoder ({found[0].numbers}).")

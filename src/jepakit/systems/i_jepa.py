@@ -28,15 +28,16 @@ from jepakit.core.anticollapse import (
     VICRegConfig,
     chosen_anticollapse,
 )
+from jepakit.core.batch import Batch
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
 from jepakit.core.schedules import linear
-from jepakit.core.system import Batch
 from jepakit.core.targets import make_target
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
 from jepakit.modalities.images import stack_images
-from jepakit.modalities.inputs import ImageInputs, sample_draws, sample_facts
+from jepakit.modalities.inputs import IMAGES, AsPrepared, ImageInputs
+from jepakit.modalities.modality import Modality, sample_draws, sample_facts
 from jepakit.modalities.views import ViewConfig, draw_views
 from jepakit.nn.mlp import projection_head
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
@@ -59,8 +60,10 @@ class IJEPAConfig:
     masks: MultiBlockConfig = field(default_factory=MultiBlockConfig)
     crop: tuple[float, float] | None = None
     """Share of the image's area in a random crop (the paper's 0.3 1.0). Default: the whole image, no augmentation."""
-    target: Literal["ema", "shared", "stop-gradient"] = "ema"
-    """Whose embeddings are predicted: an average of the encoder, or the encoder with or without gradient."""
+    target: Literal["ema", "shared", "stop-gradient", "frozen"] = "ema"
+    """Whose embeddings are predicted: an average of the encoder, the encoder with or without gradient, or a frozen teacher's."""
+    encoder: str | None = None
+    """The teacher of target frozen: a run or an exported folder, whose patches lie on the same grid."""
     target_norm: Literal["layer", "none"] = "layer"
     """Normalise each target token, or leave it."""
     ema: float = 0.996
@@ -86,23 +89,32 @@ class IJEPAConfig:
         check_range("invariance", self.invariance, 0)
         if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
             raise UserError("invariance needs an anti_collapse loss and masks.contexts of at least 2: it compares contexts.")
+        if (self.target == "frozen") != (self.encoder is not None):
+            raise UserError(
+                "target frozen needs the teacher: give its run as --encoder RUN." if self.encoder is None
+                else f"encoder {self.encoder!r} is the teacher of target frozen; target is {self.target!r}. Add --target frozen."
+            )
 
 
 class IJEPA(Masked):
     """I-JEPA's parts put together."""
 
     Config: ClassVar[type] = IJEPAConfig
+    modality: ClassVar[Modality] = IMAGES
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128}
 
-    def __init__(self, config: IJEPAConfig, inputs: ImageInputs, seed: int = 0):
+    def __init__(self, config: IJEPAConfig, inputs: ImageInputs, seed: int = 0, encoder: Any = None):
+        """`encoder`: the frozen teacher with its `inputs`, where the config names one."""
         vit = ViTConfig.of_size(config.size, inputs.image_size, inputs.channels, config.patch_size)
+        teacher = None if encoder is None else AsPrepared(encoder, inputs)
         encoder = VisionTransformer(vit)
+        width = vit.dim if teacher is None else teacher.width_on(vit.grid)
         predictor = PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth)
         anti_collapse = chosen_anticollapse(config, seed)
         super().__init__(
             encoder,
-            MaskedPredictor(predictor, vit.dim, vit.grid),
-            make_target(config.target, encoder),
+            MaskedPredictor(predictor, vit.dim, vit.grid, width),
+            make_target(config.target, encoder, teacher),
             config.energy,
             target_norm=config.target_norm,
             anti_collapse=anti_collapse,
@@ -141,7 +153,7 @@ class IJEPACollator:
     def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
         drawn = multi_block(self.masks, self.grid)(sample_draws(samples, self.seed, "masks"))
         return {
-            "image": self._images(samples),
+            "inputs": self._images(samples),
             "context": drawn.context,
             "context_lengths": drawn.context_lengths,
             "targets": drawn.targets,

@@ -25,11 +25,12 @@ from jepakit.core.anticollapse import (
     chosen_anticollapse,
 )
 from jepakit.core.energies import Energy
-from jepakit.core.paired import Paired, Projected
+from jepakit.core.paired import Projected, Views
 from jepakit.core.system import Batch
 from jepakit.errors import check_choice, check_range
 from jepakit.modalities.images import stack_images
-from jepakit.modalities.inputs import ImageInputs, sample_draws, sample_facts
+from jepakit.modalities.inputs import IMAGES, ImageInputs
+from jepakit.modalities.modality import Modality, sample_draws, sample_facts
 from jepakit.modalities.views import ViewConfig, draw_local_views, draw_views
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.mlp import projection_head
@@ -66,10 +67,11 @@ class LeJEPAConfig:
         check_range("augment.views", self.augment.views, 2)
 
 
-class LeJEPA(Paired):
+class LeJEPA(Views):
     """LeJEPA's parts put together: encoder, projector, squared distance to the views' centre, SIGReg on each view."""
 
     Config: ClassVar[type] = LeJEPAConfig
+    modality: ClassVar[Modality] = IMAGES
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128}
 
     def __init__(self, config: LeJEPAConfig, inputs: ImageInputs, seed: int = 0):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from jepakit.collectives import world_size
 from jepakit.errors import UserError, check_choice, check_range
 
 LOGGERS = ("tensorboard", "trackio", "wandb")
@@ -19,7 +21,7 @@ class TrainingConfig:
     epochs: float | None = None
     """Passes over the data, instead of steps."""
     batch_size: int = 256
-    """Samples an optimiser step sees; a smaller data set is one batch."""
+    """Samples an optimiser step sees, on all processes together; a smaller data set is one batch."""
     accumulate: int = 1
     """Pieces a step's batch is cut into, for less memory; refused by losses that look across the batch."""
     lr: float | None = None
@@ -38,10 +40,12 @@ class TrainingConfig:
     """At the end, along a cosine. Default: constant."""
     clip: float | None = 3.0
     """Largest gradient norm, None for no clipping."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """auto: bfloat16 autocast where the hardware multiplies bfloat16 natively, else float32."""
+    precision: Literal["auto", "float32", "bfloat16", "float64"] = "auto"
+    """auto: bfloat16 autocast where the hardware multiplies bfloat16 natively, else float32. float64: exact comparisons."""
     compile: bool = False
     """Compile the step with torch.compile (needs a C++ compiler; the first step takes minutes)."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole model (ddp), or its share of it (fsdp: less memory, more traffic)."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """auto: CUDA, then MPS, then the CPU."""
     threads: int | None = None
@@ -84,6 +88,26 @@ class TrainingConfig:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}.")
         for logger in self.loggers:
             check_choice("loggers", logger, LOGGERS)
+
+
+def check_pieces(config: TrainingConfig, joins_batch: bool, streams: Mapping[str, int]) -> None:
+    """Whether a step's batch can be cut for ranks and accumulation; `streams`: samples a step draws, by name.
+
+    Errors: a loss that looks across the batch is to be accumulated, or a piece would be empty.
+    """
+    if config.accumulate > 1 and joins_batch:
+        raise UserError(
+            f"accumulate {config.accumulate}: this system's loss looks across the whole batch, and pieces of a "
+            "batch would be another loss. Leave accumulate at 1 and lower batch_size instead."
+        )
+    pieces = world_size() * config.accumulate
+    for name, samples in streams.items():
+        if samples < pieces:
+            what = f"the {samples} samples that a step draws from {name}" if name else f"batch_size {samples}"
+            raise UserError(
+                f"{what} cannot be cut into {pieces} pieces ({world_size()} processes, accumulate {config.accumulate}). "
+                "Raise batch_size, or use fewer processes."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,17 +10,18 @@ from dataclasses import dataclass
 
 import torch
 
-from jepakit.core.system import Batch, System
+from jepakit.collectives import world_size
+from jepakit.core.batch import Batch, split_batch
+from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.training.config import TrainingConfig
 from jepakit.training.device import autocast, to_device
-from jepakit.training.health import split_batch
 
 
 @dataclass(frozen=True)
 class Cost:
-    """trained, total: parameters. memory: bytes of weights, gradients, optimiser state and activations of one step.
-    step_seconds: one optimiser step, its data not included."""
+    """trained, total: parameters. memory: bytes, in each process, of weights, gradients, optimiser state and activations of
+    one step. step_seconds: one optimiser step, its data not included."""
 
     trained: int
     total: int
@@ -36,7 +37,7 @@ def measure_cost(
     total = sum(p.numel() for p in system.parameters())
     probe = copy.deepcopy(system)
     rng = torch.random.get_rng_state()
-    micro = to_device(split_batch(batch, config.batch_size // config.accumulate)[0], device)
+    micro = split_batch(to_device(batch, device, dtype), config.accumulate)[0]
     seconds, activations = 0.0, 0
     for _ in range(2):  # the first pass warms up
         kept: dict[int, int] = {}
@@ -54,7 +55,8 @@ def measure_cost(
             torch.cuda.synchronize()
         seconds, activations = time.perf_counter() - start, sum(kept.values())
     torch.random.set_rng_state(rng)
-    weights = 4 * total + 12 * trained  # float32 weights; gradients and AdamW's two moments for what is trained
+    numbers = total + 3 * trained  # weights; gradients and AdamW's two moments for what is trained
+    weights = numbers * next(system.parameters()).element_size() // (world_size() if config.parallel == "fsdp" else 1)
     return Cost(trained, total, weights + activations, seconds * config.accumulate)
 
 

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import platform
+from typing import Any
+
+from typing import Any
 
 import torch
 
+from jepakit.core.batch import map_tensors
 from jepakit.errors import UserError, check_choice
 
 
@@ -34,16 +38,25 @@ def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The autocast dtype: "auto" is bfloat16 where it is native, else float32 (no autocast)."""
     if name == "auto":
         return torch.bfloat16 if native_bfloat16(device) else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[name]
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[name]
 
 
 def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractContextManager:
-    """Autocast to `dtype`, nothing for float32."""
-    if dtype == torch.float32:
+    """Autocast to `dtype`, nothing for float32 and float64."""
+    if dtype in (torch.float32, torch.float64):
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=dtype)
 
 
-def to_device(batch: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """A batch on the device; single numbers stay on the host, where reading them waits for nothing."""
-    return {name: t if t.ndim == 0 else t.to(device, non_blocking=True) for name, t in batch.items()}
+def to_device(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
+    """A batch, or an encoder's input, on the device; its real numbers as float64 where `dtype` is that.
+
+    Single numbers stay on the host, where reading them waits for nothing.
+    """
+
+    def move(tensor: torch.Tensor) -> torch.Tensor:
+        if dtype == torch.float64 and tensor.is_floating_point():
+            tensor = tensor.double()
+        return tensor if tensor.ndim == 0 else tensor.to(device, non_blocking=True)
+
+    return map_tensors(move, batch)

@@ -16,17 +16,19 @@ import torch
 from torch import Tensor
 
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig, draw_directions, epps_pulley
-from jepakit.core.system import Batch, System, shuffled
+from jepakit.core.batch import batch_size, split_batch
+from jepakit.core.system import System, shuffled
 from jepakit.evaluation.knn import KNNConfig, knn_scores
 from jepakit.evaluation.labels import read_targets
 from jepakit.evaluation.metrics import metrics_for
 from jepakit.evaluation.rank import alpha_req, lidar, mean_cosine, normalised_std, rankme
 from jepakit.training.config import HealthConfig, TrainingConfig
-from jepakit.training.device import to_device
+from jepakit.training.device import choose_precision, to_device
 
 ENERGY_SAMPLES = 64
 KNN_BANK = 512
 NEIGHBOURS = 10
+PIECE = 256  # samples encoded at once
 FEWEST = 32  # images set aside below which a verdict would be chance
 SHARE = 0.007  # of the training, for each of the three groups of measures: measured, 1.7 to 2.3 % of the time together
 
@@ -73,11 +75,12 @@ class HealthMonitor:
         device: torch.device,
     ):
         self.system, self.config, self.device = system, config, device
+        self.dtype = choose_precision(training.precision, device)
         self.cadence = Cadence.plan(config, training)
-        self.images = system.inputs.prepare(held_out)
+        self.held_out = self._prepare(held_out)
         self.pairs = system.collator(training.seed, views=2)(held_out[:ENERGY_SAMPLES])
         self.views = system.collator(training.seed + 1, views=config.lidar_views)(held_out)
-        self.bank: Tensor | None = system.inputs.prepare(bank) if bank else None
+        self.bank = self._prepare(bank)
         if bank:
             known, asked = (np.asarray([sample["label"] for sample in part]) for part in (bank, held_out))
             # A rare class may be missing from the bank; its samples cannot be found and are not asked for.
@@ -103,7 +106,7 @@ class HealthMonitor:
         self.system.eval()
         everything = step in (0, steps)
         values: dict[str, Any] = {}
-        embeddings = self._encode(self.images)
+        embeddings = self._encode(self.held_out)
         if not torch.isfinite(embeddings).all():
             values |= {"verdict": "diverged", "message": "The embeddings hold NaN: lower lr, or lengthen warmup."}
         else:
@@ -111,25 +114,28 @@ class HealthMonitor:
                 values |= self._geometry(embeddings)
             if everything or step % self.cadence.lidar == 0:
                 values |= self._lidar()
-            if self.bank is not None and (everything or step % self.cadence.knn == 0):
-                values["knn"] = self._knn(embeddings, self.bank)
+            if self.bank and (everything or step % self.cadence.knn == 0):
+                values["knn"] = self._knn(embeddings, self._encode(self.bank))
             if "rankme" in values:
                 if step == 0:
                     self.reference = {name: v for name, v in values.items() if isinstance(v, float)}
                 if len(embeddings) < FEWEST:
-                    verdict, message = "unknown", f"only {len(embeddings)} images could be set aside, too few to judge by"
+                    verdict, message = "unknown", f"only {len(embeddings)} samples could be set aside, too few to judge by"
                 else:
                     verdict, message = judge(values, self.reference, step, steps, min(embeddings.shape))
                 values |= {"verdict": verdict, "message": message}
         self.system.train(was_training)
         return {f"health/{name}": value for name, value in values.items()}
 
-    def _encode(self, images: Tensor) -> Tensor:
-        parts = [self.system.encode(chunk.to(self.device)).mean().float().cpu() for chunk in images.split(256)]
-        return torch.cat(parts)
+    def _prepare(self, samples: Sequence[dict[str, Any]]) -> list[Any]:
+        """The encoder's inputs, in pieces that fit beside a training step."""
+        return [self.system.inputs.prepare(samples[i : i + PIECE]) for i in range(0, len(samples), PIECE)]
+
+    def _encode(self, pieces: list[Any]) -> Tensor:
+        return torch.cat([self.system.encode(to_device(piece, self.device, self.dtype)).mean().float().cpu() for piece in pieces])
 
     def _geometry(self, z: Tensor) -> dict[str, float | None]:
-        batch = to_device(self.pairs, self.device)
+        batch = to_device(self.pairs, self.device, self.dtype)
         count = len(batch["id"])
         matching = self.system.energy(batch, torch.arange(count, device=self.device)).float()
         random = self.system.energy(batch, shuffled(count, self.device)).float()
@@ -148,24 +154,16 @@ class HealthMonitor:
         }
 
     def _lidar(self) -> dict[str, Any]:
-        parts = [self.system.views(to_device(part, self.device)).float().cpu() for part in split_batch(self.views, 64)]
+        pieces = split_batch(self.views, math.ceil(batch_size(self.views) / 64))
+        parts = [self.system.views(to_device(part, self.device, self.dtype)).float().cpu() for part in pieces]
         result = lidar(torch.cat(parts))
         return {"lidar": result.value, "lidar_n": result.n, "lidar_q": result.q, "lidar_noise": result.noise}
 
     def _knn(self, embeddings: Tensor, bank: Tensor) -> float:
         config = KNNConfig(k=min(NEIGHBOURS, len(bank)))
         queries = embeddings[torch.from_numpy(self.asked)]
-        scores = knn_scores(self._encode(bank), self.targets.train, queries, self.targets.task, config)
+        scores = knn_scores(bank, self.targets.train, queries, self.targets.task, config)
         return metrics_for(self.targets)[0](scores, self.targets.test)
-
-
-def split_batch(batch: Batch, size: int) -> list[Batch]:
-    """A batch cut into batches of at most `size` samples; single numbers go to each."""
-    count = len(batch["id"])
-    return [
-        {name: t if t.ndim == 0 else t[start : start + size] for name, t in batch.items()}
-        for start in range(0, count, size)
-    ]
 
 
 def gaussianity(z: Tensor) -> float:

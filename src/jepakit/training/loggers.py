@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jepakit.config import RunConfig, to_plain
 from jepakit.errors import missing_extra
+from jepakit.training.distributed import is_main
 from jepakit.training.run_folder import RunFolder, step_of
 
 
@@ -64,9 +65,9 @@ LOGGERS: dict[str, tuple[str, Any]] = {
 
 
 def open_loggers(names: tuple[str, ...], folder: RunFolder, config: RunConfig) -> list[Logger]:
-    """The loggers asked for. Errors: a package that is not installed, with its extra."""
+    """The loggers asked for, on rank 0. Errors: a package that is not installed, with its extra."""
     opened: list[Logger] = []
-    for name in names:
+    for name in names if is_main() else ():
         package, kind = LOGGERS[name]
         try:
             module = importlib.import_module(package)

@@ -4,26 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
-from jepakit.core.system import Batch, System
+from jepakit.collectives import global_count, rank, world_size
+from jepakit.core.batch import Batch, map_tensors, split_batch
+from jepakit.core.system import System
 from jepakit.errors import UserError
-from jepakit.training.config import TrainingConfig
+from jepakit.modalities.modality import Companion
+from jepakit.randomness import derive_seed
+from jepakit.training.checkpoints import restore_checkpoint, write_checkpoint
+from jepakit.training.config import TrainingConfig, check_pieces
 from jepakit.training.cost import memory_advice
 from jepakit.training.device import autocast, to_device
-from jepakit.training.health import HealthMonitor, split_batch
+from jepakit.training.distributed import full, gradient_sync, is_main, largest_over_ranks, of_main, wait_for_all, wrap
+from jepakit.training.health import HealthMonitor
 from jepakit.training.loggers import Logger
 from jepakit.training.optimizer import build_optimizer, set_schedule
 from jepakit.training.order import DrawnDataset, StreamSampler
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.signals import Signals, outlive_signals, start_workers
+
+AGREE_EVERY = 5  # steps between the ranks' asking each other whether one was told to stop
 
 
 @dataclass(frozen=True)
@@ -39,16 +49,20 @@ class Outcome:
 class Trainer:
     """Trains a system and leaves metrics, checkpoints and weights in the run folder.
 
+    Of several ranks each has a trainer of its own, with the same arguments. All of them come to the same numbers and
+    decisions; rank 0 writes.
+
     Args:
         system: on its device.
         dataset: gives samples by index; picklable when `config.workers` is above 0.
-        config: `steps` and `workers` decided.
+        config: `steps` and `workers` decided. `batch_size` is that of all ranks together.
         folder: created.
         monitor: measures the health.
         progress: what a person sees.
         loggers: where metrics go besides `metrics.jsonl`.
         device, dtype: where and in which autocast precision.
         fingerprint: of the data; a resumed run must have the same.
+        companions: further streams that each step draws from, by name.
     """
 
     def __init__(
@@ -63,24 +77,37 @@ class Trainer:
         device: torch.device,
         dtype: torch.dtype,
         fingerprint: str,
+        companions: Mapping[str, Companion] | None = None,
     ):
-        if config.accumulate > 1 and system.joins_batch:
-            raise UserError(
-                f"accumulate {config.accumulate}: this system's loss looks across the whole batch, and pieces of a "
-                "batch would be another loss. Leave accumulate at 1 and lower batch_size instead."
-            )
         self.system, self.dataset, self.config, self.folder = system, dataset, config, folder
         self.monitor, self.progress, self.loggers = monitor, progress, loggers
         self.device, self.dtype, self.fingerprint = device, dtype, fingerprint
-        self.optimizer = build_optimizer(system, config, device)
-        self.forward = torch.compile(system.step) if config.compile else system.step
+        self.companions = {name: companion.dataset for name, companion in (companions or {}).items()}
+        self.drawn = {
+            name: (len(companion.dataset), max(1, round(companion.ratio * config.batch_size)))
+            for name, companion in (companions or {}).items()
+        }
+        check_pieces(config, system.joins_batch, {"": config.batch_size, **{n: size for n, (_, size) in self.drawn.items()}})
         self.steps = config.steps or 0
         self.step = 0
         self.window: dict[str, Any] = {}  # sums since the last metrics line; part of a checkpoint
         self.best: dict[str, float] = {}
         self.verdict = ""
         self.started = self.window_started = 0.0
+        self.saved = -1
         self.checkpoint_every = config.checkpoint_every or max(1, math.ceil(self.steps / 10))
+
+    @cached_property
+    def forward(self) -> nn.Module:
+        """The system's step on all ranks together. Made when it is first used: until then the system can be copied."""
+        module = wrap(self.system, self.config.parallel)
+        return torch.compile(module) if self.config.compile else module  # type: ignore[return-value]
+
+    @cached_property
+    def optimizer(self) -> torch.optim.AdamW:
+        """Made after `forward`, which may cut the parameters into shards."""
+        _ = self.forward
+        return build_optimizer(self.system, self.config, self.device)
 
     def train(self) -> Outcome:
         """Train from where the run stands to its end, an interrupt, or a collapse (where that is to end it)."""
@@ -93,15 +120,18 @@ class Trainer:
             closing(self.batches()) as batches,
         ):
             if self.step == 0:
+                if rank() > 0:  # the first goes on from the initialisation, as a single process does
+                    self.seed_rank()
                 self.watch()
             while not self.ended:
                 self.log(self.optimise(next(batches)))
                 if self.monitor.due(self.step, last=self.step == self.steps):
                     self.watch()
-                if self.ended or signals.received or self.step % self.checkpoint_every == 0:
+                stop = self.stop_asked(signals)
+                if self.ended or stop or self.step % self.checkpoint_every == 0:
                     self.save()
-                if signals.received and not self.ended:
-                    return Outcome("interrupted", self.step, self.verdict, signals.received)
+                if stop and not self.ended:
+                    return Outcome("interrupted", self.step, self.verdict, stop)
         return Outcome(self.ended, self.step, self.verdict)
 
     @property
@@ -111,12 +141,21 @@ class Trainer:
             return "collapsed"
         return "finished" if self.step >= self.steps else ""
 
+    def stop_asked(self, signals: Signals) -> int | None:
+        """The signal that asked this rank to stop, or another one: all stop after the same step."""
+        if world_size() > 1 and self.step % AGREE_EVERY:
+            return None
+        return largest_over_ranks(signals.received or 0) or None
+
     def batches(self) -> Generator[Batch, None, None]:
-        """Collated batches of the steps that are left, in an order that depends on nothing but the seed."""
-        sampler = StreamSampler(len(self.dataset), self.config.batch_size, self.steps, self.config.seed, self.step)
+        """This rank's collated batches of the steps that are left, in an order that depends on nothing but the seed."""
+        sampler = StreamSampler(
+            len(self.dataset), self.config.batch_size, self.steps, self.config.seed, self.step,
+            companions=self.drawn, rank=rank(), ranks=world_size(),
+        )  # fmt: skip
         workers = self.config.workers or 0
         loader = DataLoader(
-            DrawnDataset(self.dataset),
+            DrawnDataset(self.dataset, self.companions),
             batch_sampler=sampler,
             collate_fn=self.system.collator(self.config.seed),
             num_workers=workers,
@@ -130,18 +169,21 @@ class Trainer:
     def optimise(self, batch: Batch) -> dict[str, Any]:
         """One optimiser step; returns the loss terms (on the device, unread) and the schedules' values."""
         values: dict[str, Any] = set_schedule(self.optimizer, self.config, self.step, self.steps)
-        pieces = split_batch(to_device(batch, self.device), self.config.batch_size // self.config.accumulate)
-        weights = [self.system.weight(piece) for piece in pieces]
-        for piece, weight in zip(pieces, weights, strict=True):
-            share = weight / sum(weights)
-            with autocast(self.device, self.dtype):
-                terms = self.forward(piece)
-            (terms["loss"] * share).backward()
+        batch = to_device(batch, self.device, self.dtype)
+        pieces = split_batch(batch, self.config.accumulate)
+        if len(pieces) > 1:  # each is a part of the whole, by whose counts its means are divided
+            counts = map_tensors(global_count, self.system.counts(batch))
+            pieces = [{**piece, "counts": counts} for piece in pieces]
+        for number, piece in enumerate(pieces, start=1):
+            with gradient_sync(self.forward, now=number == len(pieces)):
+                with autocast(self.device, self.dtype):
+                    terms = self.forward(piece)
+                terms["loss"].backward()
             for name, term in terms.items():
                 key = name if name == "loss" else f"loss/{name}"
-                values[key] = values.get(key, 0.0) + term.detach() * share
+                values[key] = values.get(key, 0.0) + term.detach()
         limit = math.inf if self.config.clip is None else self.config.clip
-        values["grad_norm"] = torch.nn.utils.clip_grad_norm_(self.system.parameters(), limit)
+        values["grad_norm"] = full(torch.nn.utils.clip_grad_norm_(self.system.parameters(), limit))
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         values |= self.system.after_step((self.step + 1) / self.steps)
@@ -191,7 +233,7 @@ class Trainer:
     def watch(self) -> None:
         """Write a health line, and say it when the verdict changes."""
         start = time.perf_counter()
-        values = self.monitor.measure(self.step, self.steps)
+        values = of_main(self.monitor.measure(self.step, self.steps))  # all measure, one decides: rounding may differ
         spent = time.perf_counter() - start
         self.window_started += spent  # not the training's
         self._write({"kind": "health", "step": self.step, **values, "time/health_s": spent})
@@ -206,52 +248,46 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint: weights, optimiser, random state, position, and what the metrics need to go on."""
         self.check_finite()
+        if self.saved == self.step:
+            return
         state = {
             "step": self.step,
-            "system": self.system.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": torch.random.get_rng_state(),
             "window": self.window,
             "health": self.monitor.state_dict(),
             "verdict": self.verdict,
             "best": self.best,
             "fingerprint": self.fingerprint,
         }
-        if self.device.type == "cuda":
-            state["cuda_rng"] = torch.cuda.get_rng_state()
-        best = self.best.get("step")
-        self.folder.save_checkpoint(self.step, state, self.config.keep_checkpoints, None if best is None else int(best))
+        write_checkpoint(self.folder.checkpoint(self.step), self.system, self.optimizer, state)
+        self.saved = self.step
+        if is_main():
+            best = self.best.get("step")
+            self.folder.prune_checkpoints(self.config.keep_checkpoints, None if best is None else int(best))
 
     def restore(self) -> None:
         """Go back to the newest checkpoint (to the start if there is none); metrics written since are cut."""
-        self.folder.remove_unfinished()
-        state = self.folder.load_checkpoint(self.device)
-        if state is None:
-            self.folder.cut_metrics(-1)
-            return
-        if state["fingerprint"] != self.fingerprint:
-            raise UserError(
-                "The data changed since this run began (other files, labels or sizes): resuming would not continue the "
-                "same run. Put the data back, or start a new one: "
-                f"jepakit pretrain --config {self.folder.config} --out NEW."
-            )
-        try:
-            self.system.load_state_dict(state["system"])
-            self.optimizer.load_state_dict(state["optimizer"])
-        except (RuntimeError, ValueError) as error:
-            raise UserError(
-                f"The checkpoint does not fit {self.folder.config}: its options were changed since. Put them back; to "
-                f"change a run, start a new one: jepakit pretrain --config {self.folder.config} --out NEW."
-            ) from error
-        torch.random.set_rng_state(state["rng"].cpu())
-        if "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-        self.monitor.load_state_dict(state["health"])
-        self.step, self.window = state["step"], state["window"]
-        self.best, self.verdict = state["best"], state["verdict"]
-        self.folder.cut_metrics(self.step)
+        if is_main():
+            self.folder.remove_unfinished()
+        wait_for_all()
+        kept = self.folder.list_checkpoints()
+        if kept:
+            state = restore_checkpoint(kept[-1], self.system, self.optimizer, self.fingerprint)
+            self.step, self.window = state["step"], state["window"]
+            self.best, self.verdict = state["best"], state["verdict"]
+            self.monitor.load_state_dict(state["health"])
+            if state["ranks"] != world_size():
+                self.seed_rank()
+        if is_main():
+            self.folder.cut_metrics(self.step if kept else -1)
+        wait_for_all()
+
+    def seed_rank(self) -> None:
+        """Give this rank random numbers of its own (dropout's)."""
+        torch.manual_seed(derive_seed(self.config.seed, "rank", self.step, rank()))
 
     def _write(self, line: dict[str, Any]) -> None:
+        if not is_main():
+            return
         self.folder.append_metrics(line)
         for logger in self.loggers:
             logger.log(line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,50 +12,87 @@ from jepakit.randomness import derive_seed
 
 
 class Draw(NamedTuple):
-    """One sample to fetch, the epoch it is drawn in, the step that will see it, the share of training done."""
+    """One sample to fetch, the epoch it is drawn in, the step that will see it, the share of training done, and the
+    companion stream it is from (None: the main one)."""
 
     sample: int
     epoch: int
     step: int
     progress: float
+    stream: str | None = None
+
+
+class Stream:
+    """An endless row of samples: every epoch is a fresh permutation; no sample is left out or doubled."""
+
+    def __init__(self, samples: int, batch_size: int, seed: int, name: str | None = None):
+        self.samples, self.batch_size, self.name = samples, batch_size, name
+        self.words = (seed, "order") if name is None else (seed, "order", name)
+        self.epoch, self.order = -1, np.empty(0)
+
+    def batch(self, step: int, steps: int) -> list[Draw]:
+        """The draws of a step. Batches run on across the end of an epoch, so all have the same size."""
+        draws = []
+        for position in range(step * self.batch_size, (step + 1) * self.batch_size):
+            if position // self.samples != self.epoch:
+                self.epoch = position // self.samples
+                self.order = np.random.default_rng(derive_seed(*self.words, self.epoch)).permutation(self.samples)
+            draws.append(Draw(int(self.order[position % self.samples]), self.epoch, step, step / steps, self.name))
+        return draws
 
 
 class StreamSampler(Sampler[list[Draw]]):
-    """Batches of steps `start` to `steps`. Every epoch is a fresh permutation; no sample is left out or doubled.
+    """Batches of steps `start` to `steps`: the main stream's draws, then those of each companion.
 
-    Batches run on across the end of an epoch, so all have the same size. Batch `k` is a function of (seed, k) alone:
-    to resume is to start at another step.
+    Batch `k` is a function of (seed, k) alone: to resume is to start at another step. Of several ranks each takes a
+    contiguous slice of every stream's draws; the slices of all ranks, in order, are the batch of one process.
+
+    Args:
+        samples, batch_size: of the main stream; the batch is that of all ranks together.
+        companions: samples and batch size of each further stream, by name.
     """
 
-    def __init__(self, samples: int, batch_size: int, steps: int, seed: int, start: int = 0):
-        self.samples, self.batch_size, self.steps, self.seed, self.start = samples, batch_size, steps, seed, start
+    def __init__(
+        self,
+        samples: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        *,
+        companions: Mapping[str, tuple[int, int]] | None = None,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
+        self.main, self.companions = (samples, batch_size), dict(companions or {})
+        self.steps, self.seed, self.start, self.rank, self.ranks = steps, seed, start, rank, ranks
 
     def __len__(self) -> int:
         return self.steps - self.start
 
-    def _permutation(self, epoch: int) -> np.ndarray:
-        return np.random.default_rng(derive_seed(self.seed, "order", epoch)).permutation(self.samples)
-
     def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, order = -1, np.empty(0)
+        streams = [Stream(*self.main, self.seed)]
+        streams += [Stream(*sizes, self.seed, name) for name, sizes in self.companions.items()]
         for step in range(self.start, self.steps):
-            batch = []
-            for position in range(step * self.batch_size, (step + 1) * self.batch_size):
-                if position // self.samples != epoch:
-                    epoch = position // self.samples
-                    order = self._permutation(epoch)
-                batch.append(Draw(int(order[position % self.samples]), epoch, step, step / self.steps))
-            yield batch
+            yield [draw for stream in streams for draw in self._share(stream.batch(step, self.steps))]
+
+    def _share(self, draws: list[Draw]) -> list[Draw]:
+        first, end = (number * len(draws) // self.ranks for number in (self.rank, self.rank + 1))
+        return draws[first:end]
 
 
 class DrawnDataset(Dataset):
-    """A data set asked by `Draw`: the sample carries the epoch, the step and the progress to the collator."""
+    """Data sets asked by `Draw`: the sample carries the epoch, the step, the progress and (of a companion) the stream's
+    name to the collator."""
 
-    def __init__(self, dataset: Any):
-        self.dataset = dataset
+    def __init__(self, dataset: Any, companions: Mapping[str, Any] | None = None):
+        self.dataset, self.companions = dataset, dict(companions or {})
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return {**self.dataset[draw.sample], "epoch": draw.epoch, "step": draw.step, "progress": draw.progress}
+        facts = {"epoch": draw.epoch, "step": draw.step, "progress": draw.progress}
+        if draw.stream is None:
+            return {**self.dataset[draw.sample], **facts}
+        return {**self.companions[draw.stream][draw.sample], **facts, "stream": draw.stream}

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bars
 
 from jepakit.training.cost import format_seconds
+from jepakit.training.distributed import is_main
 
 COLOURS = {
     "healthy": "green",
@@ -25,6 +26,7 @@ class Progress:
 
     def __init__(self, steps: int, console: Console | None = None):
         self.console = console or Console(stderr=True)
+        self.console.quiet = not is_main()
         self.bars = Bars(
             BarColumn(),
             MofNCompleteColumn(),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 
 from jepakit.errors import UserError
 from jepakit.files import UNFINISHED, read_metrics, write_atomic
-
-FORMAT = 1
+from jepakit.training.checkpoints import remove_checkpoint
+from jepakit.training.distributed import full, is_main
 
 
 class RunFolder:
@@ -29,6 +29,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.environment = self.path / "environment.json"
         self.report = self.path / "report.html"
+        self.encoder = self.path / "encoder"  # a copy of the frozen encoder that was given, where one was
 
     def check_free(self) -> None:
         """Refuse a folder that already holds a run, or that cannot be made."""
@@ -53,10 +54,10 @@ class RunFolder:
             ) from None
 
     def remove_unfinished(self) -> None:
-        """Remove the files that a killed process was writing."""
+        """Remove what a killed process was writing."""
         for folder in (self.path, self.checkpoints):
             for path in folder.glob(f".*{UNFINISHED}"):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
@@ -72,45 +73,28 @@ class RunFolder:
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         write_atomic(self.metrics, lambda p: p.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8"))
 
-    def save_checkpoint(self, step: int, state: dict[str, Any], keep: int, best: int | None) -> Path:
-        """Save a checkpoint, then remove all but the newest `keep` and the one of step `best`."""
-        path = self.checkpoints / f"step-{step:08d}.pt"
-        write_atomic(path, lambda p: torch.save({"format": FORMAT, **state}, p))
-        for old in self.list_checkpoints()[:-keep]:
-            if step_of(old) != best:
-                old.unlink()
-        return path
+    def checkpoint(self, step: int) -> Path:
+        """Where the checkpoint of a step lies."""
+        return self.checkpoints / f"step-{step:08d}"
 
     def list_checkpoints(self) -> list[Path]:
         """Checkpoints, oldest first."""
-        return sorted(self.checkpoints.glob("step-*.pt"))
+        return sorted(path for path in self.checkpoints.glob("step-*") if path.is_dir())
 
-    def load_checkpoint(self, device: torch.device) -> dict[str, Any] | None:
-        """The newest checkpoint, None when there is none. It is read with `weights_only`: no code in it runs."""
-        paths = self.list_checkpoints()
-        if not paths:
-            return None
-        return read_checkpoint(paths[-1], device)
+    def prune_checkpoints(self, keep: int, best: int | None) -> None:
+        """Remove all checkpoints but the newest `keep` and the one of step `best`."""
+        for old in self.list_checkpoints()[:-keep]:
+            if step_of(old) != best:
+                remove_checkpoint(old)
 
     def save_model(self, system: torch.nn.Module) -> None:
-        """Write the system's weights, `model.safetensors`."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in system.state_dict().items()}
-        write_atomic(self.model, lambda p: save_file(tensors, p, metadata={"format": "pt"}))
+        """Write the system's weights, `model.safetensors`; where they lie in shards, every rank calls this."""
+        tensors = {name: full(t.detach()) for name, t in system.state_dict().items()}
+        if is_main():
+            whole = {name: t.cpu().contiguous() for name, t in tensors.items()}
+            write_atomic(self.model, lambda p: save_file(whole, p, metadata={"format": "pt"}))
 
 
 def step_of(checkpoint: Path) -> int:
     """The step a checkpoint was saved after."""
-    return int(checkpoint.stem.removeprefix("step-"))
-
-
-def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
-    """One checkpoint, read with `weights_only`: no code in it runs. Errors: cut short, or of another format."""
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UserError(f"{path} cannot be read ({reason}). Delete it to resume from the one before.") from error
-    found = state.get("format") if isinstance(state, dict) else None
-    if found != FORMAT:
-        raise UserError(f"{path}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")
-    return state
+    return int(checkpoint.name.removeprefix("step-"))

@@ -10,12 +10,15 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from jepakit.training.distributed import torchrun_ranks
+
 STOPPING = (signal.SIGINT, signal.SIGTERM)
 GRACE = 30  # seconds a worker goes on after SIGTERM
 
 
 class Signals:
-    """While it is entered, the first SIGINT or SIGTERM is remembered in `received`; a second one stops at once."""
+    """While it is entered, the first SIGINT or SIGTERM is remembered in `received`; a second one stops at once (but not
+    under torchrun)."""
 
     def __init__(self, say: Callable[[str], None]):
         self.say = say
@@ -34,6 +37,8 @@ class Signals:
             signal.signal(number, handler)
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
+        if self.received is not None and torchrun_ranks()[2] > 1:
+            return  # torchrun passes on what a scheduler has sent already, and ends who lingers
         if self.received is not None:  # the second time it is meant
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
         self.received = number

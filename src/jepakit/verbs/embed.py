@@ -1,8 +1,9 @@
-"""`embed`: embeddings of a folder of images, with the ids that say which is which."""
+"""`embed`: embeddings of a folder of images (or of what else an encoder reads), with the ids that say which is which."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +12,7 @@ from torch.utils.data import ConcatDataset
 
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
-from jepakit.interop.pretrained import Which, embed_images, load
-from jepakit.modalities.images import ImageDataConfig, open_images
+from jepakit.interop.pretrained import Which, embed_samples, load
 from jepakit.training.device import choose_device
 
 
@@ -27,11 +27,11 @@ def embed(
     batch_size: int = 256,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> np.ndarray:
-    """Embed images: `out` gets a float32 array `[n, dim]` (`.npy`), the CSV beside it the path or index of each row.
+    """Embed data: `out` gets a float32 array `[n, dim]` (`.npy`), the CSV beside it the path or index of each row.
 
     Args:
         model: a run folder, or a folder that `export` wrote.
-        data: a folder, an array file, a built-in name, or a Hugging Face data set object.
+        data: what the encoder reads: a folder, a file, a built-in name, or a data set object.
         out: file to write, `.npy`.
         which: "target" or "encoder" of a run.
         tokens: all tokens `[n, tokens, dim]` instead of their mean.
@@ -43,20 +43,17 @@ def embed(
     encoder = load(model, which)
     where = choose_device(device)
     named = isinstance(data, str | Path)
-    config = ImageDataConfig(
-        data=str(data) if named else "object",
-        image_size=encoder.inputs.image_size,
-        channels=encoder.inputs.channels,
-        labels="none",
-        on_bad_file=on_bad_file,
-    )
-    images = open_images(config, 0, source=None if named else data)
-    everything: Any = ConcatDataset([images.train, images.test])
-    order = np.argsort([part.ids[i] for part in (images.train, images.test) for i in range(len(part))])
-    embeddings = embed_images(
+    kind = encoder.modality.Config
+    options = {"labels": "none", "on_bad_file": on_bad_file, **encoder.inputs.options()}
+    known = {field.name for field in dataclasses.fields(kind)}
+    config = kind(data=str(data) if named else "object", **{name: v for name, v in options.items() if name in known})
+    opened = encoder.modality.open(config, 0, source=None if named else data)
+    everything: Any = ConcatDataset([opened.train, opened.test])
+    order = np.argsort([part.ids[i] for part in (opened.train, opened.test) for i in range(len(part))])
+    embeddings = embed_samples(
         encoder.to(where), encoder.inputs, everything, order, batch_size, where, None if tokens else "mean"
     ).numpy()
-    paths = [*(images.train.paths or []), *(images.test.paths or [])]
+    paths = [*(opened.train.paths or []), *(opened.test.paths or [])]
     out.parent.mkdir(parents=True, exist_ok=True)
 
     def write_array(path: Path) -> None:

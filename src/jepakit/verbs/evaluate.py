@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from jepakit.config import OBJECT
+from jepakit.core.batch import concatenate
 from jepakit.errors import UserError
 from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.features import Features, baseline_features
@@ -20,8 +21,8 @@ from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
 from jepakit.files import write_json
-from jepakit.interop.pretrained import Which, embed_images, encoder_of, load_run_system
-from jepakit.modalities.images import ImageData, open_images
+from jepakit.interop.pretrained import Which, build_system, embed_samples, encoder_of, load_run_system, teacher_of
+from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
 from jepakit.training.device import choose_device
@@ -40,7 +41,7 @@ def evaluate(
     pooling: Pooling = "mean",
     supervised: bool = False,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    images: ImageData | None = None,
+    opened: Data | None = None,
 ) -> list[Row]:
     """Evaluate a run on its data's held-out part (or on other labelled data); writes `evaluation.json`, prints a table.
 
@@ -52,60 +53,64 @@ def evaluate(
         pooling: how tokens become one vector.
         supervised: also train the same encoder with labels, from random weights.
         device: where to embed.
-        images: the data already open (as `pretrain` has it).
+        opened: the data already open (as `pretrain` has it).
 
     Errors: no labels; an unknown evaluator, with the nearest one.
     """
     folder, where = RunFolder(run), choose_device(device)
     system, config = load_run_system(run, where)
     given = config.dataset.data == OBJECT
+    modality, dataset = load_system(config.system).modality, dataclasses.replace(config.dataset, limit=None)
     if data is not None:
-        images = open_images(dataclasses.replace(config.dataset, limit=None, data=str(data), labels=None), 0)
-    elif images is None and given:
+        other = {"labels": None} if hasattr(dataset, "labels") else {}  # a CSV is of the run's own data
+        opened = modality.open(dataclasses.replace(dataset, data=str(data), **other), 0)
+    elif opened is None and given:
         raise UserError(f"{folder.path} was trained on a data set object, which is not in the run folder: give --data.")
-    elif images is None or (config.dataset.limit is not None and not given):
+    elif opened is None or (config.dataset.limit is not None and not given):
         # `limit` is about what was trained on; probes take all labels, so that runs can be compared.
-        images = open_images(dataclasses.replace(config.dataset, limit=None), config.training.seed)
-    if images.task is None:
+        opened = modality.open(dataset, config.training.seed)
+    if opened.task is None:
+        how = "Put images into one sub-folder a class, give --labels a.csv," if modality.name == "images" else "Give labels"
         raise UserError(
-            f"{images.name} has no labels, so there is nothing to evaluate against. Put images into one sub-folder a class, "
-            "give --labels a.csv, or evaluate on other data with --data."
+            f"{opened.name} has no labels, so there is nothing to evaluate against. {how} or evaluate on other data with --data."
         )
-    if not len(images.test):
-        raise UserError(f"{images.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
+    if not len(opened.test):
+        raise UserError(f"{opened.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
     seed = config.training.seed
-    train, test = (_some(part, most, seed) for part, most in ((images.train, MOST_TRAIN), (images.test, MOST_TEST)))
+    train, test = (_some(part, most, seed) for part, most in ((opened.train, MOST_TRAIN), (opened.test, MOST_TEST)))
     tokens = evaluators is not None and "attentive" in evaluators
     torch.manual_seed(derive_seed(seed, "random baseline"))
-    untrained = load_system(config.system)(config.model, config.inputs, seed).to(where).eval()
+    untrained = build_system(config, teacher_of(config, folder)).to(where).eval()
     encoders = {"encoder": encoder_of(system, which)[0], "random init": encoder_of(untrained, which)[0]}
     features = []
     for name, encoder in encoders.items():
-        parts = [embed_images(encoder, config.inputs, part, device=where, pooling=pooling) for part in (train, test)]
+        parts = [embed_samples(encoder, config.inputs, part, device=where, pooling=pooling) for part in (train, test)]
         if tokens:
-            parts += [embed_images(encoder, config.inputs, part, device=where, pooling=None) for part in (train, test)]
+            parts += [embed_samples(encoder, config.inputs, part, device=where, pooling=None) for part in (train, test)]
         features.append(Features(name, *parts))
-    pictures = [_prepared(config.inputs, part) for part in (train, test)]
-    features += baseline_features(pictures[0], pictures[1], seed)
+    plain = [_in_chunks(config.inputs.plain, part) for part in (train, test)]
+    features += baseline_features(plain[0], plain[1], seed, name=config.inputs.plain_name)
     rows: list[Row] = []
     if supervised:
+        prepared = [_in_chunks(config.inputs.prepare, part) for part in (train, test)]
         learned, rows = train_supervised(
-            encoders["random init"], pictures[0], train.labels, pictures[1], test.labels, task=images.task, seed=seed
+            encoders["random init"], prepared[0], train.labels, prepared[1], test.labels, task=opened.task, seed=seed
         )
         features.append(learned)
-    rows = evaluate_features(features, train.labels, test.labels, images.task, evaluators, seed) + rows
+    rows = evaluate_features(features, train.labels, test.labels, opened.task, evaluators, seed) + rows
     write_json(
         folder.evaluation,
         {
             "format": FORMAT,
             "command": _command(run, data, evaluators, which, pooling, supervised),
-            "data": {"name": images.name, "train": len(train), "test": len(test), "classes": images.classes},
+            "data": {"name": opened.name, "train": len(train), "test": len(test), "classes": opened.classes},
+            "plain": config.inputs.plain_name,
             "which": which,
             "pooling": pooling,
             "rows": [row.to_dict() for row in rows],
         },
     )
-    Console(stderr=True).print(table(rows, title=f"{images.name}: {len(train):,} train, {len(test):,} test"))
+    Console(stderr=True).print(table(rows, title=f"{opened.name}: {len(train):,} train, {len(test):,} test"))
     return rows
 
 
@@ -115,12 +120,14 @@ def _some(dataset: Any, most: int, seed: int) -> Any:
     return dataset.subset(np.sort(np.random.default_rng(derive_seed(seed, "evaluation")).permutation(len(dataset))[:most]))
 
 
-def _prepared(inputs: Any, dataset: Any) -> torch.Tensor:
-    parts = [
-        inputs.prepare([dataset[i] for i in range(start, min(start + 1024, len(dataset)))])
-        for start in range(0, len(dataset), 1024)
-    ]
-    return torch.cat(parts)
+def _in_chunks(function: Any, dataset: Any) -> Any:
+    """`function(samples)` of a whole data set, 1,024 samples at a time: a tensor, or a dict of tensors."""
+    return concatenate(
+        [
+            function([dataset[i] for i in range(start, min(start + 1024, len(dataset)))])
+            for start in range(0, len(dataset), 1024)
+        ]
+    )
 
 
 def _command(

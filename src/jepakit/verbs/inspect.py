@@ -14,7 +14,7 @@ from jepakit.config import default_config
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
 from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.inputs import IMAGES, ImageInputs
 from jepakit.modalities.inspection import ImageInspection, inspect_images, render_inspection
 from jepakit.registry import load_system
 from jepakit.verbs.report import read_masks
@@ -47,6 +47,8 @@ def inspect(
         picture: PNG file to write.
         seed: of the masks and views.
     """
+    if load_system(system).modality is not IMAGES:
+        raise UserError(f"inspect looks at images so far, and {system} reads {load_system(system).modality.name}.")
     source = None if isinstance(data, str | os.PathLike) else data
     config = ImageDataConfig(
         data="object" if source is not None else os.fspath(data),
@@ -78,7 +80,7 @@ def draw_inputs(name: str, images: ImageData, seed: int) -> Figure:
     batch = system.collator(seed)(samples)
     originals = inputs.restore(inputs.prepare(samples)).permute(0, 2, 3, 1).numpy()
     if "context" in batch:
-        cropped = inputs.restore(batch["image"]).permute(0, 2, 3, 1).numpy()
+        cropped = inputs.restore(batch["inputs"]).permute(0, 2, 3, 1).numpy()
         titles = ["image", "context", *(f"target {m + 1}" for m in range(batch["targets"].shape[1]))]
         rows = []
         for original, image, (context, targets) in zip(originals, cropped, read_masks(batch), strict=True):

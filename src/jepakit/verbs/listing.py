@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jepakit.errors import check_choice
-from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS
+from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS, find_installed
 
 KINDS = ("systems", "datasets", "evaluators", "sizes")
 
@@ -18,5 +18,7 @@ def list_names(kind: str = "systems") -> dict[str, str]:
             )
             for name, shape in SIZES.items()
         }
+    if kind == "systems":
+        find_installed()
     table = {"systems": SYSTEMS, "datasets": DATASETS, "evaluators": EVALUATORS}[kind]
     return {name: entry.about for name, entry in table.items()}

@@ -18,21 +18,19 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
-from torch.utils.data import Subset
 
 import jepakit
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic, write_json
-from jepakit.interop.pretrained import initialise
-from jepakit.modalities.image_sources import BUILT_IN
-from jepakit.modalities.images import ImageData, open_images
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
+from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
-from jepakit.registry import load_system
+from jepakit.registry import DATASETS, load_system
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
-from jepakit.training.device import choose_device, choose_precision
+from jepakit.training.device import choose_precision
+from jepakit.training.distributed import is_main, launched, leave, restarted, wait_for_all
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
@@ -41,7 +39,7 @@ from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
 
-FEWEST_IMAGES = 16
+FEWEST_SAMPLES = 16
 
 
 @dataclass(frozen=True)
@@ -65,8 +63,8 @@ def pretrain(
     """Pretrain a JEPA without labels, then (where there are labels) see what its embeddings are worth; write a report.
 
     Args:
-        system: "i-jepa", "lejepa"; `jepakit list systems`. May be left out with `config`.
-        data: a folder of images, an array file, a built-in name, or a Hugging Face data set object.
+        system: "i-jepa", "lejepa", ...; `jepakit list systems`. May be left out with `config`.
+        data: what the system reads: a folder, a file, a built-in name (`jepakit list datasets`), or a data set object.
         out: the run folder to create.
         config: a run's `config.yaml`, reproduced; other options override it.
         init: weights to start from: a run folder or a folder of exported weights.
@@ -90,21 +88,34 @@ def pretrain(
 
 
 def run_config(chosen: RunConfig, out: Path, init: str | Path | None = None, source: Any = None) -> Pretrained:
-    """Pretrain what a config describes."""
-    folder = RunFolder(out)
+    """Pretrain what a config describes, on all processes that torchrun started (or on this one)."""
+    with launched(chosen.training.device) as device:
+        return _start(chosen, RunFolder(out), device, init, source)
+
+
+def _start(
+    chosen: RunConfig, folder: RunFolder, device: torch.device, init: str | Path | None, source: Any
+) -> Pretrained:
+    if restarted() and folder.config.exists():  # one of its processes died, and torchrun gives the command again
+        return resume(folder.path, source=source)
     folder.check_free()  # before the data is read: a typo should not cost minutes
-    device = choose_device(chosen.training.device)
-    images = open_images(chosen.dataset, chosen.training.seed, source=source)
-    decided = decide(chosen, images)
-    system = build_system(decided, device)
+    wait_for_all()
+    data = open_data(chosen, source)
+    decided = decide(chosen, data)
+    teacher = teacher_of(decided, folder)
+    system = prepare_system(decided, device, teacher)
     if init is not None:
         initialise(system, init)
-    trainer = build_trainer(decided, folder, images, system, device)
-    announce(trainer, decided, images)
-    folder.create()  # only now: a run that could not start leaves nothing behind
-    write_atomic(folder.config, lambda path: write_config(path, decided))
-    write_environment(folder, decided, device)
-    return _train(trainer, decided, folder, images)
+    trainer = build_trainer(decided, folder, data, system, device)
+    announce(trainer, decided, data)
+    if is_main():
+        folder.create()  # only now: a run that could not start leaves nothing behind
+        write_environment(folder, decided, device)
+        if teacher is not None:
+            teacher.save_pretrained(folder.encoder)  # the run must load when the teacher's own folder is gone
+        write_atomic(folder.config, lambda path: write_config(path, decided))
+    wait_for_all()
+    return _train(trainer, folder, data)
 
 
 def resume(run: str | Path, *, source: Any = None) -> Pretrained:
@@ -122,29 +133,38 @@ def resume(run: str | Path, *, source: Any = None) -> Pretrained:
         raise UserError(
             f"{folder.path} was trained on a data set object: jepakit.resume({str(run)!r}, source=DATASET) in Python."
         )
-    device = choose_device(decided.training.device)
-    images = open_images(decided.dataset, decided.training.seed, source=source)
-    system = build_system(decided, device)
-    trainer = build_trainer(decided, folder, images, system, device)
+    with launched(decided.training.device) as device:
+        return _continue(decided, folder, device, source)
+
+
+def _continue(decided: RunConfig, folder: RunFolder, device: torch.device, source: Any) -> Pretrained:
+    data = open_data(decided, source)
+    system = prepare_system(decided, device, teacher_of(decided, folder))
+    trainer = build_trainer(decided, folder, data, system, device)
     trainer.restore()
     where = f"step {trainer.step} of {trainer.steps}"
     if trainer.ended:
         trainer.progress.say(f"{folder.path} has {trainer.ended} at {where}: nothing is left to train.")
     else:
         trainer.progress.say(f"Resuming {folder.path} at {where}.")
-    return _train(trainer, decided, folder, images)
+    return _train(trainer, folder, data)
 
 
-def decide(config: RunConfig, images: ImageData) -> RunConfig:
+def open_data(config: RunConfig, source: Any = None) -> Data:
+    """The data of a run, opened by the system's modality."""
+    return load_system(config.system).modality.open(config.dataset, config.training.seed, source=source)
+
+
+def decide(config: RunConfig, data: Data) -> RunConfig:
     """The config with everything left open (steps, workers, sizes) decided for this data."""
-    training, count = config.training, len(images.train)
-    if count < FEWEST_IMAGES:
-        raise UserError(f"{images.name} has {count} images to train on; at least {FEWEST_IMAGES} are needed.")
+    training, count = config.training, len(data.train)
+    if count < FEWEST_SAMPLES:
+        raise UserError(f"{data.name} has {count} {data.noun} to train on; at least {FEWEST_SAMPLES} are needed.")
     batch_size = min(training.batch_size, count - held_out_count(config, count))
     batch_size -= batch_size % training.accumulate
     if batch_size == 0:
         raise UserError(
-            f"accumulate {training.accumulate}: the {count} images of {images.name} cannot be cut into that many."
+            f"accumulate {training.accumulate}: the {count} {data.noun} of {data.name} cannot be cut into that many."
         )
     epochs = 100 if training.epochs is None else training.epochs
     steps = training.steps or math.ceil(epochs * (count - held_out_count(config, count)) / batch_size)
@@ -152,20 +172,25 @@ def decide(config: RunConfig, images: ImageData) -> RunConfig:
         steps = min(max(steps, 1000), 5000)
     workers = training.workers
     if workers is None:
-        workers = 0 if images.train.paths is None else min(8, max(1, available_cores() - 1))
-    found = images.config
+        workers = 0 if data.train.paths is None else min(8, max(1, available_cores() - 1))
+    kind = load_system(config.system)
+    found = {"data": _absolute(data.config.data)}
+    if getattr(data.config, "labels", None):
+        found["labels"] = _absolute(data.config.labels)
+    if getattr(config.model, "encoder", None):
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=_absolute(config.model.encoder)))
     return dataclasses.replace(
         config,
-        dataset=dataclasses.replace(found, data=_absolute(found.data), labels=found.labels and _absolute(found.labels)),
+        dataset=dataclasses.replace(data.config, **found),
         training=dataclasses.replace(
             training,
             batch_size=batch_size,
             steps=steps,
             epochs=None,
             workers=workers,
-            lr=load_system(config.system).peak_lr(config.model) if training.lr is None else training.lr,
+            lr=kind.peak_lr(config.model) if training.lr is None else training.lr,
         ),
-        inputs=ImageInputs.of(images),
+        inputs=kind.modality.inputs(data),
     )
 
 
@@ -176,7 +201,7 @@ def available_cores() -> int:
 
 def _absolute(place: str) -> str:
     """A path as it is found from any folder; a built-in name as it is."""
-    if place in ("none", OBJECT, *BUILT_IN):
+    if place in ("none", OBJECT, *DATASETS):
         return place
     scheme = "hf:" if place.startswith("hf:") else ""
     path = Path(place.removeprefix(scheme)).expanduser()
@@ -184,63 +209,64 @@ def _absolute(place: str) -> str:
 
 
 def held_out_count(config: RunConfig, count: int) -> int:
-    """Training images set aside for the health monitor: a tenth at most."""
+    """Training samples set aside for the health monitor: a tenth at most."""
     return min(config.health.health_samples, max(4, count // 10))
 
 
-def build_system(config: RunConfig, device: torch.device) -> System:
+def prepare_system(config: RunConfig, device: torch.device, teacher: PretrainedEncoder | None) -> System:
     """The system of a config at its random initialisation, which the seed decides."""
     torch.manual_seed(derive_seed(config.training.seed, "initialisation"))
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    return load_system(config.system)(config.model, config.inputs, config.training.seed).to(device)
+    system = build_system(config, teacher).to(device)
+    return system.double() if config.training.precision == "float64" else system
 
 
 def build_trainer(
-    config: RunConfig, folder: RunFolder, images: ImageData, system: System, device: torch.device
+    config: RunConfig, folder: RunFolder, data: Data, system: System, device: torch.device
 ) -> Trainer:
     """The trainer of a run, with the samples that the health monitor looks at set aside."""
-    training, task = config.training, images.task
+    training, task = config.training, data.task
     if training.keep_best == "knn" and task is None:
-        raise UserError(f"keep_best knn needs labels, and {images.name} has none. Keep the best by rankme or lidar.")
-    order = np.random.default_rng(derive_seed(training.seed, "held out")).permutation(len(images.train))
+        raise UserError(f"keep_best knn needs labels, and {data.name} has none. Keep the best by rankme or lidar.")
+    order = np.random.default_rng(derive_seed(training.seed, "held out")).permutation(len(data.train))
     held = held_out_count(config, len(order))
-    training_set = Subset(images.train, order[held:].tolist())
-    held_out = [images.train[int(i)] for i in order[:held]]
+    training_set = data.train.subset(order[held:])
+    held_out = [data.train[int(i)] for i in order[:held]]
     bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if task else []
     return Trainer(
         system, training_set, training, folder,
         monitor=HealthMonitor(system, held_out, bank, task, config.health, training, device),
-        progress=Progress(training.steps or 0, Console(stderr=True)),
-        loggers=open_loggers(training.loggers, folder, config),
+        progress=Progress(training.steps or 0, Console(stderr=True, quiet=not is_main())),
+        loggers=open_loggers(training.loggers, folder, config) if is_main() else [],
         device=device,
         dtype=choose_precision(training.precision, device),
-        fingerprint=images.fingerprint,
+        fingerprint=data.fingerprint,
+        companions=data.companions,
     )  # fmt: skip
 
 
-def announce(trainer: Trainer, config: RunConfig, images: ImageData) -> None:
+def announce(trainer: Trainer, config: RunConfig, data: Data) -> None:
     """Say what the run is and what it will cost, measured on its first batch."""
     system, training = trainer.system, config.training
     with memory_advice(training, system.joins_batch), closing(trainer.batches()) as batches:
         cost = measure_cost(system, next(batches), training, trainer.device, trainer.dtype)
-    height, width = config.dataset.image_size or (0, 0)
     trainer.progress.say(
-        f"{config.system} on {images.name}: {len(images.train):,} images of {height} x {width} pixels, "
+        f"{config.system} on {data.name}: {len(data.train):,} {data.noun} of {config.inputs.describe()}, "
         f"{cost.trained / 1e6:.2f} M parameters trained of {cost.total / 1e6:.2f} M, {trainer.steps:,} steps of "
         f"{training.batch_size} on {trainer.device} in {str(trainer.dtype).removeprefix('torch.')}.\n"
         f"About {format_bytes(cost.memory)} of memory and {format_seconds(cost.step_seconds * trainer.steps)}."
     )
 
 
-def _train(trainer: Trainer, config: RunConfig, folder: RunFolder, images: ImageData) -> Pretrained:
+def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
     """Train to the end (which may be reached already), then evaluate and report."""
     say, trained = trainer.progress.say, not trainer.ended
     started = time.perf_counter()
     outcome = trainer.train()
     for logger in trainer.loggers:
         logger.close()
-    if trained:
+    if trained and is_main():
         add_wall_time(folder, time.perf_counter() - started)
     if outcome.ended == "interrupted":
         say(f"Saved at step {outcome.step}. Continue with: jepakit resume {shlex.quote(str(folder.path))}")
@@ -249,9 +275,12 @@ def _train(trainer: Trainer, config: RunConfig, folder: RunFolder, images: Image
         folder.save_model(trainer.system)
     if outcome.ended == "collapsed":
         say(f"Ended at step {outcome.step}: {outcome.verdict}. The last checkpoint is in {folder.checkpoints}.")
-    wanted = images.task is not None and len(images.test) > 0 and (trained or not folder.evaluation.exists())
-    rows = evaluate(folder.path, images=images) if wanted else []
-    say(f"Report: {report(folder.path, images=images)}")
+    rows: list[Any] = []
+    leave()  # the evaluation is rank 0's alone
+    if is_main():
+        wanted = data.task is not None and len(data.test) > 0 and (trained or not folder.evaluation.exists())
+        rows = evaluate(folder.path, opened=data) if wanted else []
+        say(f"Report: {report(folder.path, opened=data)}")
     return Pretrained(folder.path, outcome, rows)
 
 

@@ -11,8 +11,9 @@ import torch
 
 from jepakit.config import OBJECT, read_config, to_plain
 from jepakit.core.system import System
-from jepakit.interop.pretrained import embed_images, load_run_system
-from jepakit.modalities.images import ImageData, ImageDataset, open_images
+from jepakit.interop.pretrained import embed_samples, load_run_system
+from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.report.data import ReportData
 from jepakit.report.figures import gallery, nearest_neighbours
@@ -23,12 +24,12 @@ PICTURED, NEIGHBOURS = 8, 7  # images shown with their tokens and masks, and nei
 MAPPED = 1000  # held-out images embedded for the map and the neighbours
 
 
-def report(run: str | Path, *, images: ImageData | None = None) -> Path:
+def report(run: str | Path, *, opened: Data | None = None) -> Path:
     """Write `report.html` into a run folder: numbers, curves, neighbours, what the masks hid, and how it was run.
 
     Args:
         run: the run folder; an unfinished run gets a page of what there is.
-        images: the data already open (as `pretrain` has it).
+        opened: the data already open (as `pretrain` has it).
     """
     folder = RunFolder(run)
     system: System | None = None
@@ -37,9 +38,9 @@ def report(run: str | Path, *, images: ImageData | None = None) -> Path:
     else:
         config = read_config(folder.path)
     pictures: dict[str, Any] = {}
-    if system is not None and (images is not None or config.dataset.data != OBJECT):
-        images = images or open_images(config.dataset, config.training.seed)
-        pictures = picture_run(system, images, config.training.seed)
+    if system is not None and (opened is not None or config.dataset.data != OBJECT):
+        opened = opened or system.modality.open(config.dataset, config.training.seed)
+        pictures = picture_run(system, opened, config.training.seed)
     data = ReportData(
         name=folder.path.resolve().name,
         folder=str(folder.path),
@@ -52,13 +53,16 @@ def report(run: str | Path, *, images: ImageData | None = None) -> Path:
     return write_report(folder.report, data)
 
 
-def picture_run(system: System, images: ImageData, seed: int) -> dict[str, Any]:
-    """The parts of `ReportData` that come from looking at held-out images with the encoder."""
-    held_out = images.test if len(images.test) else images.train
+def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
+    """The parts of `ReportData` that come from looking at held-out samples with the encoder."""
+    held_out = data.test if len(data.test) else data.train
     order = np.random.default_rng(derive_seed(seed, "pictures")).permutation(len(held_out))
-    dataset: ImageDataset = held_out.subset(order[:MAPPED])
+    dataset: Any = held_out.subset(order[:MAPPED])
     inputs = system.inputs
-    embeddings = embed_images(system.encode, inputs, dataset).numpy()
+    embeddings = embed_samples(system.encode, inputs, dataset).numpy()
+    if not isinstance(inputs, ImageInputs):
+        labels = {} if dataset.labels is None else {"classes": data.classes, "embedding_labels": dataset.labels}
+        return {"embeddings": embeddings, **labels}
     chosen = shown = np.arange(min(PICTURED, len(dataset)))
     found: dict[str, Any] = {}
     if len(dataset) > NEIGHBOURS:
@@ -74,7 +78,7 @@ def picture_run(system: System, images: ImageData, seed: int) -> dict[str, Any]:
     if "views" in batch:
         found["views"] = inputs.restore(batch["views"]).numpy()
     if dataset.labels is not None:
-        found |= {"labels": dataset.labels[chosen], "classes": images.classes, "embedding_labels": dataset.labels}
+        found |= {"labels": dataset.labels[chosen], "classes": data.classes, "embedding_labels": dataset.labels}
     return {
         "images": inputs.restore(inputs.prepare(samples)).numpy(),
         "tokens": tokens.values.float().numpy(),

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.core.anticollapse.method import AntiCollapse
-from jepakit.core.collectives import sum_over_ranks
+from jepakit.collectives import sum_over_ranks
 from jepakit.errors import check_range
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.core.anticollapse.method import AntiCollapse
-from jepakit.core.collectives import gather_over_ranks, sum_over_ranks
+from jepakit.collectives import gather_over_ranks, sum_over_ranks
 from jepakit.errors import UserError, check_range
 
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.core.collectives import global_count
+from jepakit.collectives import global_count
 from jepakit.errors import UserError
 
 

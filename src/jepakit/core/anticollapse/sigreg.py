@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.core.anticollapse.method import AntiCollapse
-from jepakit.core.collectives import global_count, sum_over_ranks
+from jepakit.collectives import global_count, sum_over_ranks
 from jepakit.errors import check_choice, check_range
 from jepakit.randomness import derive_seed
 

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import nn
 
 from jepakit.core.anticollapse import CONFIGS, SIGRegConfig, make_anticollapse
-from jepakit.core.collectives import (
+from jepakit.collectives import (
     gather_over_ranks,
     global_count,
     mean_over_ranks,

@@ -1,0 +1,103 @@
+"""Bouncing digits: clips of one handwritten digit that moves along an axis and bounces off the edges, made while read.
+
+After Moving MNIST (Srivastava et al. 2015, arXiv 1502.04681), with scikit-learn's 8 x 8 digits. Digit, direction and place
+are known. A clip is a function of (seed, id) and of nothing else. Held-out clips show held-out handwriting.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+
+from jepakit.errors import UserError, check_range
+from jepakit.modalities.image_arrays import digits
+from jepakit.randomness import Draws
+
+TRAIN, TEST = 4_000, 1_000
+DIRECTIONS = ("right", "down", "left", "up")
+SHARE = 3 / 8  # of the frame's shorter side: a digit's side
+SPEED = (1 / 32, 2.5 / 32)  # of the shorter side, for each frame: 1 to 2.5 pixels of 32
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of clips: which handwriting, what it says, where it goes (index of `DIRECTIONS`), and its top left corner
+    in every frame. The direction is that of the middle of the clip, as it may turn before and after."""
+
+    sprite: Int[np.ndarray, "clips"]
+    digit: Int[np.ndarray, "clips"]
+    direction: Int[np.ndarray, "clips"]
+    position: Int[np.ndarray, "clips frames 2"]
+
+
+@dataclass(frozen=True)
+class BouncingDigits:
+    """5,000 clips by number, the last 1,000 of held-out handwriting; `read(id) -> uint8 [frames, 1, height, width]`."""
+
+    frames: int = 8
+    image_size: tuple[int, int] = (32, 32)
+    seed: int = 0
+
+    channels: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        check_range("frames", self.frames, 1)
+        if min(self.image_size) < 16:
+            raise UserError(f"image_size {self.image_size}: a bouncing digit needs frames of at least 16 x 16 pixels.")
+
+    def __len__(self) -> int:
+        return TRAIN + TEST
+
+    @property
+    def side(self) -> int:
+        """Height and width of a digit in pixels."""
+        return round(min(self.image_size) * SHARE)
+
+    def read(self, index: int, frame: int | None = None) -> UInt8[np.ndarray, "frames 1 height width"]:
+        """A clip, or one frame of it."""
+        facts = _all_facts(self)
+        sprite = _sprites(self.side)[0][facts.sprite[index]]
+        places = facts.position[index] if frame is None else facts.position[index, frame : frame + 1]
+        clip = np.zeros((len(places), 1, *self.image_size), dtype=np.uint8)
+        for picture, (top, left) in zip(clip, places, strict=True):
+            picture[0, top : top + self.side, left : left + self.side] = sprite
+        return clip
+
+    def facts(self, ids: Int[np.ndarray, "clips"]) -> Facts:
+        """What is known of these clips."""
+        _, labels, held_out = _sprites(self.side)
+        draws = Draws(self.seed, "bouncing digits", 0, ids)
+        pools = [np.flatnonzero(~held_out), np.flatnonzero(held_out)]
+        chance = draws.uniform()
+        sprite = np.where(ids < TRAIN, *(pool[(chance * len(pool)).astype(np.int64)] for pool in pools))
+        direction = draws.integers(4)
+        speed = draws.uniform(low=SPEED[0], high=SPEED[1]) * min(self.image_size)
+        room = np.asarray(self.image_size) - self.side
+        middle = draws.uniform(2) * room
+        velocity = speed[:, None] * np.asarray([(0, 1), (1, 0), (0, -1), (-1, 0)])[direction]
+        time = np.arange(self.frames) - (self.frames - 1) / 2
+        straight = middle[:, None] + velocity[:, None] * time[:, None]
+        bounced = room - np.abs(np.mod(straight, 2 * room) - room)
+        return Facts(sprite, labels[sprite], direction, np.round(bounced).astype(np.int64))
+
+
+@lru_cache(maxsize=4)
+def _all_facts(clips: BouncingDigits) -> Facts:
+    """Of every clip, as one by one they take longer than the pictures."""
+    return clips.facts(np.arange(len(clips)))
+
+
+@lru_cache(maxsize=4)
+def _sprites(side: int) -> tuple[UInt8[np.ndarray, "digits side side"], NDArray[np.int64], NDArray[np.bool_]]:
+    """The digits at this size, what they say, and which are held out."""
+    arrays, held_out = digits()
+    assert arrays.labels is not None  # scikit-learn's digits have labels
+    large = F.interpolate(torch.from_numpy(arrays.images[0])[:, None], size=(side, side), mode="bilinear")
+    return (large[:, 0] * 255).round().to(torch.uint8).numpy(), arrays.labels[0].astype(np.int64), held_out

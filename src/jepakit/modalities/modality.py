@@ -1,0 +1,107 @@
+"""What the verbs know of a modality: how its data is configured, opened and prepared for an encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jepakit.randomness import Draws
+
+
+@runtime_checkable
+class Samples(Protocol):
+    """Samples by index: `{"id", "label"?, ...}` with the modality's own keys. Picklable."""
+
+    ids: np.ndarray  # each sample's id: its place in the whole data set, whatever the split
+    labels: np.ndarray | None
+    paths: list[str] | None  # the files that are decoded on the way, None where nothing is
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> Samples: ...
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A further stream that a step draws from: `ratio` of its samples for each of the main stream."""
+
+    dataset: Samples
+    ratio: float
+
+
+@runtime_checkable
+class Data(Protocol):
+    """Opened data, split: `test` is held out and never trained on.
+
+    `config` has what was found filled in; `noun` is what messages call the samples ("images"); `fingerprint` changes
+    with the data, for a resumed run to check; `notes` are said at the start.
+    """
+
+    train: Any
+    test: Any
+    config: Any
+    name: str
+    kind: str
+    noun: str
+    classes: list[str] | None
+    task: Any
+    fingerprint: str
+    notes: list[str]
+    companions: Mapping[str, Companion]
+
+
+class Inputs:
+    """What a trained encoder expects of its input. Subclasses are frozen dataclasses of plain fields, which travel with
+    the weights."""
+
+    plain_name: ClassVar[str]
+
+    def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:
+        """Samples as the encoder's input, without chance: a tensor or a dict of tensors, batch first."""
+        raise NotImplementedError
+
+    def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
+        """The field's plain features of the samples, the baseline `plain_name` of every evaluation."""
+        raise NotImplementedError
+
+    def describe(self) -> str:
+        """The size of a sample in words: "28 x 28 pixels"."""
+        raise NotImplementedError
+
+    def options(self) -> dict[str, Any]:
+        """Options of the data's config with which other data is read as this encoder needs it."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Modality:
+    """`Config`: the options of the data, `data` first. `open(config, seed, source) -> Data`, where `source` is a data
+    set object given in Python. `inputs(data)`: what an encoder trained on that data will expect, an `Inputs`."""
+
+    name: str
+    Config: type
+    Inputs: type
+    open: Callable[..., Any]
+    inputs: Callable[[Any], Any]
+
+
+def sample_draws(samples: Sequence[dict[str, Any]], seed: int, stream: str) -> Draws:
+    """The random stream of each sample, from (seed, epoch, id); samples outside training count as epoch 0."""
+    epochs = np.asarray([sample.get("epoch", 0) for sample in samples])
+    return Draws(seed, stream, epochs, np.asarray([sample["id"] for sample in samples]))
+
+
+def sample_facts(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """The parts of a batch that no system adds: `id [batch]`, `label [batch, ...]` where known, and the `step`."""
+    batch = {"id": torch.tensor([sample["id"] for sample in samples]), "step": torch.tensor(samples[0].get("step", 0))}
+    if "label" in samples[0]:
+        batch["label"] = torch.as_tensor(np.stack([sample["label"] for sample in samples]))
+    return batch

@@ -1,0 +1,297 @@
+"""Opens episodes of what an agent saw and did, cut into windows: vectors or small pictures, with the actions between them.
+
+A sample is a window of `history + horizon` observations, `frame_skip` steps apart, and the actions between them, those
+that lie within one skip in a row (an action block, as LeWorldModel and DINO-WM use them). Whole episodes are held out:
+windows overlap.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jepakit.errors import UserError, check_range
+from jepakit.modalities.modality import Companion, Inputs, Modality
+from jepakit.modalities.pendulum import pendulum_episodes
+from jepakit.modalities.splits import random_split
+from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
+from jepakit.randomness import derive_seed
+
+BUILT_IN = ("pendulum", "pendulum-pixels")
+_SPLIT_SEED = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryDataConfig:
+    """Where the episodes are and how they are cut into windows."""
+
+    data: str
+    """An .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels."""
+    test_fraction: float = 0.2
+    """Share of the episodes that is held out."""
+    limit: int | None = None
+    """Train on that many windows only, drawn with the seed."""
+    history: int = 3
+    """Observations that a prediction stands on."""
+    horizon: int = 1
+    """Observations after the history in a window; more than one for losses on rollouts."""
+    frame_skip: int | None = None
+    """Steps from one observation to the next; the actions of these steps become one block. Default: 4 for the built-in
+    pendulum (0.2 s), else 1."""
+    label_column: int = 0
+    """Column of the physical states that evaluation predicts."""
+
+    def __post_init__(self) -> None:
+        check_range("test_fraction", self.test_fraction, 0, 0.9)
+        for name in ("history", "horizon", "frame_skip", "limit"):
+            if getattr(self, name) is not None:
+                check_range(name, getattr(self, name), 1)
+        check_range("label_column", self.label_column, 0)
+
+
+class WindowDataset(Dataset[dict[str, Any]]):
+    """Windows of episodes: `{"observations" [time, ...], "actions" [time - 1, block], "state"? [k], "label"?, "id"}`.
+
+    Observations are as they are stored; the state is that of the last observation, the label one of its numbers. `id` is
+    the window's number among all windows of all episodes.
+    """
+
+    paths = None  # nothing is decoded on the way
+
+    def __init__(self, episodes: Episodes, begins: NDArray[np.int64], ids: NDArray[np.int64], config: TrajectoryDataConfig):
+        self.episodes, self.begins, self.ids, self.config = episodes, begins, ids, config
+        last = begins + (config.history + config.horizon - 1) * (config.frame_skip or 1)
+        states = episodes.states
+        self.labels = None if states is None else states[last, config.label_column]
+
+    def __len__(self) -> int:
+        return len(self.begins)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        begin, skip = int(self.begins[index]), self.config.frame_skip or 1
+        intervals = self.config.history + self.config.horizon - 1
+        end = begin + intervals * skip
+        actions = self.episodes.actions[begin:end].reshape(intervals, -1)
+        sample: dict[str, Any] = {
+            "observations": torch.from_numpy(self.episodes.observations[begin : end + 1 : skip].copy()),
+            "actions": torch.from_numpy(actions.copy()),
+            "id": int(self.ids[index]),
+        }
+        if self.episodes.states is not None and self.labels is not None:
+            sample["state"] = torch.from_numpy(self.episodes.states[end].copy())
+            sample["label"] = self.labels[index]
+        return sample
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowDataset:
+        """The windows at these positions of this data set."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        return WindowDataset(self.episodes, self.begins[chosen], self.ids[chosen], self.config)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrajectoryInputs(Inputs):
+    """What a trained world model expects: the shape of an observation (`[dim]` or `[channels, height, width]`), mean and
+    deviation of its numbers (of each dim, or of each channel with pixels in [0, 1]), those of the numbers of an action
+    block, and how many observations a window has: `history` to predict from, `horizon` after them."""
+
+    shape: tuple[int, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    action_mean: tuple[float, ...]
+    action_std: tuple[float, ...]
+    history: int
+    horizon: int
+
+    plain_name: ClassVar[str] = "last observation"
+
+    def __post_init__(self) -> None:
+        if len(self.shape) not in (1, 3) or len(self.mean) != self.shape[0] or len(self.std) != self.shape[0]:
+            raise UserError(
+                f"inputs: an observation of shape {list(self.shape)} needs {self.shape[0] if self.shape else 1} means and "
+                f"deviations and 1 or 3 axes; got {len(self.mean)} and {len(self.std)}."
+            )
+
+    @classmethod
+    def of(cls, data: TrajectoryData) -> TrajectoryInputs:
+        """What a world model trained on this data expects."""
+        episodes, chosen = data.train.episodes, _steps_of(data.train)
+        observations = _unit(torch.from_numpy(episodes.observations[chosen])).double()
+        axes = [0] if observations.dim() == 2 else [0, 2, 3]
+        block = torch.from_numpy(episodes.actions[chosen]).double()
+        skip = data.config.frame_skip or 1
+        return cls(
+            shape=tuple(episodes.observations.shape[1:]),
+            mean=_floats(observations.mean(axes)),
+            std=_floats(_deviation(observations, axes)),
+            action_mean=_floats(block.mean(0)) * skip,
+            action_std=_floats(_deviation(block, [0])) * skip,
+            history=data.config.history,
+            horizon=data.config.horizon,
+        )
+
+    @property
+    def action(self) -> int:
+        """Numbers of an action block."""
+        return len(self.action_mean)
+
+    def normalise(self, observations: Shaped[Tensor, "*leading"]) -> Float[Tensor, "*leading"]:
+        """Stored observations `[..., *shape]` to zero mean and unit deviation."""
+        mean, std = (torch.tensor(v).reshape(-1, *[1] * (len(self.shape) - 1)) for v in (self.mean, self.std))
+        return (_unit(observations) - mean) / std
+
+    def normalise_actions(self, actions: Float[Tensor, "*leading block"]) -> Float[Tensor, "*leading block"]:
+        """Action blocks to zero mean and unit deviation."""
+        return (actions.float() - torch.tensor(self.action_mean)) / torch.tensor(self.action_std)
+
+    def prepare(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch 1 ..."]:
+        """The last observation of each window, as a window of one: `[batch, 1, *shape]`."""
+        return self.normalise(torch.stack([sample["observations"][-1:] for sample in samples]))
+
+    def windows(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+        """`inputs [batch, time, *shape]` and `actions [batch, time - 1, block]`, normalised."""
+        return {
+            "inputs": self.normalise(torch.stack([sample["observations"] for sample in samples])),
+            "actions": self.normalise_actions(torch.stack([sample["actions"] for sample in samples])),
+        }
+
+    def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
+        """The numbers of the last observation."""
+        return self.prepare(samples).flatten(1)
+
+    def describe(self) -> str:
+        """The input's size in words."""
+        size = f"{self.shape[0]} numbers" if len(self.shape) == 1 else f"{self.shape[1]} x {self.shape[2]} pixels"
+        return f"{self.history} + {self.horizon} observations of {size}"
+
+
+@dataclass
+class TrajectoryData:
+    """Windows, split by episode: `test` is held out and never trained on."""
+
+    train: WindowDataset
+    test: WindowDataset
+    config: TrajectoryDataConfig
+    """As given, with `frame_skip` filled in."""
+    name: str
+    kind: str
+    """"pendulum", "pendulum-pixels", "file" or "folder"."""
+    task: str | None
+    fingerprint: str
+    """Changes with the numbers or the split: a resumed run checks that it is the same data."""
+    notes: list[str] = field(default_factory=list)
+    classes: list[str] | None = None
+    noun: str = "windows"
+    bad_files: list[Any] = field(default_factory=list)
+    companions: dict[str, Companion] = field(default_factory=dict)
+
+
+def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | None = None) -> TrajectoryData:
+    """Read the episodes of `config.data`, split them and cut them into windows.
+
+    Args:
+        seed: draws the `limit` training windows; not the split, which depends on the data alone.
+        source: episodes from Python instead of `config.data`: a list of dicts of arrays, named as in a file.
+
+    Raises:
+        UserError: nothing there, arrays that do not fit together, windows longer than every episode; with the remedy.
+    """
+    built_in = source is None and config.data in BUILT_IN
+    config = replace(config, frame_skip=config.frame_skip or (4 if built_in else 1))
+    episodes, kind = _read(config.data, source)
+    if episodes.states is not None:
+        check_range("label_column", config.label_column, 0, episodes.states.shape[1] - 1)
+    count = len(episodes.starts) - 1
+    if count < 2 and config.test_fraction > 0:
+        raise UserError(
+            f"{config.data} holds a single episode, and whole episodes are held out. Give several (an array 'episode' numbers "
+            "them within a file), or test_fraction 0."
+        )
+    test = random_split(count, config.test_fraction, np.random.default_rng(derive_seed(_SPLIT_SEED, "split")))
+    begins, owner = _windows(episodes, config)
+    ids = np.arange(len(begins))
+    train_ids, test_ids = ids[~test[owner]], ids[test[owner]]
+    if not len(train_ids) or (config.test_fraction > 0 and not len(test_ids)):
+        longest = int(episodes.lengths.max())
+        raise UserError(
+            f"{config.data}: a window takes {_span(config)} steps (history {config.history}, horizon {config.horizon}, frame_skip "
+            f"{config.frame_skip}), and the episodes of one side of the split are all shorter (the longest of all has {longest}). "
+            "Lower one of these."
+        )
+    if config.limit is not None and config.limit < len(train_ids):
+        generator = np.random.default_rng(derive_seed(seed, "limit"))
+        train_ids = np.sort(generator.permutation(train_ids)[: config.limit])
+    short = int((episodes.lengths < _span(config)).sum())
+    return TrajectoryData(
+        train=WindowDataset(episodes, begins[train_ids], train_ids, config),
+        test=WindowDataset(episodes, begins[test_ids], test_ids, config),
+        config=config,
+        name=config.data if source is None else "object",
+        kind=kind,
+        task=None if episodes.states is None else "regression",
+        fingerprint=_fingerprint(episodes, train_ids, test_ids),
+        notes=[f"{short} of {count} episodes are shorter than a window of {_span(config)} steps and unused."] if short else [],
+    )
+
+
+def _read(place: str, source: object | None) -> tuple[Episodes, str]:
+    if isinstance(source, list | tuple):
+        return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
+    if source is not None:
+        raise UserError(f"Trajectories from Python are a list of dicts of arrays, one an episode; got {type(source).__name__}.")
+    if place in BUILT_IN:
+        return pendulum_episodes(pixels=place == "pendulum-pixels"), place
+    return read_episodes(place)
+
+
+def _span(config: TrajectoryDataConfig) -> int:
+    return (config.history + config.horizon - 1) * (config.frame_skip or 1) + 1
+
+
+def _windows(episodes: Episodes, config: TrajectoryDataConfig) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The first step of every window, and the episode it lies in."""
+    lengths = episodes.lengths
+    room = np.maximum(lengths - _span(config) + 1, 0)
+    owner = np.repeat(np.arange(len(lengths)), room)
+    within = np.arange(len(owner)) - np.repeat(np.cumsum(room) - room, room)
+    return episodes.starts[owner] + within, owner
+
+
+def _steps_of(windows: WindowDataset) -> NDArray[np.int64]:
+    """Every step that the windows see, once."""
+    return np.unique((windows.begins[:, None] + np.arange(_span(windows.config))).reshape(-1))
+
+
+def _unit(observations: Tensor) -> Tensor:
+    return observations.float() / 255 if observations.dtype == torch.uint8 else observations
+
+
+def _deviation(values: Tensor, axes: list[int]) -> Tensor:
+    """Of numbers that never change too, dividing by it must give numbers."""
+    return (values - values.mean(axes, keepdim=True)).square().mean(axes).sqrt().clamp_min(1e-3)
+
+
+def _floats(values: Tensor) -> tuple[float, ...]:
+    return tuple(values.tolist())
+
+
+def _fingerprint(episodes: Episodes, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
+    digest = hashlib.sha256(str(episodes.observations.shape).encode())
+    for array in (episodes.starts, episodes.actions, train, test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    for index in np.linspace(0, len(episodes.observations) - 1, 256).astype(int):
+        digest.update(np.ascontiguousarray(episodes.observations[index]).tobytes())
+    return digest.hexdigest()[:16]
+
+
+TRAJECTORIES = Modality(
+    "trajectories", TrajectoryDataConfig, TrajectoryInputs, open_trajectories, TrajectoryInputs.of
+)

@@ -1,0 +1,238 @@
+"""Checkpoints, `checkpoints/step-00000100/`: written by all ranks together, read back on any number of them.
+
+Weights and optimiser state go by their names, whole or in shards, through `torch.distributed.checkpoint` (`*.distcp` and
+`.metadata`); `state.pt` holds what is the same on all ranks, `rank-0.pt` and so on each rank's random state.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jepakit.collectives import rank, world_size
+from jepakit.errors import UserError
+from jepakit.files import UNFINISHED
+from jepakit.training.distributed import is_main, wait_for_all
+
+FORMAT = 2
+UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
+
+
+def write_checkpoint(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all; every rank calls this, rank 0 moves what they wrote to its place.
+
+    Args:
+        path: `.../step-00000100`, on a disk that all ranks share.
+        state: the rest, the same on all ranks: tensors, numbers, words, and dicts of them.
+    """
+    temporary = path.with_name(f".{path.name}{UNFINISHED}")
+    try:
+        if is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+        wait_for_all()
+        _save(temporary / f"rank-{rank()}.pt", random_state())
+        _save_tensors(temporary, named_tensors(system, optimizer))
+        if is_main():
+            _save(temporary / "state.pt", {"format": FORMAT, "ranks": world_size(), **state})
+            remove_checkpoint(path)
+            os.replace(temporary, path)
+        wait_for_all()
+    finally:
+        if is_main():
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Remove a checkpoint. It loses its name first: one that is half removed must not be taken for a whole one."""
+    if path.exists():
+        going = path.with_name(f".{path.name}.old{UNFINISHED}")
+        shutil.rmtree(going, ignore_errors=True)
+        os.replace(path, going)
+        shutil.rmtree(going)
+
+
+def restore_checkpoint(
+    path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, fingerprint: str
+) -> dict[str, Any]:
+    """Put weights, optimiser state and random state back where they were; returns the rest of the state.
+
+    On as many ranks as have written it, each goes on with its own random numbers; on another number they stay as they are.
+    Errors, before anything is changed: cut short, of another format, of other data, weights of another system or size.
+    """
+    state, saved, config = read_state(path), _saved_tensors(path), path.parents[1] / "config.yaml"
+    anew = f"start a new one: jepakit pretrain --config {config} --out NEW."
+    if state["fingerprint"] != fingerprint:
+        raise UserError(
+            "The data changed since this run began (other files, labels or sizes): resuming would not continue the same "
+            f"run. Put the data back, or {anew}"
+        )
+    sizes = {name: entry.size for name, entry in saved.items() if name.startswith("system.")}
+    if sizes != {f"system.{name}": tensor.shape for name, tensor in system.state_dict().items()}:
+        raise UserError(
+            f"The checkpoint {path} does not fit {config}: its options were changed since. Put them back; to change a run, "
+            f"{anew}"
+        )
+    for name, parameter in system.named_parameters():
+        prefix = f"optimizer.{name}."
+        optimizer.state[parameter] = {
+            key.removeprefix(prefix): _room_for(parameter, key.removeprefix(prefix), entry)
+            for key, entry in saved.items()
+            if key.startswith(prefix)
+        }
+    _load_tensors(path, named_tensors(system, optimizer))
+    if state["ranks"] == world_size():
+        set_random_state(_load(path / f"rank-{rank()}.pt", path))
+    return state
+
+
+def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+    """One checkpoint in one process, its weights in full as `["system"]`. Errors: as of `restore_checkpoint`."""
+    state = read_state(path)
+    tensors = {
+        name.removeprefix("system."): torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
+        for name, entry in _saved_tensors(path).items()
+        if name.startswith("system.")
+    }
+    _load_tensors(path, {f"system.{name}": tensor for name, tensor in tensors.items()}, alone=True)
+    return {**state, "system": tensors}
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What is neither weight nor optimiser state; read with `weights_only`: no code in it runs."""
+    state = _load(path / "state.pt", path)
+    found = state.get("format") if isinstance(state, dict) else None
+    if found != FORMAT:
+        raise UserError(f"{path}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")
+    return state
+
+
+def named_tensors(system: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, buffers and optimiser state by name; a parameter that no step has used yet has no state."""
+    tensors = {f"system.{name}": tensor for name, tensor in system.state_dict().items()}
+    for name, parameter in system.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            tensors[f"optimizer.{name}.{key}"] = value
+    return tensors
+
+
+def _room_for(parameter: Tensor, key: str, entry: Any) -> Tensor:
+    """Where a piece of optimiser state is read to: in the parameter's shards, or (the count of its steps) on each rank."""
+    if key != "step":
+        return torch.zeros_like(parameter, dtype=entry.properties.dtype)
+    return torch.zeros(entry.size, dtype=entry.properties.dtype, device=parameter.device)
+
+
+def random_state() -> dict[str, Tensor]:
+    """The state of this rank's global random generators."""
+    state = {"cpu": torch.random.get_rng_state()}
+    return state | {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else state
+
+
+def set_random_state(state: dict[str, Tensor]) -> None:
+    """Put the generators back."""
+    torch.random.set_rng_state(state["cpu"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+
+
+def _save(path: Path, content: Any) -> None:
+    with open(path, "wb") as handle:
+        torch.save(content, handle)
+        handle.flush()
+        os.fsync(handle.fileno())
+
+
+def _load(path: Path, checkpoint: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise _unreadable(checkpoint, error) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> UserError:
+    reason = str(error).partition("\n")[0]
+    return UserError(f"{path} cannot be read ({reason}). Delete it to resume from the one before.")
+
+
+# `torch.distributed.checkpoint` takes half a second to import; only what writes or reads a checkpoint waits for it.
+
+
+def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    from torch.distributed import checkpoint as dcp
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as we say
+            dcp.save(tensors, storage_writer=dcp.FileSystemWriter(path), no_dist=world_size() == 1)
+    except dcp.api.CheckpointException as error:  # a BaseException
+        raise _first_failure(error) from error
+
+
+def _load_tensors(path: Path, tensors: dict[str, Tensor], alone: bool = False) -> None:
+    from torch.distributed import checkpoint as dcp
+
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+            dcp.load(tensors, storage_reader=_reader(path), no_dist=alone or world_size() == 1)
+    except dcp.api.CheckpointException as error:
+        raise _unreadable(path, _first_failure(error)) from error
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _first_failure(error: Any) -> BaseException:
+    return next(iter(error.failures.values()))[0]
+
+
+def _saved_tensors(path: Path) -> dict[str, Any]:
+    """Size and type of each tensor in a checkpoint, by name."""
+    try:
+        return _reader(path).read_metadata().state_dict_metadata
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from error
+
+
+def _reader(path: Path) -> Any:
+    from torch.distributed.checkpoint import FileSystemReader
+
+    class Reader(FileSystemReader):
+        """Reads `.metadata`, which is a pickle, without running code in it."""
+
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+            with open(path / ".metadata", "rb") as handle:
+                metadata = _MetadataUnpickler(handle).load()
+            metadata.storage_meta.load_id = self.load_id
+            return metadata
+
+    return Reader(path)
+
+
+DESCRIPTION = {
+    "torch.distributed.checkpoint.metadata": {
+        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
+    },
+    "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},
+    "torch.serialization": {"_get_layout"},
+    "torch": {"Size", *(name for name, value in vars(torch).items() if isinstance(value, torch.dtype))},
+    "pathlib": {"PosixPath", "WindowsPath"},
+    "pathlib._local": {"PosixPath", "WindowsPath"},
+}  # fmt: skip
+
+
+class _MetadataUnpickler(pickle.Unpickler):
+    """Knows the classes that describe tensors, and no others."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if name in DESCRIPTION.get(module, ()):
+            return super().find_class(module, name)
+        raise pickle.UnpicklingError(f"{module}.{name} does not belong into a checkpoint's description")

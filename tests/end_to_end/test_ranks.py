@@ -1,0 +1,208 @@
+"""Every system on 2 and 4 processes (gloo) and on one: the same losses, gradients, health and weights, in float64.
+
+The processes are spawned once for each number of them and run everything; the tests compare what they left behind.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from tiny_systems import TINY, tiny_trainer, untimed
+
+from jepakit.collectives import world_size
+from jepakit.errors import UserError
+from jepakit.training.distributed import full, wait_for_all
+from jepakit.training.run_folder import RunFolder
+
+pytestmark = pytest.mark.distributed
+
+SHARDED = [name for name in ("i-jepa", "i-jepa and sigreg", "lejepa") if name in TINY]
+SAVED = 3  # the step of the checkpoint that other numbers of ranks go on from
+
+# Sums over ranks are taken in another order. Losses, gradients: float64's rounding; weights: what AdamW makes of it, which
+# divides a gradient by its own size; health: measured in float32.
+LOSS = {"rtol": 1e-8, "atol": 1e-10}
+GRADIENT = {"rtol": 1e-6, "atol": 1e-10}
+WEIGHT = {"rtol": 1e-5, "atol": 1e-6}
+HEALTH = {"rel_tol": 1e-3, "abs_tol": 1e-4}
+
+
+def run(name: str, path: Path, **options: Any) -> dict[str, Any]:
+    """Train; what one rank holds then: the first step's gradients and the weights, in full, by name."""
+    trainer = tiny_trainer(name, path, **options)
+    gradients: dict[str, torch.Tensor] = {}
+    step = trainer.optimizer.step
+
+    def remember() -> None:
+        if not gradients:
+            named = trainer.system.named_parameters()
+            gradients.update({n: full(p.grad).clone() for n, p in named if p.grad is not None})
+        step()
+
+    trainer.optimizer.step = remember
+    trainer.train()
+    return {"gradients": gradients, "weights": weights_of(trainer)}
+
+
+def weights_of(trainer: Any) -> dict[str, torch.Tensor]:
+    return {name: full(t.detach()).clone() for name, t in trainer.system.state_dict().items()}
+
+
+def go_on(name: str, source: Path, path: Path, **options: Any) -> dict[str, Any]:
+    """Resume a copy of a run at its checkpoint of step SAVED, whoever wrote that."""
+    folder = RunFolder(path)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        shutil.copytree(source, path)
+        for checkpoint in folder.list_checkpoints():
+            if checkpoint != folder.checkpoint(SAVED):
+                shutil.rmtree(checkpoint)
+    wait_for_all()
+    trainer = tiny_trainer(name, path, **options)
+    trainer.restore()
+    assert trainer.step == SAVED
+    trainer.train()
+    return {"weights": weights_of(trainer)}
+
+
+def everything(place: Path) -> dict[str, Any]:
+    """All runs of one number of ranks; their folders lie in `place/RANKS/...`."""
+    here = place / str(world_size())
+    found: dict[str, Any] = {}
+    for name in TINY:
+        found[name] = run(name, here / name)
+    for name in SHARDED if world_size() > 1 else ():
+        found[f"{name}, fsdp"] = run(name, here / f"{name}, fsdp", parallel="fsdp")
+    for name in TINY:
+        try:
+            found[f"{name}, pieces"] = run(name, here / f"{name}, pieces", accumulate=2)
+        except UserError as error:
+            found[f"{name}, pieces"] = str(error)
+    for name in SHARDED:
+        for engine, other in (("", "ddp"), (", fsdp", "fsdp")):
+            source = place / "2" / f"{name}{engine}"
+            # Shards are read as shards and as a whole.
+            parallel = "ddp" if world_size() == 1 else other
+            found[f"{name}{engine}, resumed"] = go_on(name, source, here / f"{name}{engine}, resumed", parallel=parallel)
+    return found
+
+
+def worker(index: int, ranks: int, place: str) -> None:
+    torch.set_num_threads(1)
+    if ranks > 1:
+        address = f"file://{place}/rendezvous{ranks}"
+        dist.init_process_group("gloo", init_method=address, rank=index, world_size=ranks, timeout=timedelta(minutes=3))
+    torch.save(everything(Path(place)), f"{place}/{ranks}-{index}.pt")
+    if ranks > 1:
+        dist.destroy_process_group()
+
+
+class Ranks:
+    """What the processes left behind, by their number; the runs of two come first, the others resume them."""
+
+    def __init__(self, place: Path):
+        self.place = place
+        for ranks in (2, 1, 4):
+            torch.multiprocessing.spawn(worker, (ranks, str(place)), nprocs=ranks)
+        self.left = {n: [torch.load(place / f"{n}-{i}.pt") for i in range(n)] for n in (1, 2, 4)}
+
+    def __getitem__(self, ranks: int) -> list[dict[str, Any]]:
+        return self.left[ranks]
+
+    def lines(self, ranks: int, run: str, kind: str) -> list[dict[str, Any]]:
+        return [line for line in untimed(RunFolder(self.place / str(ranks) / run)) if line["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> Ranks:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    return Ranks(tmp_path_factory.mktemp("ranks"))
+
+
+def same_tensors(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerance: float) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], **tolerance, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def same_lines(found: list[dict[str, Any]], expected: list[dict[str, Any]], **tolerance: float) -> None:
+    assert len(found) == len(expected) > 0
+    for line, other in zip(found, expected, strict=True):
+        assert line.keys() == other.keys()
+        for name, value in other.items():
+            if isinstance(value, float):
+                assert math.isclose(line[name], value, **tolerance), f"step {line['step']}, {name}: {line[name]}, {value}"
+            elif name != "health/message":
+                assert line[name] == value, name
+
+
+RUNS = [*TINY, *(f"{name}, fsdp" for name in SHARDED)]
+
+
+def alone(run: str) -> str:
+    """The run of one process that this one must equal."""
+    return run.removesuffix(", fsdp")
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_loss_curve_and_every_term(ranks: Ranks, name: str, size: int) -> None:
+    expected = ranks.lines(1, alone(name), "train")
+    same_lines(ranks.lines(size, name, "train"), expected, rel_tol=LOSS["rtol"], abs_tol=LOSS["atol"])
+    assert len({line["loss"] for line in expected}) == len(expected)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_gradients_of_the_first_step(ranks: Ranks, name: str, size: int) -> None:
+    expected = ranks[1][0][alone(name)]["gradients"]
+    assert sum(g.abs().max() > 1e-8 for g in expected.values()) > len(expected) / 2
+    for left in ranks[size]:
+        same_tensors(left[name]["gradients"], expected, **GRADIENT)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_weights_after_the_run_on_every_rank(ranks: Ranks, name: str, size: int) -> None:
+    for left in ranks[size]:
+        same_tensors(left[name]["weights"], ranks[1][0][alone(name)]["weights"], **WEIGHT)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("name", RUNS)
+def test_health(ranks: Ranks, name: str, size: int) -> None:
+    same_lines(ranks.lines(size, name, "health"), ranks.lines(1, alone(name), "health"), **HEALTH)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("name", TINY)
+def test_accumulation_equals_the_joined_batch_or_is_refused(ranks: Ranks, name: str, size: int) -> None:
+    for left in ranks[size]:
+        pieces = left[f"{name}, pieces"]
+        if isinstance(pieces, str):
+            assert "looks across the whole batch" in pieces
+        else:
+            same_tensors(pieces["gradients"], ranks[1][0][name]["gradients"], **GRADIENT)
+            same_tensors(pieces["weights"], ranks[1][0][name]["weights"], **WEIGHT)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("engine", ["", ", fsdp"])
+@pytest.mark.parametrize("name", SHARDED)
+def test_a_checkpoint_of_two_ranks_goes_on_on_one_two_and_four(ranks: Ranks, name: str, engine: str, size: int) -> None:
+    run, resumed = f"{name}{engine}", f"{name}{engine}, resumed"
+    for left, whole in zip(ranks[size], ranks[2] * 2, strict=False):
+        if size == 2:
+            same_tensors(left[resumed]["weights"], whole[run]["weights"], rtol=0, atol=0)
+        same_tensors(left[resumed]["weights"], whole[run]["weights"], **WEIGHT)
+    if size == 2:
+        assert ranks.lines(2, resumed, "train") == ranks.lines(2, run, "train")
+    same_lines(ranks.lines(size, resumed, "train"), ranks.lines(2, run, "train"), rel_tol=1e-6, abs_tol=1e-8)
+    same_lines(ranks.lines(size, resumed, "health"), ranks.lines(2, run, "health"), **HEALTH)

@@ -1,0 +1,100 @@
+"""A run of every system that takes seconds on one core: for the tests on several processes, of resuming and of health.
+
+The batch of 10 is no multiple of 4, so that ranks get batches of different sizes; the order of the data runs over the end
+of an epoch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from jepakit.collectives import rank
+from jepakit.config import default_config, write_config
+from jepakit.training.distributed import launched, wait_for_all
+from jepakit.training.loop import Trainer
+from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.pretrain import build_trainer, decide, open_data, prepare_system
+
+COMMON: dict[str, Any] = {
+    "steps": 6,
+    "batch_size": 10,
+    "log_every": 1,
+    "health_every": 3,
+    "checkpoint_every": 3,
+    "keep_checkpoints": 9,
+    "health_samples": 8,
+    "lidar_views": 2,
+    "workers": 0,
+    "threads": 1,
+    "precision": "float64",
+    "device": "cpu",
+}
+
+# Options of `jepakit.pretrain(name, ...)` over COMMON. `system` where the key is not the system's name.
+TINY: dict[str, dict[str, Any]] = {
+    "i-jepa": {
+        "data": "digits", "limit": 64, "patch_size": 2, "predictor_dim": 32, "predictor_depth": 1,
+        "masks": {"targets": 3, "target_scale": [0.05, 0.4], "target_aspect": [0.5, 2.0]},
+    },
+    "lejepa": {"data": "digits", "limit": 64, "augment": {"views": 2}, "sigreg": {"slices": 16}, "projector": [32, 16]},
+    "i-jepa and sigreg": {
+        "system": "i-jepa", "data": "digits", "limit": 64, "patch_size": 2, "predictor_dim": 32, "predictor_depth": 1,
+        "anti_collapse": "sigreg", "sigreg": {"slices": 16}, "projector": [32, 16], "target": "shared",
+    },
+    "llm-jepa": {
+        "data": "regex", "limit": 64, "dim": 16, "depth": 1, "predictor_tokens": 2, "latent_weight": 1.0, "latent_dropout": 0.5,
+    },
+}  # fmt: skip
+
+
+def system_of(name: str) -> str:
+    """The system of an entry."""
+    return TINY[name].get("system", name)
+
+
+def options_of(name: str, **options: Any) -> dict[str, Any]:
+    """All options of an entry's run, some of them changed."""
+    return {**COMMON, **{key: value for key, value in TINY[name].items() if key != "system"}, **options}
+
+
+def tiny_trainer(name: str, path: Path, **options: Any) -> Trainer:
+    """The trainer that `jepakit.pretrain` would build, its folder made; on every rank of a process group, if there is one.
+
+    Where the folder holds a run already, the trainer is ready to `restore()` it.
+    """
+    chosen = options_of(name, **options)
+    config = default_config(system_of(name), chosen["data"]).override(**chosen)
+    with launched("cpu") as device:
+        data = open_data(config)
+        decided = decide(config, data)
+        folder = RunFolder(path)
+        if rank() == 0 and not folder.config.exists():
+            folder.create()
+            write_config(folder.config, decided)
+        wait_for_all()
+        return build_trainer(decided, folder, data, prepare_system(decided, device, None), device)
+
+
+def words_of(name: str, out: Path, **options: Any) -> list[str]:
+    """The same run as words of the command line: `pretrain NAME --data ...`; None leaves an option out."""
+    words = ["pretrain", system_of(name), "--out", str(out)]
+    for option, value in _flat(options_of(name, **options)).items():
+        dashed = option.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{dashed}" if value else f"--no-{dashed}")
+        elif value is not None:
+            words += [f"--{dashed}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
+    return words
+
+
+def _flat(options: dict[str, Any]) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in options.items():
+        flat |= {f"{name}.{k}": v for k, v in _flat(value).items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def untimed(folder: RunFolder) -> list[dict[str, Any]]:
+    """Metrics lines without the timings, the only fields in which equal runs may differ."""
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in folder.read_metrics()]
