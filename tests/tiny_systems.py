@@ -1,7 +1,7 @@
 """A run of every system that takes seconds on one core: for the tests on several processes, of resuming and of health.
 
-The batch of 10 is no multiple of 4, so that ranks get batches of different sizes; the order of the data runs over the end
-of an epoch.
+The batch of 10 is no multiple of 4, so that ranks get batches of different sizes; on 36 samples, less those set aside for
+health, the order of the data runs over the end of an epoch.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import build_trainer, decide, open_data, prepare_system
 
 COMMON: dict[str, Any] = {
-    "steps": 6,
+    "steps": 4,
     "batch_size": 10,
     "log_every": 1,
-    "health_every": 3,
-    "checkpoint_every": 3,
+    "health_every": 2,
+    "checkpoint_every": 2,
     "keep_checkpoints": 9,
-    "health_samples": 8,
+    "health_samples": 10,
     "lidar_views": 2,
     "workers": 0,
     "threads": 1,
@@ -34,16 +34,16 @@ COMMON: dict[str, Any] = {
 # Options of `jepakit.pretrain(name, ...)` over COMMON. `system` where the key is not the system's name.
 TINY: dict[str, dict[str, Any]] = {
     "i-jepa": {
-        "data": "digits", "limit": 64, "patch_size": 2, "predictor_dim": 32, "predictor_depth": 1,
+        "data": "digits", "limit": 40, "patch_size": 2, "predictor_dim": 32, "predictor_depth": 1,
         "masks": {"targets": 3, "target_scale": [0.05, 0.4], "target_aspect": [0.5, 2.0]},
     },
-    "lejepa": {"data": "digits", "limit": 64, "augment": {"views": 2}, "sigreg": {"slices": 16}, "projector": [32, 16]},
+    "lejepa": {"data": "digits", "limit": 40, "augment": {"views": 2}, "sigreg": {"slices": 16}, "projector": [32, 16]},
     "i-jepa and sigreg": {
-        "system": "i-jepa", "data": "digits", "limit": 64, "patch_size": 2, "predictor_dim": 32, "predictor_depth": 1,
+        "system": "i-jepa", "data": "digits", "limit": 40, "patch_size": 2, "predictor_dim": 32, "predictor_depth": 1,
         "anti_collapse": "sigreg", "sigreg": {"slices": 16}, "projector": [32, 16], "target": "shared",
     },
     "llm-jepa": {
-        "data": "regex", "limit": 64, "dim": 16, "depth": 1, "predictor_tokens": 2, "latent_weight": 1.0, "latent_dropout": 0.5,
+        "data": "regex", "limit": 40, "dim": 16, "depth": 1, "predictor_tokens": 2, "latent_weight": 1.0, "latent_dropout": 0.5,
     },
 }  # fmt: skip
 

@@ -70,7 +70,7 @@ class Graph:
         """
         pairs = np.asarray(edges, dtype=np.int64).reshape(-1, 2)
         kinds = np.zeros(len(pairs), dtype=np.int64) if edge_labels is None else np.asarray(edge_labels, dtype=np.int64)
-        both = np.concatenate([pairs, pairs[:, ::-1]])
+        both = np.stack([pairs, pairs[:, ::-1]], axis=1).reshape(-1, 2)
         both, first = np.unique(both, axis=0, return_index=True)
         if labels is None:
             labels = np.minimum(np.bincount(both[:, 0], minlength=nodes), MOST_DEGREE)
@@ -79,7 +79,7 @@ class Graph:
         return cls(
             labels=np.asarray(labels, dtype=np.int64),
             edges=np.ascontiguousarray(both.T),
-            edge_labels=np.concatenate([kinds, kinds])[first],
+            edge_labels=np.repeat(kinds, 2)[first],
             attributes=np.asarray(attributes, dtype=np.float32),
         )
 

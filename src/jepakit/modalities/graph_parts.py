@@ -83,7 +83,7 @@ def partition(
     asked = pymetis.Options(seed=int(draw.integers(2**31 - 1)))
     _, membership = pymetis.part_graph(parts, adjacency=[np.asarray(n, dtype=np.int64) for n in neighbours],
                                        recursive=True, options=asked)  # fmt: skip
-    return np.asarray(membership, dtype=np.int64)
+    return np.array(list(membership), dtype=np.int64)
 
 
 def cut_graph(
