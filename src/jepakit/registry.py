@@ -52,7 +52,7 @@ DATASETS = {
     "mutag": Entry(
         "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
     ),
-    "motifs": Entry("jepakit.modalities.graphs:open_graphs", "600 generated graphs, 3 classes that sizes and degrees do not tell"),
+    "motifs": Entry("jepakit.modalities.graphs:open_graphs", "600 generated graphs; sizes and degrees do not tell the classes"),
     "FOLDER with NAME_A.txt": Entry("jepakit.modalities.graphs:open_graphs", "your graphs in the TU text layout"),
 }
 

@@ -141,7 +141,8 @@ def test_what_is_older_than_the_window_is_forgotten_and_what_is_recurrent_rememb
     changed["inputs"][:, 0] += 1
     for kind, remembers in {"window": False, "recurrent": True}.items():
         system = build(kind)
-        one, other = (system.embedding(system.predict(system.observe(seen(b, 4)), b["actions"][:, 3])) for b in (batch, changed))
+        states = (system.predict(system.observe(seen(b, 4)), batch["actions"][:, 3]) for b in (batch, changed))
+        one, other = map(system.embedding, states)
         assert ((one - other).abs().max() > 1e-3) == remembers
 
 

@@ -442,3 +442,45 @@ def test_views_and_energy_are_the_main_streams():
 def test_streams_and_what_belongs_to_each():
     with pytest.raises(UserError, match="belongs to each stream"):
         build(streams=STREAMS, visible=VisibleLoss())
+
+
+@pytest.mark.parametrize("levels", [None, (1, 2)])
+def test_a_target_may_see_only_what_is_asked_for(levels):
+    """Block by block, by hand: the target encodes the block's tokens and nothing else."""
+    system, batch = build(target_sees="asked", levels=levels), draw(contexts=2)
+    whole = build(levels=levels)
+    energies = []
+    for i in range(5):
+        for e, kept in enumerate(batch["context"][i]):
+            context = Ids(kept[None, : batch["context_lengths"][i, e]])
+            asked = {} if levels is None else {"levels": levels}
+            seen = system.encoder(batch["inputs"][i : i + 1], keep=context, **asked)
+            for block, count in zip(batch["targets"][i], batch["target_lengths"][i], strict=True):
+                ids = Ids(block[None, :count])
+                targets = system.target(batch["inputs"][i : i + 1], keep=ids, **asked).values
+                targets = torch.nn.functional.layer_norm(targets, targets.shape[-1:]).flatten(2)
+                energies += system.measure(system.predictor(seen, ids), targets)[0].tolist()
+    loss = system.step(batch)["loss"]
+    torch.testing.assert_close(float(loss), sum(energies) / len(energies), **EXACT)
+    assert abs(float(loss) - float(whole.step(batch)["loss"])) > 1e-4
+    with pytest.raises(UserError, match="leave target_sees at 'all'"):
+        build(target_sees="asked", visible=VisibleLoss())
+
+
+def test_with_ids_of_their_own_a_pair_asks_for_the_partners_targets():
+    batch = draw()
+    partners = shuffled(5)
+    energy = build(own_ids=True).energy(batch, partners)
+    for i, partner in enumerate(partners.tolist()):
+        # Context of sample i; hidden positions and their embeddings of its partner.
+        system = build()
+        one, other = pick(batch, [i]), pick(batch, [partner])
+        seen = system.encoder(one["inputs"], keep=Ids(one["context"][0, :, : one["context_lengths"][0, 0]]))
+        targets = torch.nn.functional.layer_norm(system.target(other["inputs"]).values, (16,))
+        per_token = []
+        for block, count in zip(other["targets"][0], other["target_lengths"][0], strict=True):
+            ids = Ids(block[None, :count])
+            per_token += system.measure(system.predictor(seen, ids), ids.gather(targets))[0].tolist()
+        torch.testing.assert_close(float(energy[i]), sum(per_token) / len(per_token), **EXACT)
+    matching = torch.arange(5)
+    torch.testing.assert_close(build(own_ids=True).energy(batch, matching), build().energy(batch, matching))

@@ -115,8 +115,6 @@ def test_dropped_edges_go_in_both_directions_and_only_for_the_partition():
 
 
 def test_metis_names_its_extra(monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "pymetis", None)
     with pytest.raises(UserError, match=r"jepakit\[graphs\]"):
         partition(10, np.zeros((2, 0), dtype=np.int64), 2, "metis", np.random.default_rng(0))

@@ -6,6 +6,7 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.modalities.graph_collection import Graph, GraphCollection, GraphDataConfig
+from jepakit.modalities.graph_parts import walks
 from jepakit.modalities.graphs import GraphInputs, open_graphs
 
 
@@ -75,11 +76,17 @@ def _nodes(batch):
 
 
 def test_a_parts_walks_are_the_maximum_over_its_nodes():
-    data = opened(parts=2, walk=4, source=collection(graphs=[Graph.of(4, [(0, 1), (1, 2), (2, 0)])] * 20))
-    batch = GraphInputs.of(data).prepare([data.train[0]])
-    # A walk in a triangle is back after 2 steps with 1/2 and after 3 with 1/4; node 3 has no edge.
-    rows = {tuple(row) for row in batch["walks"][0].numpy().round(4).tolist()}
-    assert rows == {(0.0, 0.5, 0.25, 0.375), (0.0, 0.0, 0.0, 0.0)} or rows == {(0.0, 0.5, 0.25, 0.375)}
+    """In a triangle a walk is back after 2 steps with 1/2 and after 3 with 1/4; at the end of its tail later."""
+    graph = Graph.of(5, [(0, 1), (1, 2), (2, 0), (2, 3), (3, 4)])
+    data = opened(parts=3, walk=6, source=collection(graphs=[graph] * 20))
+    inputs = GraphInputs.of(data)
+    cut, table = inputs.cut(graph), walks(graph, 6)
+    batch = inputs.prepare([data.train[0]])
+    for part in range(3):
+        expected = table[cut.copy_nodes[cut.copy_parts == part]].max(axis=0)
+        np.testing.assert_allclose(batch["walks"][0, part], expected, atol=1e-6)
+    assert table[0, 2] == pytest.approx(2 * 1 / 2 * 1 / 2 * 1 / 3)  # both ways round: 0, 1, 2, 0 and 0, 2, 1, 0
+    assert len({tuple(row) for row in batch["walks"][0].tolist()}) > 1
 
 
 def test_labels_have_places_and_strangers_one_of_their_own():

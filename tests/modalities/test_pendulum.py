@@ -46,7 +46,7 @@ def test_the_picture_is_the_rod():
     np.testing.assert_allclose(right, -0.4 * np.sin(angle), atol=0.01)
     np.testing.assert_allclose(up, 0.4 * np.cos(angle), atol=0.01)
     area = (2 * 0.12 * 0.8 + np.pi * 0.12**2) * 256
-    np.testing.assert_allclose(mass, area, rtol=0.02)
+    np.testing.assert_allclose(mass, area, rtol=0.04)  # a grey by distance is no exact share of the pixel
     assert pictures.max() == 1
     assert ((pictures > 0) & (pictures < 1)).any()
 

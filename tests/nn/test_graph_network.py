@@ -136,18 +136,18 @@ def test_kept_parts_do_not_see_the_others_in_the_transformer():
     torch.testing.assert_close(padded.values[:, :2], kept.values, **EXACT)
 
 
-def test_parts_without_overlap_do_not_reach_each_other():
-    """A gate of 0 off the diagonal leaves each part to itself; with overlap they hear each other."""
-    encoder = build()
-    x = torch.randn(1, 3, 16)
-    alone = torch.eye(3)[None]
-    base = encoder.transformer(x, alone, torch.tensor([3]))
-    # The softmax still divides by all keys, so the other parts' keys count in the scale of a part's own value.
-    one = encoder.transformer(x[:, :1], torch.ones(1, 1, 1), torch.tensor([1]))
-    assert not torch.allclose(base[:, :1], one)
-    moved = x.clone().requires_grad_()
-    encoder.transformer(moved, torch.ones(1, 3, 3), torch.tensor([3]))[0, 0].sum().backward()
-    assert moved.grad[0, 1].abs().sum() > 0
+def test_the_overlap_multiplies_the_attention():
+    """With a gate of 0 nothing is heard and each part is its own; a gate of 1 is plain attention."""
+    transformer = build().transformer
+    x = torch.randn(1, 3, 16, requires_grad=True)
+    deaf = transformer(x, torch.zeros(1, 3, 3), torch.tensor([3]))
+    (gradient,) = torch.autograd.grad(deaf[0, 0].sum(), x)
+    assert gradient[0, 0].abs().sum() > 0
+    assert gradient[0, 1:].abs().sum() == 0
+    plain = x
+    for block in transformer.blocks:
+        plain = block(plain)
+    torch.testing.assert_close(transformer(x, torch.ones(1, 3, 3), torch.tensor([3])), plain, **EXACT)
 
 
 def test_attributes_and_labels_never_seen():

@@ -96,6 +96,8 @@ class Dynamics(System):
             `history + 1`; 0 teaches single steps only.
     """
 
+    predictor: Any  # a module, and a `DynamicsPredictor`
+
     def __init__(
         self,
         encoder: nn.Module,
@@ -115,7 +117,9 @@ class Dynamics(System):
             raise UserError("rollout: a latent z is searched for single steps only. Leave rollout at 0, or the latent out.")
         self.encoder, self.predictor = encoder, predictor
         self.target = SharedTarget(encoder) if target is None else target
-        self.measure, self.history, self.rollout_weight = energy, history, rollout
+        self.free_energy = energy if isinstance(energy, FreeEnergy) else None
+        self.measure = energy.pair_energy if isinstance(energy, FreeEnergy) else energy
+        self.history, self.rollout_weight = history, rollout
         self.anti_collapse = anti_collapse
         self.joins_batch = anti_collapse is not None
 
@@ -157,8 +161,8 @@ class Dynamics(System):
             )
         taught = self._taught(actions)
         seen, done, after = frames[:, :taught], actions[:, :taught], targets[:, 1 : taught + 1]
-        if isinstance(self.measure, FreeEnergy):
-            energy = self.measure.energy(lambda s, z: self.predictor(s, done, z), seen, after)
+        if self.free_energy is not None:
+            energy = self.free_energy.energy(lambda s, z: self.predictor(s, done, z), seen, after)
             return energy[:, None].expand(-1, taught)
         return self._each_step(self.predictor(seen, done), after)
 

@@ -50,6 +50,9 @@ class ContinuousLatent:
     weight, penalty: weight * R(z), with R the sum over z's dimensions of z^2 ("l2") or |z| ("l1"), beside an energy
     that is a mean over the target's. With weight 0 and as many dimensions as the target, z carries all of y: the energy
     is 0 for every y and tells nothing.
+
+    The search walks backward through the predictor within the step, which sharded parameters (FSDP) do not allow: train
+    with DDP.
     """
 
     dim: int
@@ -121,7 +124,7 @@ class FreeEnergy:
             case DiscreteLatent(codes=codes, beta=beta) if beta is not None:
                 return -torch.logsumexp(-beta * _each_code(codes, given, s_y), dim=1) / beta
             case ContinuousLatent() as latent:
-                z = self.infer(predictor, s_x, s_y, valid)
+                z = _descend(latent, self._energy_given(predictor, s_x.detach(), s_y.detach(), valid), s_y)
                 return given(z) + latent.cost(z)
             case _:
                 return given(self.infer(predictor, s_x, s_y, valid))

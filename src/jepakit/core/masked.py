@@ -170,8 +170,8 @@ class Masked(System):
             losses.append(stream.weight * terms[f"{name}prediction"])
             if stream.visible is not None:
                 visible = b.visible()
-                places = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
-                weights = stream.visible.at(batch["progress"]) * nearness(*places, b.targets.valid)
+                seen, hidden = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
+                weights = stream.visible.at(batch["progress"]) * nearness(seen, hidden, b.targets.valid)
                 energy = weights * self.measure(at_visible, b.gather(targets.values, visible))
                 terms[f"{name}visible"] = _mean(energy, visible.valid, batch, f"{name}visible")
                 losses.append(stream.weight * terms[f"{name}visible"])

@@ -22,6 +22,7 @@ from jepakit.files import write_atomic, write_json
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
+from jepakit.nn.graph_network import GraphEncoder, GraphEncoderConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import MODALITIES, load_named, load_system
@@ -32,6 +33,7 @@ FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {
     "vit": (VisionTransformer, ViTConfig),
     "convnet": (ConvNet, ConvNetConfig),
+    "graph": (GraphEncoder, GraphEncoderConfig),
 }
 Which = Literal["target", "encoder"]
 

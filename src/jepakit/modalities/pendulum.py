@@ -34,10 +34,9 @@ def pendulum_episodes(pixels: bool, seed: int = 0, episodes: int = 200, steps: i
         states[episode, 0], _ = environment.reset(seed=derive_seed(seed, "pendulum", episode) % 2**31)
         for t in range(steps - 1):
             states[episode, t + 1] = environment.step(torque[episode, t])[0]
-    states = states.reshape(-1, 3)
-    starts = np.arange(episodes + 1) * steps
-    observations = draw_pendulum(states[:, 0], states[:, 1]) if pixels else states
-    return Episodes(observations, torque.reshape(-1, 1), states, starts)
+    flat = states.reshape(-1, 3)
+    observations = draw_pendulum(flat[:, 0], flat[:, 1]) if pixels else flat
+    return Episodes(observations, torque.reshape(-1, 1), flat, np.arange(episodes + 1) * steps)
 
 
 def held_torque(seed: int, episodes: int, steps: int) -> Float[np.ndarray, "episodes steps 1"]:

@@ -222,9 +222,9 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     if not len(train_ids) or (config.test_fraction > 0 and not len(test_ids)):
         longest = int(episodes.lengths.max())
         raise UserError(
-            f"{config.data}: a window takes {_span(config)} steps (history {config.history}, horizon {config.horizon}, frame_skip "
-            f"{config.frame_skip}), and the episodes of one side of the split are all shorter (the longest of all has {longest}). "
-            "Lower one of these."
+            f"{config.data}: a window takes {_span(config)} steps (history {config.history}, horizon {config.horizon}, "
+            f"frame_skip {config.frame_skip}), and the episodes of one side of the split are all shorter (the longest of all "
+            f"has {longest}). Lower one of these."
         )
     if config.limit is not None and config.limit < len(train_ids):
         generator = np.random.default_rng(derive_seed(seed, "limit"))

@@ -76,12 +76,11 @@ def join_episodes(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> E
             shapes = [None if part[key] is None else (part[key].shape[1:], part[key].dtype) for part in (first, one)]
             if shapes[0] != shapes[1]:
                 raise UserError(f"{key} of {names[0]} and {name} differ: {shapes[0]} and {shapes[1]}. Make them alike.")
-    whole = {
-        key: None if first[key] is None else np.concatenate([one[key] for one in read])
-        for key in ("observations", "actions", "states")
-    }
-    lengths = np.concatenate([one["lengths"] for one in read])
-    return Episodes(**whole, starts=np.concatenate([[0], np.cumsum(lengths)]))
+    observations, actions, lengths = (
+        np.concatenate([one[key] for one in read]) for key in ("observations", "actions", "lengths")
+    )
+    states = None if first["states"] is None else np.concatenate([one["states"] for one in read])
+    return Episodes(observations, actions, states, np.concatenate([[0], np.cumsum(lengths)]))
 
 
 def _read_file(path: Path) -> dict[str, NDArray]:
@@ -158,7 +157,7 @@ def _lengths(episode: Any, steps: int, name: str) -> NDArray[np.int64]:
         raise UserError(f"{name}: episode of shape {list(numbers.shape)}; expected one number for each of the {steps} steps.")
     begins = np.concatenate([[0], np.flatnonzero(numbers[1:] != numbers[:-1]) + 1, [steps]])
     if len(np.unique(numbers[begins[:-1]])) < len(begins) - 1:
-        raise UserError(f"{name}: the steps of an episode stand together, but a number in 'episode' comes back. Sort the steps.")
+        raise UserError(f"{name}: steps of an episode stand together, but a number in 'episode' comes back. Sort the steps.")
     return np.diff(begins)
 
 

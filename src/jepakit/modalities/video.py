@@ -48,8 +48,8 @@ class VideoDataConfig:
     image_size: tuple[int, int] | None = None
     """Height and width of a frame. Default: as stored (bouncing-digits: 32 32)."""
     stills: str = "frames"
-    """Pictures to learn from beside the clips: frames (single frames of the training clips), a .npy or .npz file of pictures, or
-    none."""
+    """Pictures to learn from beside the clips: frames (single ones of the training clips), a .npy or .npz file of
+    pictures, or none."""
     stills_ratio: float = 1.0
     """Pictures for each clip of a step; the released recipe has 18."""
     test_fraction: float = 0.2
@@ -76,7 +76,7 @@ class ClipDataset(Dataset[dict[str, Any]]):
     `clip` is `[frames, channels, height, width]`, `uint8` or `float32` in [0, 1]; `id` is its position in the source.
     """
 
-    paths = None
+    paths: list[str] | None = None
 
     def __init__(self, clips: Clips, ids: NDArray[np.int64], labels: NDArray | None, frames: NDArray[np.int64]):
         self.clips, self.ids, self.labels, self.frames = clips, ids, labels, frames
@@ -100,7 +100,8 @@ class ClipDataset(Dataset[dict[str, Any]]):
 class StillDataset(Dataset[dict[str, Any]]):
     """Single frames of clips, each a clip of one frame; `id` counts the frames of the source."""
 
-    paths, labels = None, None
+    paths: list[str] | None = None
+    labels: np.ndarray | None = None
 
     def __init__(self, clips: Clips, ids: NDArray[np.int64]):
         self.clips, self.ids = clips, ids
@@ -255,8 +256,14 @@ class VideoInputs(Inputs):
         config = data.config
         if config.frames is None or config.image_size is None:
             raise UserError("The data's frames and image_size are not decided: open it with open_videos.")
-        size = {"frames": config.frames, "image_size": config.image_size, "channels": data.channels}
-        return cls(**size, mean=data.mean, std=data.std, stills="image" in data.companions)
+        return cls(
+            frames=config.frames,
+            image_size=config.image_size,
+            channels=data.channels,
+            mean=data.mean,
+            std=data.std,
+            stills="image" in data.companions,
+        )
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch channels frames height width"]:
         """Clips as the encoder's input, without chance: resized, cut at the centre, normalised. All of as many frames."""

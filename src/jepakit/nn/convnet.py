@@ -121,8 +121,8 @@ class ConvNet(nn.Module):
             return Tokens(x.flatten(2).transpose(1, 2), grid_positions(grid, images.device).expand(x.shape[0], -1, -1))
         maps = {0: FeatureMap(x, 1)}
         for level in range(1, max(levels) + 1):
-            for block in self.blocks[(level - 1) * self.config.blocks : level * self.config.blocks]:
-                x = block(x)
+            for number in range((level - 1) * self.config.blocks, level * self.config.blocks):
+                x = self.blocks[number](x)
             maps[level] = FeatureMap(x, 2**level)
         return [maps[level] for level in levels]
 

@@ -72,13 +72,32 @@ class VideoTransformerConfig:
 
     @classmethod
     def of_size(
-        cls, size: str, frames: int, image_size: tuple[int, int], channels: int, patch_size: int | None = None, **others: int
+        cls,
+        size: str,
+        frames: int,
+        image_size: tuple[int, int],
+        channels: int,
+        patch_size: int | None = None,
+        *,
+        tubelet: int = 2,
+        stills: bool = False,
+        levels: int = 1,
     ) -> VideoTransformerConfig:
-        """The transformer of a named size (`jepakit list sizes`) for these clips; `others`: tubelet, stills, levels."""
+        """The transformer of a named size (`jepakit list sizes`) for these clips."""
         dim, depth, heads, mlp_ratio = SIZES[size]["vit"]
-        patch = default_patch_size(image_size, PATCHES) if patch_size is None else patch_size
-        shape = {"dim": dim, "depth": depth, "heads": heads, "mlp_ratio": mlp_ratio}
-        return cls(frames=frames, image_size=image_size, patch_size=patch, channels=channels, **shape, **others)
+        return cls(
+            frames=frames,
+            image_size=image_size,
+            patch_size=default_patch_size(image_size, PATCHES) if patch_size is None else patch_size,
+            tubelet=tubelet,
+            channels=channels,
+            stills=stills,
+            dim=dim,
+            depth=depth,
+            heads=heads,
+            mlp_ratio=mlp_ratio,
+            levels=levels,
+        )
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -164,7 +183,8 @@ class VideoTransformer(TokenTransformer):
         if config.stills and frames == 1:
             return
         if frames % config.tubelet or not 0 < frames <= config.frames:
-            more = " (or 1, a still picture)" if config.stills else ""
+            still = " (or 1, a still picture)" if config.stills else ""
             raise UserError(
-                f"The encoder expects {config.tubelet} to {config.frames} frames, a multiple of {config.tubelet}{more}, got {frames}."
+                f"The encoder expects {config.tubelet} to {config.frames} frames, a multiple of {config.tubelet}{still}, "
+                f"got {frames}."
             )

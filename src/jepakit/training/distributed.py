@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from jepakit.collectives import rank, world_size
+from jepakit.core.batch import Batch
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.nn.transformer import Block
@@ -102,10 +103,26 @@ def wrap(system: System, parallel: str) -> nn.Module:
         return system
     if parallel == "fsdp":
         return _shard(system)
-    # Torch hints that looking for unused parameters costs time. It is a walk over the graph, and which parts a step uses
-    # may be drawn at random. Buffers need no copying: `nn.batch_norm` keeps them equal on all ranks.
-    warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified")
-    return nn.parallel.DistributedDataParallel(system, find_unused_parameters=True, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers", category=FutureWarning)  # since torch 2.13
+        # Buffers need no copying: `nn.batch_norm` keeps them equal on all ranks.
+        return nn.parallel.DistributedDataParallel(_Step(system), find_unused_parameters=True, broadcast_buffers=False)
+
+
+class _Step(nn.Module):
+    """What DDP wraps: the system beside a parameter that no step uses.
+
+    Which parameters a step uses may be drawn at random, so DDP looks for unused ones; where it finds none, every rank
+    prints a warning that it need not have looked.
+    """
+
+    def __init__(self, system: System):
+        super().__init__()
+        self.system = system
+        self.unused = nn.Parameter(torch.zeros(1, device=next(system.parameters()).device))
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return self.system(batch)
 
 
 def _shard(system: System) -> nn.Module:

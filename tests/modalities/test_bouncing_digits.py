@@ -1,0 +1,80 @@
+import pickle
+
+import numpy as np
+import pytest
+from scipy.ndimage import center_of_mass
+
+from jepakit.errors import UserError
+from jepakit.modalities.bouncing_digits import DIRECTIONS, TRAIN, BouncingDigits
+from jepakit.modalities.image_arrays import digits
+
+IDS = np.arange(400)
+
+
+def test_a_clip_shows_what_is_known_of_it():
+    clips = BouncingDigits()
+    facts = clips.facts(IDS)
+    for index in IDS[:40]:
+        clip = clips.read(int(index))
+        assert clip.shape == (8, 1, 32, 32)
+        assert clip.dtype == np.uint8
+        for frame, (top, left) in zip(clip[:, 0], facts.position[index], strict=True):
+            box = frame[top : top + 12, left : left + 12]
+            assert box.shape == (12, 12)
+            assert frame.sum() == box.sum() > 0  # nothing is cut off, nothing is beside it
+            np.testing.assert_array_equal(box, clip[0, 0][tuple(slice(p, p + 12) for p in facts.position[index, 0])])
+        np.testing.assert_array_equal(clips.read(int(index), frame=5), clip[5:6])
+
+
+def test_digits_move_along_their_direction_and_bounce():
+    facts = BouncingDigits().facts(IDS)
+    steps = np.diff(facts.position, axis=1)
+    along = {"right": (0, 1), "down": (1, 0), "left": (0, -1), "up": (-1, 0)}
+    turned = 0
+    for index in IDS:
+        vector = np.asarray(along[DIRECTIONS[facts.direction[index]]])
+        assert (steps[index] @ (1 - np.abs(vector)) == 0).all()  # the other axis stands still
+        forward = steps[index] @ vector
+        assert np.abs(forward).max() <= 3
+        middle = forward[3]
+        edge = facts.position[index].min() <= 2 or facts.position[index].max() >= 18
+        assert middle >= 0 or edge
+        turned += (np.sign(forward[forward != 0]) < 0).any()
+    assert 0.2 < turned / len(IDS) < 0.7
+    assert facts.position.min() >= 0
+    assert facts.position.max() <= 20
+
+
+def test_digits_and_directions_come_evenly_and_independently():
+    facts = BouncingDigits().facts(np.arange(TRAIN))
+    table = np.zeros((10, 4))
+    np.add.at(table, (facts.digit, facts.direction), 1)
+    expected = TRAIN / 40
+    assert ((table - expected) ** 2 / expected).sum() < 39 + 5 * (2 * 39) ** 0.5  # chi-squared, 39 degrees of freedom
+
+
+def test_held_out_clips_show_held_out_handwriting():
+    clips = BouncingDigits()
+    facts, (arrays, held_out) = clips.facts(np.arange(len(clips))), digits()
+    assert not set(facts.sprite[:TRAIN]) & set(facts.sprite[TRAIN:])
+    assert not held_out[facts.sprite[:TRAIN]].any()
+    np.testing.assert_array_equal(facts.digit, arrays.labels[0][facts.sprite])
+
+
+def test_a_clip_is_a_function_of_seed_and_id():
+    clips = pickle.loads(pickle.dumps(BouncingDigits()))
+    np.testing.assert_array_equal(clips.read(17), BouncingDigits().read(17))
+    assert (clips.facts(np.asarray([17])).position == clips.facts(IDS).position[17]).all()
+    assert (BouncingDigits(seed=1).read(17) != clips.read(17)).any()
+    assert (clips.read(18) != clips.read(17)).any()
+
+
+def test_other_sizes():
+    clips = BouncingDigits(frames=3, image_size=(24, 48))
+    assert clips.read(0).shape == (3, 1, 24, 48)
+    assert clips.side == 9
+    rows, columns = zip(*(center_of_mass(clips.read(int(i))[1, 0]) for i in IDS[:200]), strict=True)
+    assert max(rows) < 24 - 3
+    assert max(columns) > 38  # the width is used
+    with pytest.raises(UserError, match="at least 16 x 16"):
+        BouncingDigits(image_size=(12, 32))
