@@ -7,7 +7,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from jepakit.core.anticollapse import CONFIGS, SIGRegConfig, make_anticollapse
 from jepakit.collectives import (
     gather_over_ranks,
     global_count,
@@ -16,6 +15,7 @@ from jepakit.collectives import (
     sum_over_ranks,
     world_size,
 )
+from jepakit.core.anticollapse import CONFIGS, SIGRegConfig, make_anticollapse
 from jepakit.core.energies import Energy, mean_over_tokens
 
 VIEWS, SIZES, DIM = 3, (5, 9), 4

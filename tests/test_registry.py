@@ -43,6 +43,8 @@ def test_the_recipe_changes_options_that_exist(system):
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_the_sizes_a_system_takes_are_those_that_are_listed(system):
     hints = typing.get_type_hints(load_system(system).Config)
+    if "size" not in hints:
+        pytest.skip(f"{system} takes widths, no named size")
     assert set(typing.get_args(hints["size"])) == set(SIZES)
 
 

@@ -47,10 +47,10 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "graph-jepa": {"data": "motifs", "limit": 64, "parts": 4, "walk": 6, "dim": 16, "depth": 1, "heads": 2, "targets": 2},
     "v-jepa-2.1": {
-        "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "stills_ratio": 0.7, "patch_size": 4,
+        "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "stills_ratio": 0.9, "patch_size": 4,
         "predictor_dim": 24, "predictor_depth": 1, "masks": {"min_keep": 1}, "visible": {"ramp": [0.0, 0.5]},
     },
-    "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16], "sigreg": {"slices": 16}},
+    "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16, 16], "sigreg": {"slices": 16}},
     "lewm on pixels": {
         "system": "lewm", "data": "pendulum-pixels", "limit": 64, "history": 2, "horizon": 2, "rollout": 1.0, "embedding": 8,
         "projector": [16], "sigreg": {"slices": 16},

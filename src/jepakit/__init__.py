@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
+    from jepakit.registry import register
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
@@ -35,9 +36,10 @@ _PLACES = {
     "inspect": "jepakit.verbs.inspect",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
+    "register": "jepakit.registry",
 }
 
-__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pretrain", "report", "resume"]
+__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pretrain", "register", "report", "resume"]
 
 
 def __getattr__(name: str) -> Any:

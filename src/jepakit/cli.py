@@ -12,15 +12,18 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
 
   jepakit pretrain SYSTEM --data DATA --out RUN   pretrain without labels, evaluate, write a report
   jepakit resume RUN                              continue an interrupted run
-  jepakit evaluate RUN                            probes and neighbours, beside random init, pixels and PCA
-  jepakit embed RUN --data DATA --out FILE.npy    embeddings of your images
+  jepakit evaluate RUN                            probes and neighbours, beside random init, raw input and PCA
+  jepakit embed RUN --data DATA --out FILE.npy    embeddings of your data
   jepakit export RUN --out FOLDER                 weights as safetensors, torch.export or ONNX
   jepakit report RUN                              write RUN/report.html again
   jepakit inspect DATA                            look at a data set before training on it
   jepakit list [systems|datasets|evaluators|sizes]
 
-  SYSTEM is {systems}. DATA is a folder of images, an .npy or .npz array, or a name (jepakit list datasets).
+  SYSTEM is {systems} (jepakit list systems).
+  DATA is what the system reads: a folder of images, a file, or a name (jepakit list datasets).
   A first run, in about a minute:  jepakit pretrain lejepa --data digits --out runs/digits
+
+  On several processes:  torchrun --nproc-per-node 4 -m jepakit pretrain ...
 
   jepakit VERB --help lists a verb's options; jepakit pretrain SYSTEM --help those of a system.
 """
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(HELP.format(systems=" or ".join(SYSTEMS)))
+        print(HELP.format(systems=", ".join(SYSTEMS)))
         return 0
     verb, rest = words[0], words[1:]
     if verb in ("--version", "version"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from toy_data import TOY, ToyInputs, stack
 
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig, VICReg, VICRegConfig
-from jepakit.core.batch import Batch, count_of, map_tensors
+from jepakit.core.batch import Batch, map_tensors
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.latent import ContinuousLatent, DiscreteLatent, FreeEnergy, NoLatent
@@ -207,37 +207,10 @@ class ToyLatentMasked(Toy, Masked):
         encoder = GivenTokens()
         shape = PredictorConfig(dim=24, depth=1, heads=2)
         predictor = MaskedPredictor(shape, 4, (6,), condition_dim=config.width or None)
-        super().__init__(encoder, predictor, make_target("stop-gradient", encoder), Energy(name="l2"), target_norm="none")
-        self.free = config.free_energy()
+        energy = config.free_energy()
+        target = make_target("stop-gradient", encoder)
+        super().__init__(encoder, predictor, target, energy if config.width else energy.pair_energy, target_norm="none")
         self.config, self.inputs = config, inputs
-
-    def step(self, batch: Batch) -> dict[str, Tensor]:
-        energies = self.free_energy(batch, batch["inputs"])
-        energy = mean_over_tokens(energies, count=count_of(batch, "prediction"))
-        return {"loss": energy, "prediction": energy}
-
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"prediction": torch.tensor(batch["context_lengths"].numel())}
-
-    def energy(self, batch: Batch, partners: Tensor) -> Tensor:
-        return self.free_energy(batch, batch["inputs"][partners]).mean(1)
-
-    def free_energy(self, batch: Batch, others: Tensor) -> Tensor:
-        """F of the one block from each context, `[batch, contexts]`."""
-        contexts = batch["context"].shape[1]
-
-        def each(tensor: Tensor) -> Tensor:
-            return tensor.repeat_interleave(contexts, dim=0)
-
-        kept = Ids(batch["context"].flatten(0, 1), batch["context_lengths"].flatten())
-        asked = Ids(each(batch["targets"][:, 0]), each(batch["target_lengths"][:, 0]))
-        context = self.encoder(each(batch["inputs"]), keep=kept)
-        targets = asked.gather(self.target(each(others)).values)
-
-        def predict(values: Tensor, z: Tensor | None) -> Tensor:
-            return self.predictor(replace(context, values=values), asked, condition=z)
-
-        return self.free.energy(predict, context.values, targets, asked.valid).unflatten(0, (-1, contexts))
 
 
 class ToyLatentDynamics(Toy, Dynamics):

@@ -461,8 +461,8 @@ def test_a_target_may_see_only_what_is_asked_for(levels):
                 targets = torch.nn.functional.layer_norm(targets, targets.shape[-1:]).flatten(2)
                 energies += system.measure(system.predictor(seen, ids), targets)[0].tolist()
     loss = system.step(batch)["loss"]
-    torch.testing.assert_close(float(loss), sum(energies) / len(energies), **EXACT)
-    assert abs(float(loss) - float(whole.step(batch)["loss"])) > 1e-4
+    torch.testing.assert_close(loss.item(), sum(energies) / len(energies), **EXACT)
+    assert abs(loss.item() - whole.step(batch)["loss"].item()) > 1e-4
     with pytest.raises(UserError, match="leave target_sees at 'all'"):
         build(target_sees="asked", visible=VisibleLoss())
 
@@ -481,6 +481,6 @@ def test_with_ids_of_their_own_a_pair_asks_for_the_partners_targets():
         for block, count in zip(other["targets"][0], other["target_lengths"][0], strict=True):
             ids = Ids(block[None, :count])
             per_token += system.measure(system.predictor(seen, ids), ids.gather(targets))[0].tolist()
-        torch.testing.assert_close(float(energy[i]), sum(per_token) / len(per_token), **EXACT)
+        torch.testing.assert_close(energy[i].item(), sum(per_token) / len(per_token), **EXACT)
     matching = torch.arange(5)
     torch.testing.assert_close(build(own_ids=True).energy(batch, matching), build().energy(batch, matching))

@@ -3,7 +3,7 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepakit.core.state import State, map_tree, tensors_of
@@ -45,6 +45,7 @@ TREES = [window, recurrent, cache, samples]
 
 
 @pytest.mark.parametrize("tree", TREES)
+@settings(max_examples=10)
 @given(batch=st.integers(1, 4), candidates=st.integers(1, 4), seed=st.integers(0, 99))
 def test_expanding_then_selecting_gives_the_state_back(tree, batch, candidates, seed):
     state = State(tree(batch))

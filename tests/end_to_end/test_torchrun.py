@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,9 +16,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from tiny_systems import untimed, words_of
 
-from jepakit.training.run_folder import RunFolder
+from jepakit.training.loop import AGREE_EVERY
+from jepakit.training.run_folder import RunFolder, step_of
+from tiny_systems import untimed, words_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
@@ -78,6 +80,21 @@ def test_one_command_on_two_processes(one: RunFolder, tmp_path: Path, parallel: 
     assert "Warning" not in said, said
 
 
+def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "distributed.md").read_text("utf-8")
+    lines = [line for block in re.findall(r"```sh\n(.*?)```", page, re.DOTALL) for line in block.splitlines()]
+    of_one_node = [line for line in lines if line.startswith("torchrun --standalone") or line.startswith("jepakit")]
+    assert len(of_one_node) == 5
+    for line in of_one_node:
+        words = line.replace("torchrun", "python -m torch.distributed.run", 1) if "torchrun" in line else f"python -m {line}"
+        short = ["--steps", "8", "--labels", "none", "--threads", "1"] if " pretrain " in line else []
+        done = subprocess.run(
+            [sys.executable, *words.split()[1:], *short], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
+        )
+        assert done.returncode == 0, f"{line}\n{done.stderr[-3000:]}"
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"one", "two", "sharded"}
+
+
 def ranks_of(out: Path) -> dict[int, int]:
     """Process ids of the running ranks that write to `out`, by rank."""
     found = {}
@@ -112,6 +129,23 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(one: RunFolder, t
         raise
     finish([process], log)
     assert f"Resuming {run.path} at step" in log.read_text()
+    check_equal(run, one)
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds the ranks in /proc")
+def test_a_signal_that_reaches_one_process_stops_all_and_one_process_can_go_on(one: RunFolder, tmp_path: Path) -> None:
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    process = start([*TORCHRUN, "--standalone", "--nproc-per-node", "2", *command(run.path)], log)
+    try:
+        wait_for_step(run, 2, process, log)
+        os.kill(ranks_of(run.path)[1], signal.SIGTERM)
+        assert process.wait(timeout=120) != 0
+    finally:
+        process.kill()
+    [*_, last] = run.list_checkpoints()
+    assert step_of(last) % AGREE_EVERY == 0
+    assert f"Saved at step {step_of(last)}. Continue with: jepakit resume" in log.read_text()
+    finish([start([sys.executable, "-m", "jepakit", "resume", str(run.path)], log)], log)
     check_equal(run, one)
 
 

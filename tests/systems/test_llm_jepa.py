@@ -3,6 +3,7 @@ import pickle
 
 import pytest
 import torch
+from tiny_systems import tiny_trainer
 from torch.nn import functional as F
 
 from jepakit.core.anticollapse import InfoNCE, InfoNCEConfig, VICRegConfig
@@ -244,6 +245,21 @@ def test_a_copy_learns_a_fixed_batch_without_touching_the_original():
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.3 * losses[0]
     assert all(torch.equal(value, before[name]) for name, value in system.state_dict().items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("options", "verdict"), [({}, "collapsed"), ({"anti_collapse": "infonce"}, "healthy")])
+def test_the_monitor_sees_the_papers_loss_collapse_from_random_weights_and_infonce_not(tmp_path, options, verdict):
+    trainer = tiny_trainer(
+        "llm-jepa", tmp_path / "run", steps=250, batch_size=32, limit=400, health_samples=40, health_every=250, precision="float32",
+        dim=32, depth=2, latent_dropout=0.0, checkpoint_every=250, **options,
+    )  # fmt: skip
+    trainer.train()
+    line = [line for line in trainer.folder.read_metrics() if line["kind"] == "train"][-1]
+    assert trainer.verdict == verdict, line
+    assert (line["loss/negative_cosine"] > 0.95) == (verdict == "collapsed")
+    if verdict == "collapsed":
+        assert line["loss/prediction"] < 0.05  # which alone would look like success
 
 
 def test_the_text_that_is_cut_keeps_its_place_in_the_sequence():

@@ -49,6 +49,44 @@ def test_order_changes_with_epoch_and_seed_and_is_uniform():
     assert ((counts - 40) ** 2 / 40).sum() < 94  # chi squared, 49 degrees: p = 1e-4
 
 
+COMPANIONS = {"stills": (11, 3), "sounds": (2, 5)}
+
+
+@given(ranks=st.integers(1, 5), batch=st.integers(5, 12), start=st.integers(0, 3))
+def test_ranks_share_each_stream_of_a_batch_without_overlap_and_in_order(ranks, batch, start):
+    whole = list(StreamSampler(30, batch, 6, 3, start, companions=COMPANIONS))
+    parts = [list(StreamSampler(30, batch, 6, 3, start, companions=COMPANIONS, rank=r, ranks=ranks)) for r in range(ranks)]
+    for step, draws in enumerate(whole):
+        for stream, size in ((None, batch), ("stills", 3), ("sounds", 5)):
+            of_stream = [draw for draw in draws if draw.stream == stream]
+            shares = [[draw for draw in part[step] if draw.stream == stream] for part in parts]
+            assert list(itertools.chain(*shares)) == of_stream
+            assert len(of_stream) == size
+            assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_companions_have_an_order_of_their_own_and_leave_the_main_one_as_it_is():
+    alone = list(StreamSampler(11, 4, 20, seed=3))
+    beside = list(StreamSampler(11, 4, 20, seed=3, companions={"stills": (11, 4), "more": (11, 4)}))
+    streams = {
+        name: [[draw.sample for draw in draws if draw.stream == name] for draws in beside] for name in (None, "stills", "more")
+    }
+    assert [[draw for draw in draws if draw.stream is None] for draws in beside] == alone
+    assert len({str(order) for order in streams.values()}) == 3
+    for order in streams.values():
+        seen = list(itertools.chain(*order))
+        assert all(sorted(seen[i : i + 11]) == list(range(11)) for i in range(0, 77, 11))
+
+
+def test_a_sample_of_a_companion_is_fetched_from_it_and_says_so():
+    dataset = DrawnDataset([{"id": i} for i in range(5)], {"stills": [{"id": 100 + i} for i in range(4)]})
+    for draw in next(iter(StreamSampler(5, 3, 4, seed=0, companions={"stills": (4, 2)}))):
+        sample = dataset[draw]
+        assert sample.get("stream") == draw.stream
+        assert sample["id"] == (draw.sample if draw.stream is None else 100 + draw.sample)
+        assert (sample["epoch"], sample["step"], sample["progress"]) == (draw.epoch, draw.step, draw.progress)
+
+
 def test_a_sample_carries_its_draw_to_the_collator():
     draw = next(iter(StreamSampler(5, 3, 4, seed=0, start=2)))[1]
     sample = DrawnDataset([{"id": 10 * i} for i in range(5)])[draw]

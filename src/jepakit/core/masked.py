@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -16,6 +16,7 @@ from jepakit.collectives import global_count
 from jepakit.core.anticollapse import AntiCollapse
 from jepakit.core.batch import Batch, count_of, map_tensors
 from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.latent import FreeEnergy
 from jepakit.core.system import System
 from jepakit.core.targets import FrozenTarget, Target
 from jepakit.errors import UserError, check_choice, check_range
@@ -112,7 +113,8 @@ class Masked(System):
         target_sees: "all" tokens, or only those "asked" for, each block by itself (Graph-JEPA; for audio arXiv 2405.08679).
         own_ids: True where a number names another token in every sample (the parts of a graph), so that the energy with a
             partner asks for the partner's own targets; with a grid of tokens a place is the same in all.
-        energy: distance of a prediction from its target.
+        energy: distance of a prediction from its target; a `FreeEnergy` searches a latent z for each block, which the
+            predictor is given as its condition (the batch then brings none).
         levels: depths of the encoder that are read and predicted, side by side on the channels, so that the energy is their
             mean; None: its output.
         target_norm: "layer" normalises each target token (parameter-free LayerNorm, each level by itself), "none" does not.
@@ -129,7 +131,7 @@ class Masked(System):
         encoder: nn.Module,
         predictor: nn.Module,
         target: Target,
-        energy: Energy,
+        energy: Energy | FreeEnergy,
         *,
         levels: Sequence[int] | None = None,
         target_norm: Literal["layer", "none"] = "layer",
@@ -152,6 +154,8 @@ class Masked(System):
         self.measure, self.levels, self.target_norm = energy, levels, target_norm
         self.streams = {"": Stream(visible=visible)} if streams is None else dict(streams)
         self.target_sees, self.own_ids = target_sees, own_ids
+        if isinstance(energy, FreeEnergy) and any(stream.visible for stream in self.streams.values()):
+            raise UserError("visible: a latent z is searched for what is hidden. Leave visible out, or the latent.")
         if target_sees == "asked" and any(stream.visible for stream in self.streams.values()):
             raise UserError("visible needs targets of the tokens that the context sees: leave target_sees at 'all'.")
         self.anti_collapse, self.invariance = anti_collapse, invariance
@@ -164,8 +168,7 @@ class Masked(System):
         for name, stream, part in self._parts(batch):
             b = MaskedBatch.read(part)
             context, targets = self._contexts(b), self._targets(b)
-            predictions, at_visible = self._predict(b, context, stream.visible is not None)
-            energy = self.measure(predictions, self._asked(b, targets))
+            energy, at_visible = self._energies(b, context, self._asked(b, targets), stream.visible is not None)
             terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
             losses.append(stream.weight * terms[f"{name}prediction"])
             if stream.visible is not None:
@@ -216,6 +219,20 @@ class Masked(System):
         """The targets asked for, `[batch * contexts * blocks, predicted, levels * dim]`."""
         return targets.values if self.target_sees == "asked" else b.gather(targets.values, b.targets)
 
+    def _energies(
+        self, b: MaskedBatch, context: Tokens, asked: Tensor, visible: bool = False
+    ) -> tuple[Float[Tensor, "rows predicted"], Any]:
+        """Energy of every token asked for (with a latent z that of its block), and the predictions at visible tokens."""
+        if isinstance(self.measure, Energy):
+            predictions, at_visible = self._predict(b, context, visible)
+            return self.measure(predictions, asked), at_visible
+
+        def predict(values: Tensor, z: Tensor | None) -> Tensor:
+            return self._predict(replace(b, condition=z), replace(context, values=values), False)[0]
+
+        energy = self.measure.energy(predict, context.values, asked, b.targets.valid)
+        return energy[:, None].expand(b.targets.valid.shape), None
+
     def _predict(self, b: MaskedBatch, context: Tokens, visible: bool) -> tuple[Tensor, Any]:
         """Every block by itself from its context: blocks do not see each other. `[batch * contexts * blocks, ...]`"""
         lengths = None if context.lengths is None else b.each_block(context.lengths)
@@ -261,8 +278,8 @@ class Masked(System):
         moved = ("inputs", "targets", "target_lengths", "condition") if self.own_ids else ("inputs",)
         theirs = {name: map_tensors(lambda x: x[partners], part[name]) for name in moved if name in part}
         b, other = MaskedBatch.read(part), MaskedBatch.read({**part, **theirs})
-        predictions, _ = self._predict(other, self._contexts(b), visible=False)
-        energy, valid = self.measure(predictions, self._asked(other, self._targets(other))), other.targets.valid
+        energy, _ = self._energies(other, self._contexts(b), self._asked(other, self._targets(other)))
+        valid = other.targets.valid
         energy, valid = (rearrange(x, "(b r) k -> b (r k)", b=b.samples) for x in (torch.where(valid, energy, 0), valid))
         return energy.sum(1) / valid.sum(1).clamp_min(1)
 

@@ -11,6 +11,15 @@ the share of nodes that two parts have in common, where the released code takes 
 the maximum over its nodes in evaluation too (released: the mean), and its EMA momentum rises with the steps (released: with
 the epochs, so that it hardly leaves 0.996). As in the paper the graph network is shared and not averaged, and sees the whole
 graph: the context's vector knows something of the parts beside it. With one part as context its attention does nothing.
+
+    python recipes/graph_jepa_mutag.py --threads 1
+
+MUTAG, 100 steps of 128, width 64, 32 parts, 3 seeds of ten folds, 132 s each on one shared core: 0.858 ± 0.011; the same
+network untrained 0.848 ± 0.017 (fold by fold 0.010 ± 0.046 less), label counts and degrees 0.883. So far it does not beat
+them. What is asked of a part is one number, which its walk encoding may nearly tell without the context: of held-out graphs
+half the matching pairs have a lower energy than random ones (0.44 to 0.56; on `motifs`, 60 steps, the monitor calls it
+fragmented). The paper's 0.9125 is with width 512 and BatchNorm. MUTAG's graphs have at most 28 atoms, so that with 32 parts
+each is an atom and its neighbours, and no epoch cuts differently.
 """
 
 from __future__ import annotations

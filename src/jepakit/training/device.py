@@ -6,8 +6,6 @@ import contextlib
 import platform
 from typing import Any
 
-from typing import Any
-
 import torch
 
 from jepakit.core.batch import map_tensors

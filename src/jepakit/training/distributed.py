@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from jepakit.collectives import rank, world_size
 from jepakit.core.batch import Batch
+from jepakit.core.latent import ContinuousLatent, FreeEnergy
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.nn.transformer import Block
@@ -131,6 +132,12 @@ def _shard(system: System) -> nn.Module:
     scalars = [name for name, parameter in system.named_parameters() if parameter.ndim == 0]
     if scalars:
         raise UserError(f"parallel fsdp cannot cut {scalars[0]}, a single number, into shards. Use --parallel ddp.")
+    measure = getattr(system, "measure", None)
+    if isinstance(measure, FreeEnergy) and isinstance(measure.latent, ContinuousLatent):
+        raise UserError(
+            "parallel fsdp cannot search a continuous latent z, which differentiates the predictor inside a step. Use "
+            "--parallel ddp, or a discrete latent."
+        )
     for module in list(system.modules()):
         if isinstance(module, Block):
             fully_shard(module)

@@ -132,7 +132,8 @@ class HealthMonitor:
         return [self.system.inputs.prepare(samples[i : i + PIECE]) for i in range(0, len(samples), PIECE)]
 
     def _encode(self, pieces: list[Any]) -> Tensor:
-        return torch.cat([self.system.encode(to_device(piece, self.device, self.dtype)).mean().float().cpu() for piece in pieces])
+        moved = (to_device(piece, self.device, self.dtype) for piece in pieces)
+        return torch.cat([self.system.encode(piece).mean().float().cpu() for piece in moved])
 
     def _geometry(self, z: Tensor) -> dict[str, float | None]:
         batch = to_device(self.pairs, self.device, self.dtype)

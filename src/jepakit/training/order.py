@@ -28,7 +28,7 @@ class Stream:
     def __init__(self, samples: int, batch_size: int, seed: int, name: str | None = None):
         self.samples, self.batch_size, self.name = samples, batch_size, name
         self.words = (seed, "order") if name is None else (seed, "order", name)
-        self.epoch, self.order = -1, np.empty(0)
+        self.epoch, self.order = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int, steps: int) -> list[Draw]:
         """The draws of a step. Batches run on across the end of an epoch, so all have the same size."""

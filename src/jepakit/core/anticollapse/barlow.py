@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.collectives import sum_over_ranks
+from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.errors import check_range
 
 

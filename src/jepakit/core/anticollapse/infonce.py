@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.collectives import gather_over_ranks, sum_over_ranks
+from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.errors import UserError, check_range
 
 

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.collectives import global_count, sum_over_ranks
+from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.errors import check_choice, check_range
 from jepakit.randomness import derive_seed
 
