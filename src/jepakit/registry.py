@@ -47,7 +47,7 @@ DATASETS = {
     "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32 pixels, generated"),
     "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),
     "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),
-    "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum, as 3 numbers"),
+    "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum: 3 numbers"),
     "pendulum-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, drawn 32 x 32 pixels small"),
     "mutag": Entry(
         "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"

@@ -3,7 +3,6 @@ import pickle
 
 import pytest
 import torch
-from tiny_systems import tiny_trainer
 from torch.nn import functional as F
 
 from jepakit.core.anticollapse import InfoNCE, InfoNCEConfig, VICRegConfig
@@ -14,6 +13,7 @@ from jepakit.modalities.text import END, SEPARATOR, SPECIAL, TextInputs, words
 from jepakit.nn.language_model import Texts
 from jepakit.nn.tokens import Ids
 from jepakit.systems.llm_jepa import LLMJEPA, LLMJEPAConfig
+from tiny_systems import tiny_trainer
 
 PAIRS = [("a b", ".a.b."), ("c", "c"), ("b c a d", ".b.(c)"), ("d a", "a|d"), ("c c c", "c{3}"), ("a", ".a.")]
 INPUTS = TextInputs(vocabulary=(*SPECIAL, *sorted({w for pair in PAIRS for text in pair for w in words(text)})), max_length=9)
@@ -251,8 +251,8 @@ def test_a_copy_learns_a_fixed_batch_without_touching_the_original():
 @pytest.mark.parametrize(("options", "verdict"), [({}, "collapsed"), ({"anti_collapse": "infonce"}, "healthy")])
 def test_the_monitor_sees_the_papers_loss_collapse_from_random_weights_and_infonce_not(tmp_path, options, verdict):
     trainer = tiny_trainer(
-        "llm-jepa", tmp_path / "run", steps=250, batch_size=32, limit=400, health_samples=40, health_every=250, precision="float32",
-        dim=32, depth=2, latent_dropout=0.0, checkpoint_every=250, **options,
+        "llm-jepa", tmp_path / "run", steps=150, batch_size=16, limit=360, health_samples=36, health_every=150,
+        precision="float32", dim=32, depth=2, latent_dropout=0.0, checkpoint_every=150, **options,
     )  # fmt: skip
     trainer.train()
     line = [line for line in trainer.folder.read_metrics() if line["kind"] == "train"][-1]

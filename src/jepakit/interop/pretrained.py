@@ -24,6 +24,7 @@ from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.graph_network import GraphEncoder, GraphEncoderConfig
 from jepakit.nn.tokens import Tokens
+from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import MODALITIES, load_named, load_system
 from jepakit.training.checkpoints import read_checkpoint
@@ -33,6 +34,7 @@ FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {
     "vit": (VisionTransformer, ViTConfig),
     "convnet": (ConvNet, ConvNetConfig),
+    "video": (VideoTransformer, VideoTransformerConfig),
     "graph": (GraphEncoder, GraphEncoderConfig),
 }
 Which = Literal["target", "encoder"]

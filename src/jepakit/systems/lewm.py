@@ -1,8 +1,34 @@
 """LeWorldModel: predict the embedding of the next observation from the last few and the actions; SIGReg keeps it Gaussian.
 
-Maes et al. 2026, arXiv 2603.19312. Two terms, no teacher, no stop-gradient, no reward: the squared distance of predicted and
+LeWorldModel, 2026, arXiv 2603.19312. Two terms, no teacher, no stop-gradient, no reward: the squared distance of predicted and
 next embedding, and SIGReg on the embeddings of each time step over the batch. Encoder and predictor each end in a projector
 with batch normalisation, without which a final layer norm would keep the embeddings from becoming Gaussian.
+
+What differs from the paper by default: a small convnet (or two layers for vectors) instead of a ViT-Tiny at 224 pixels;
+embeddings 16 wide instead of 192; 256 slices of SIGReg instead of 1,024; no dropout in the predictor; the mean over an
+embedding's numbers instead of their sum, as in the released code. SIGReg's weight 12.8 is per sample: the paper's lambda 0.1
+at its batch of 128, with the same pull at any other. Batch normalisation sees batch and time, SIGReg each time by itself.
+
+    python recipes/lewm_pendulum.py --seeds 0 --threads 1
+
+Pendulum, 300 steps, one seed, one core shared with others (37 s of CPU as numbers, 2 to 3 minutes as pixels). Angle: linear R2
+of cos and sin from one observation; velocity: from three (in one picture there is none: R2 below 0 for all). Futures: degrees
+off after 1 / 2 / 4 / 8 actions of 0.2 s, read off the imagined embedding by a probe.
+
+                              angle   velocity   true actions     another's         standing still
+    numbers                   0.947   0.994       2  2  4  9       5 14 34 52       29 54 77 63
+    numbers, no SIGReg        0.990   0.998       2  3  7 17       5 14 34 51       30 57 79 62
+    numbers, random init      0.985   0.990
+    pixels, 4 wide, batch 64  0.875   0.518       9 14 26 49      11 21 37 60       30 55 79 61
+      random init             0.279   0.109
+    pixels, 16 wide           0.997   0.563       6 14 43 70       9 22 51 74       30 56 78 62
+      random init             0.764   0.338
+    raw pixels                1.000   0.493
+
+So: it predicts, and by the actions, but no probe beats the raw observation here, where the angle is linear already. From one
+picture, 16 numbers hold harmonics of one angle that nothing predicts for long; 4 imagine further and read worse. Without
+SIGReg the embeddings shrink (deviation 0.25 instead of 0.96, RankMe 8 instead of 15.6 of 16) but keep the state within 300
+steps: what is lost is the long rollout, not the probe.
 """
 
 from __future__ import annotations

@@ -7,7 +7,19 @@ the last [PRED] is to point where that at the code's last token does. Generation
 What differs from the paper by default: trained from random weights (the paper finetunes pretrained models, and trains from
 scratch in one table); words instead of pieces of words; lambda 0.1 and k = 1, the released code's, not searched for.
 
-    python recipes/llm_jepa_regex.py --threads 1
+    python recipes/llm_jepa_regex.py --threads 1 --seeds 0
+
+600 generated pairs, 0.34 M parameters, 900 steps of 32, 400 held-out pairs, one seed, 8 min on one core for the three:
+
+| loss | exact match | retrieval@1 | cos+ | cos- | health |
+|---|---|---|---|---|---|
+| language model alone | 0.967 | 0.002 | -0.256 | -0.266 | fragmented |
+| the paper's, lambda 0.1 | 0.965 | 0.013 | 0.994 | 0.990 | collapsed |
+| InfoNCE 0.07, lambda 0.2 | 0.950 | 0.895 | 0.885 | 0.001 | healthy |
+
+From random weights the paper's loss is met by read-out positions that are all alike (cos- 0.99), and codes are written no
+better for it. InfoNCE, the worst of the paper's ablations of finetuning, aligns them. Differences in exact match are within the
+noise of one seed.
 """
 
 from __future__ import annotations

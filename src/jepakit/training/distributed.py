@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
+import uuid
 import warnings
 from collections.abc import Iterator
 from datetime import timedelta
@@ -16,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from jepakit.collectives import rank, world_size
 from jepakit.core.batch import Batch
@@ -45,8 +48,8 @@ def is_main() -> bool:
 
 
 def restarted() -> bool:
-    """Whether torchrun started this process again after one died (`--max-restarts`)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+    """Whether torchrun started the processes again after one died (`--max-restarts`); every rank asks, all hear the same."""
+    return largest_over_ranks(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))) > 0
 
 
 @contextlib.contextmanager
@@ -59,18 +62,44 @@ def launched(device: str) -> Iterator[torch.device]:
     Processes on GPUs speak nccl, on CPUs gloo. Outside of torchrun, and with one process, nothing is joined.
     Errors: more processes than GPUs, or several processes on MPS.
     """
-    _, local, size = torchrun_ranks()
+    own, local, size = torchrun_ranks()
     chosen = choose_device(device) if size == 1 else _device_of(device, local)
     if size == 1 or dist.is_initialized():
         yield chosen
         return
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TIMEOUT)
+    store = _meet()
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=TIMEOUT)
     try:
         yield chosen
     finally:
         leave()
+
+
+def _meet() -> dist.Store:
+    """torchrun's store, under a name that only this start of the processes uses.
+
+    After a restart the store still holds the addresses of the processes that died (torch 2.13, TCPStore shared with the
+    rendezvous), and TORCHELASTIC_RESTART_COUNT is each node's own. So every process says hello under a word that it has
+    just made up, and rank 0 answers whoever is alive with one of its own.
+    """
+    store, own, size = next(rendezvous("env://", timeout=TIMEOUT))
+    word, deadline = uuid.uuid4().hex, time.monotonic() + TIMEOUT.total_seconds()
+    if own > 0:
+        store.set(f"jepakit/hello/{own}", word)
+        name = store.get(f"jepakit/welcome/{word}").decode()  # waits for it
+        store.add(f"jepakit/here/{name}", 1)
+        return dist.PrefixStore(f"jepakit/{name}", store)
+    while store.add(f"jepakit/here/{word}", 0) < size - 1:
+        for other in range(1, size):
+            if store.check([f"jepakit/hello/{other}"]):
+                store.set(f"jepakit/welcome/{store.get(f'jepakit/hello/{other}').decode()}", word)
+        if time.monotonic() > deadline:
+            raise UserError(f"Of the {size} processes not all have come within {TIMEOUT}. Look at the other nodes' output.")
+        time.sleep(0.02)
+    return dist.PrefixStore(f"jepakit/{word}", store)
 
 
 def leave() -> None:
