@@ -44,7 +44,7 @@ DATASETS = {
     ),
     "FOLDER": Entry("jepakit.modalities.images:open_images", "your images; labels from sub-folders or --labels a.csv"),
     "FILE.npy, FILE.npz": Entry("jepakit.modalities.images:open_images", "an array of images, with labels in an .npz"),
-    "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32 pixels, generated"),
+    "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32, generated"),
     "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),
     "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),
     "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum: 3 numbers"),

@@ -168,15 +168,15 @@ class Masked(System):
         for name, stream, part in self._parts(batch):
             b = MaskedBatch.read(part)
             context, targets = self._contexts(b), self._targets(b)
-            energy, at_visible = self._energies(b, context, self._asked(b, targets), stream.visible is not None)
+            visible = b.visible()
+            seen = None if stream.visible is None else b.gather(targets.values, visible)
+            energy, at_visible = self._energies(b, context, self._asked(b, targets), seen)
             terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
             losses.append(stream.weight * terms[f"{name}prediction"])
             if stream.visible is not None:
-                visible = b.visible()
-                seen, hidden = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
-                weights = stream.visible.at(batch["progress"]) * nearness(seen, hidden, b.targets.valid)
-                energy = weights * self.measure(at_visible, b.gather(targets.values, visible))
-                terms[f"{name}visible"] = _mean(energy, visible.valid, batch, f"{name}visible")
+                places = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
+                weights = stream.visible.at(batch["progress"]) * nearness(*places, b.targets.valid)
+                terms[f"{name}visible"] = _mean(weights * at_visible, visible.valid, batch, f"{name}visible")
                 losses.append(stream.weight * terms[f"{name}visible"])
             if self.anti_collapse is not None:
                 views = rearrange(self._project(_pooled(context)), "(b e) d -> e b d", e=b.contexts)
@@ -220,12 +220,13 @@ class Masked(System):
         return targets.values if self.target_sees == "asked" else b.gather(targets.values, b.targets)
 
     def _energies(
-        self, b: MaskedBatch, context: Tokens, asked: Tensor, visible: bool = False
+        self, b: MaskedBatch, context: Tokens, asked: Tensor, seen: Tensor | None = None
     ) -> tuple[Float[Tensor, "rows predicted"], Any]:
-        """Energy of every token asked for (with a latent z that of its block), and the predictions at visible tokens."""
+        """Energy of every token asked for (with a latent z that of its block), and of every visible one where `seen`, their
+        targets, is given."""
         if isinstance(self.measure, Energy):
-            predictions, at_visible = self._predict(b, context, visible)
-            return self.measure(predictions, asked), at_visible
+            predictions, at_visible = self._predict(b, context, seen is not None)
+            return self.measure(predictions, asked), None if seen is None else self.measure(at_visible, seen)
 
         def predict(values: Tensor, z: Tensor | None) -> Tensor:
             return self._predict(replace(b, condition=z), replace(context, values=values), False)[0]

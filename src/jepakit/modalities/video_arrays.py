@@ -114,6 +114,6 @@ def _check_values(array: NDArray) -> None:
     for start in range(0, len(array) if array.dtype.kind == "f" else 0, 64):  # piece by piece: it may be larger than memory
         piece = np.asarray(array[start : start + 64])
         if not (np.isfinite(piece).all() and piece.min() >= 0 and piece.max() <= 1):
-            raise UserError(f"Clips {start} to {start + len(piece) - 1} hold NaN or values outside [0, 1]. Scale them to [0, 1].")
+            raise UserError(f"Clips {start} to {start + len(piece) - 1} hold NaN or values outside [0, 1]. Scale them.")
     if array.dtype.kind != "f":
         raise UserError(f"Clips of type {array.dtype} are not understood; expected uint8, or floats in [0, 1].")

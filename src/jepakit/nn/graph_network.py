@@ -86,7 +86,7 @@ class GINELayer(nn.Module):
 
     def __init__(self, dim: int):
         super().__init__()
-        self.eps = nn.Parameter(torch.zeros(()))
+        self.eps = nn.Parameter(torch.zeros(1))  # not a single number, which FSDP could not shard
         self.mlp = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim))
         # Not the BatchNorm of the released code: a graph's embedding is its own, whatever it is batched with.
         self.norm = nn.LayerNorm(dim)

@@ -61,7 +61,7 @@ class IJEPAConfig:
     crop: tuple[float, float] | None = None
     """Share of the image's area in a random crop (the paper's 0.3 1.0). Default: the whole image, no augmentation."""
     target: Literal["ema", "shared", "stop-gradient", "frozen"] = "ema"
-    """Whose embeddings are predicted: an average of the encoder, the encoder with or without gradient, or a frozen teacher's."""
+    """Whose embeddings are predicted: an average of the encoder, the encoder with or without gradient, a frozen teacher's."""
     encoder: str | None = None
     """The teacher of target frozen: a run or an exported folder, whose patches lie on the same grid."""
     target_norm: Literal["layer", "none"] = "layer"
@@ -92,7 +92,7 @@ class IJEPAConfig:
         if (self.target == "frozen") != (self.encoder is not None):
             raise UserError(
                 "target frozen needs the teacher: give its run as --encoder RUN." if self.encoder is None
-                else f"encoder {self.encoder!r} is the teacher of target frozen; target is {self.target!r}. Add --target frozen."
+                else f"encoder {self.encoder!r} is the teacher of target frozen, target is {self.target!r}: --target frozen."
             )
 
 

@@ -72,7 +72,7 @@ def evaluate(
     if opened.task is None:
         how = "Put images into one sub-folder a class, give --labels a.csv," if modality.name == "images" else "Give labels"
         raise UserError(
-            f"{opened.name} has no labels, so there is nothing to evaluate against. {how} or evaluate on other data with --data."
+            f"{opened.name} has no labels, so there is nothing to evaluate against. {how} or evaluate other data: --data."
         )
     if not len(opened.test):
         raise UserError(f"{opened.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
