@@ -25,8 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-STEPS = 12
-OPTIONS = {"steps": STEPS, "health_every": 4, "checkpoint_every": 3, "keep_checkpoints": 2}
+OPTIONS = {"steps": 12, "health_every": 4, "checkpoint_every": 3, "keep_checkpoints": 2, "labels": "none"}
 
 
 def command(out: Path, **options: object) -> list[str]:
@@ -43,8 +42,15 @@ def finish(processes: Sequence[subprocess.Popen], log: Path) -> None:
         for process in processes:
             assert process.wait(timeout=300) == 0, log.read_text()[-5000:]
     finally:
-        for process in processes:
-            process.kill()
+        end(processes)
+
+
+def end(processes: Sequence[subprocess.Popen]) -> None:
+    """End what still runs, politely: torchrun then ends its processes."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -57,23 +63,22 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
 
 def check_equal(run: RunFolder, other: RunFolder) -> None:
     """One report, one line for each step, and the numbers of the other run."""
-    assert sorted(path.name for path in run.path.iterdir()) == sorted(path.name for path in other.path.iterdir())
+    assert {path.name for path in other.path.iterdir()} <= {path.name for path in run.path.iterdir()}
     lines, expected = untimed(run), untimed(other)
     assert [(line["kind"], line["step"]) for line in lines] == [(line["kind"], line["step"]) for line in expected]
     for line, one in zip(lines, expected, strict=True):
         for name, value in one.items():
             if isinstance(value, float):
                 assert math.isclose(line[name], value, rel_tol=1e-4, abs_tol=1e-5), f"step {line['step']}, {name}"
-    accuracy = [{row["evaluator"]: row["value"] for row in json.loads(r.evaluation.read_text())["rows"]} for r in (run, other)]
-    assert accuracy[0] == pytest.approx(accuracy[1], abs=0.02)
 
 
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_one_command_on_two_processes(one: RunFolder, tmp_path: Path, parallel: str) -> None:
-    log = tmp_path / "log"
-    words = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", *command(tmp_path / "run", parallel=parallel)]
-    finish([start(words, log)], log)
-    check_equal(RunFolder(tmp_path / "run"), one)
+    run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
+    words = command(run.path, parallel=parallel, labels="auto")
+    finish([start([*TORCHRUN, "--standalone", "--nproc-per-node", "2", *words], log)], log)
+    check_equal(run, one)
+    assert len(json.loads(run.evaluation.read_text())["rows"]) > 4
     said = log.read_text()
     assert said.count("Report: ") == 1, said
     assert said.count("parameters trained") == 1, said
@@ -125,7 +130,7 @@ def test_a_killed_process_is_started_again_and_the_run_goes_on(one: RunFolder, t
         wait_for_step(run, 5, process, log)
         os.kill(ranks_of(run.path)[victim], signal.SIGKILL)
     except BaseException:
-        process.kill()
+        end([process])
         raise
     finish([process], log)
     assert f"Resuming {run.path} at step" in log.read_text()
@@ -141,7 +146,7 @@ def test_a_signal_that_reaches_one_process_stops_all_and_one_process_can_go_on(o
         os.kill(ranks_of(run.path)[1], signal.SIGTERM)
         assert process.wait(timeout=120) != 0
     finally:
-        process.kill()
+        end([process])
     [*_, last] = run.list_checkpoints()
     assert step_of(last) % AGREE_EVERY == 0
     assert f"Saved at step {step_of(last)}. Continue with: jepakit resume" in log.read_text()

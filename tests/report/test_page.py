@@ -270,7 +270,7 @@ def test_the_rank_is_judged_by_what_can_be_measured(tmp_path):
 def test_lidar_says_on_what_it_was_measured_and_when_it_is_noise(tmp_path):
     line = {"kind": "health", "step": 1, "health/lidar": 9.0, "health/lidar_n": 256, "health/lidar_q": 8}
     said = write(tmp_path, full(metrics=[line])).text
-    assert "Measured on 256 images in 8 views each." in said
+    assert "Measured on 256 samples in 8 views each." in said
     assert "one of noise" not in said
     assert "one of noise" in write(tmp_path, full(metrics=[line | {"health/lidar_noise": True}])).text
 

@@ -60,7 +60,7 @@ def test_gaussianity_reaches_the_floor_for_gaussians_and_leaves_it_for_few_direc
 @pytest.mark.parametrize("batch_size", [16, 128, 1024])
 def test_measures_cost_below_three_percent_of_the_encoder_passes(batch_size: int) -> None:
     health, training = HealthConfig(), TrainingConfig(batch_size=batch_size)
-    cadence = Cadence.plan(health, training)
+    cadence = Cadence.plan(health, training, health.health_samples, 512)
     passes = (
         (health.health_samples + 6 * 64) / cadence.geometry
         + health.health_samples * health.lidar_views / cadence.lidar
@@ -148,7 +148,7 @@ def test_a_class_missing_from_the_bank_is_not_asked_for() -> None:
     assert 0 <= monitor.measure(0, 1)["health/knn"] <= 1
 
 
-def test_too_few_images_give_no_verdict() -> None:
+def test_too_few_samples_give_no_verdict() -> None:
     images = open_images(ImageDataConfig(data="digits"), 0)
     system = LeJEPA(LeJEPAConfig(), ImageInputs.of(images))
     held_out = [images.train[i] for i in range(12)]
@@ -158,4 +158,4 @@ def test_too_few_images_give_no_verdict() -> None:
     monitor.measure(0, 10)
     line = monitor.measure(10, 10)
     assert line["health/verdict"] == "unknown"
-    assert "12 images" in line["health/message"]
+    assert "12 samples" in line["health/message"]

@@ -320,3 +320,12 @@ def test_compiled_step_is_the_step(tmp_path, system):
         lines = RunFolder(tmp_path / compiled).read_metrics()
         losses[compiled] = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses["compile"] == pytest.approx(losses["no-compile"], rel=1e-3)
+
+
+def test_a_term_that_some_steps_leave_out_is_averaged_over_the_others(tmp_path):
+    trainer = tiny_trainer(tmp_path, log_every=4, steps=8)
+    for step in range(4):
+        trainer.step = step + 1
+        trainer.log({"loss": torch.tensor(1.0 + step), **({"loss/latent": torch.tensor(3.0)} if step % 2 else {})})
+    (line,) = trainer.folder.read_metrics()
+    assert (line["loss"], line["loss/latent"]) == (2.5, 3.0)

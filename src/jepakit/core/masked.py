@@ -174,8 +174,8 @@ class Masked(System):
             terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
             losses.append(stream.weight * terms[f"{name}prediction"])
             if stream.visible is not None:
-                places = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
-                weights = stream.visible.at(batch["progress"]) * nearness(*places, b.targets.valid)
+                here, hidden = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
+                weights = stream.visible.at(batch["progress"]) * nearness(here, hidden, b.targets.valid)
                 terms[f"{name}visible"] = _mean(weights * at_visible, visible.valid, batch, f"{name}visible")
                 losses.append(stream.weight * terms[f"{name}visible"])
             if self.anti_collapse is not None:

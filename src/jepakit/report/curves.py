@@ -113,9 +113,9 @@ def _lidar_sizes(data: ReportData) -> str:
     """On what LiDAR was measured, and whether its last value means anything."""
     lines = [line for line in data.metrics if "health/lidar" in line]
     samples, views = lines[-1].get("health/lidar_n"), lines[-1].get("health/lidar_q")
-    sizes = f" Measured on {samples} images in {views} views each." if samples and views else ""
+    sizes = f" Measured on {samples} samples in {views} views each." if samples and views else ""
     noise = (
-        " The last value is one of noise: no direction tells images apart."
+        " The last value is one of noise: no direction tells samples apart."
         if lines[-1].get("health/lidar_noise")
         else ""
     )

@@ -41,14 +41,14 @@ SIGNALS = (
         key="health/pairs_below",
         title="Pairs told apart",
         meaning="Share of matching pairs with a lower energy than a shuffled one. Near one half, "
-        "predictions ignore the image: the embeddings are fragmented.",
+        "predictions ignore the context: the embeddings are fragmented.",
         healthy=lambda rank, first: (0.55, None),
     ),
     Signal(
         key="health/energy_margin",
         title="Energy margin",
         meaning="How far the energy of matching pairs lies below that of shuffled ones, as a share. At 0 predictions "
-        "ignore the image.",
+        "ignore the context.",
         healthy=lambda rank, first: (0.0, None),
     ),
     Signal(
@@ -60,13 +60,13 @@ SIGNALS = (
     Signal(
         key="health/cosine",
         title="Cosine of random pairs",
-        meaning="Likeness of two unrelated images. Near 1, everything looks the same to the encoder.",
+        meaning="Likeness of two unrelated samples. Near 1, everything looks the same to the encoder.",
         healthy=lambda rank, first: (None, max(0.95, 0.5 + 0.5 * first)),
     ),
     Signal(
         key="health/lidar",
         title="LiDAR",
-        meaning="How many dimensions tell images apart rather than views of one image. Pure noise also scores high.",
+        meaning="How many dimensions tell samples apart rather than views of one sample. Pure noise also scores high.",
     ),
     Signal(
         key="health/alpha_req",

@@ -21,6 +21,7 @@ _SECTIONS = (
     ("map", "Map of the embeddings", galleries.flat_map),
     ("run", "What was run", frame.what_was_run),
 )
+_OF_PICTURES = ("hidden", "colours", "neighbours")
 
 
 def build_page(data: ReportData) -> Element:
@@ -42,8 +43,10 @@ def build_page(data: ReportData) -> Element:
         tag("style", (files(__package__) / "style.css").read_text("utf-8")),
     )
     verdict = judge(data.metrics, data.evaluation)
-    nav = tag("nav", {"aria-label": "Sections"}, [tag("a", {"href": f"#{key}"}, title) for key, title, _ in _SECTIONS])
-    main = tag("main", [tag("section", {"id": key}, tag("h2", title), part(data)) for key, title, part in _SECTIONS])
+    seen = data.images is not None or data.embeddings is None  # else what was embedded is nothing to look at
+    sections = [section for section in _SECTIONS if seen or section[0] not in _OF_PICTURES]
+    nav = tag("nav", {"aria-label": "Sections"}, [tag("a", {"href": f"#{key}"}, title) for key, title, _ in sections])
+    main = tag("main", [tag("section", {"id": key}, tag("h2", title), part(data)) for key, title, part in sections])
     return tag("html", {"lang": "en"}, head, tag("body", frame.header(data, verdict), nav, main))
 
 

@@ -9,7 +9,7 @@ from xml.etree.ElementTree import Element
 from jepakit.report.charts import Whisker, interval_chart, short
 from jepakit.report.data import ReportData
 from jepakit.report.markup import missing, tag
-from jepakit.report.verdict import evaluator_name, feature_order, heading, higher_is_better, is_finite, raw_input, spoken
+from jepakit.report.verdict import evaluator_name, feature_order, heading, higher_is_better, is_finite, raw_input, short_heading, spoken
 
 _METRICS = {
     "accuracy": "Accuracy",
@@ -79,7 +79,7 @@ def _charts(rows: Sequence[Mapping[str, Any]], raw: str) -> Element:
         )
         whiskers = [
             Whisker(
-                name=heading(row["features"], raw),
+                name=short_heading(row["features"], raw),
                 kind=_feature_class(row["features"], raw),
                 value=row["value"],
                 low=row["low"] if is_finite(row.get("low")) else None,

@@ -67,6 +67,12 @@ def heading(features: str, raw: str) -> str:
     return name[:1].upper() + name[1:]
 
 
+def short_heading(features: str, raw: str) -> str:
+    """The same where there is little room."""
+    name = heading(features, raw)
+    return name if len(name) <= 14 else {raw: "Raw input", "pca": "PCA"}.get(features, name)
+
+
 def higher_is_better(metric: str) -> bool:
     return metric not in _LOWER_IS_BETTER
 

@@ -29,6 +29,7 @@ from jepakit.nn.transformer import Block
 from jepakit.training.device import choose_device
 
 Value = TypeVar("Value")
+LEFT: list[Any] = []  # process groups that have ended
 TIMEOUT = timedelta(minutes=30)  # ranks may wait this long for one: a cold disk at the start, a slow save
 COLLECTIVE_METHODS = ("encode", "views", "energy")  # ways into a sharded system besides `forward`
 
@@ -105,6 +106,8 @@ def _meet() -> dist.Store:
 def leave() -> None:
     """Go on alone: what follows is no longer one run of many processes (rank 0 evaluates while the others end)."""
     if dist.is_available() and dist.is_initialized():
+        # Kept: were DDP the last to let go of it, its end would wait for a thread that waits for Python's lock (torch 2.13).
+        LEFT.append(dist.group.WORLD)
         dist.destroy_process_group()
 
 

@@ -42,16 +42,17 @@ class Cadence:
     knn: int
 
     @staticmethod
-    def plan(config: HealthConfig, training: TrainingConfig) -> Cadence:
+    def plan(config: HealthConfig, training: TrainingConfig, samples: int, bank: int = KNN_BANK) -> Cadence:
         """As often as each group costs `SHARE` of the training, counted in encoder passes (not in seconds: a resumed
-        run must measure at the same steps). A training step is about 4 passes a sample, an energy 6."""
+        run must measure at the same steps). A training step is about 4 passes a sample, an energy 6. samples, bank: how
+        many are set aside and how many the kNN looks through."""
         if config.health_every is not None:
             return Cadence(config.health_every, config.health_every, config.health_every)
         step = 4 * training.batch_size * SHARE
         return Cadence(
-            geometry=math.ceil((config.health_samples + 6 * ENERGY_SAMPLES) / step),
-            lidar=math.ceil(config.health_samples * config.lidar_views / step),
-            knn=math.ceil((KNN_BANK + config.health_samples) / step),
+            geometry=math.ceil((samples + 6 * min(samples, ENERGY_SAMPLES)) / step),
+            lidar=math.ceil(samples * config.lidar_views / step),
+            knn=math.ceil((bank + samples) / step),
         )
 
 
@@ -76,7 +77,7 @@ class HealthMonitor:
     ):
         self.system, self.config, self.device = system, config, device
         self.dtype = choose_precision(training.precision, device)
-        self.cadence = Cadence.plan(config, training)
+        self.cadence = Cadence.plan(config, training, len(held_out), len(bank))
         self.held_out = self._prepare(held_out)
         self.pairs = system.collator(training.seed, views=2)(held_out[:ENERGY_SAMPLES])
         self.views = system.collator(training.seed + 1, views=config.lidar_views)(held_out)
@@ -208,7 +209,7 @@ def judge(
     if step >= 0.1 * steps and now["pairs_below"] < 0.55:
         return "fragmented", (
             f"A matching pair has a lower energy than a random one in only {now['pairs_below']:.0%} of cases: the "
-            "prediction ignores the context. Try smaller masks, a deeper predictor, or a higher lr."
+            "prediction ignores the context. Try an easier task (smaller masks), a deeper predictor, or a higher lr."
         )
     if rank_left < 0.5:
         return "warning", (

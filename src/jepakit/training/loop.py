@@ -90,7 +90,8 @@ class Trainer:
         check_pieces(config, system.joins_batch, {"": config.batch_size, **{n: size for n, (_, size) in self.drawn.items()}})
         self.steps = config.steps or 0
         self.step = 0
-        self.window: dict[str, Any] = {}  # sums since the last metrics line; part of a checkpoint
+        # Since the last metrics line, sums by name and in how many steps each was there; part of a checkpoint.
+        self.window: dict[str, dict[str, Any]] = {"sums": {}, "counts": {}}
         self.best: dict[str, float] = {}
         self.verdict = ""
         self.started = self.window_started = 0.0
@@ -192,15 +193,16 @@ class Trainer:
 
     def log(self, values: dict[str, Any]) -> None:
         """Add a step's values to the window; every `log_every` steps write their means as a metrics line."""
+        sums, counts = self.window["sums"], self.window["counts"]
         for name, value in values.items():
-            self.window[name] = self.window.get(name, 0.0) + value
-        self.window["steps"] = self.window.get("steps", 0) + 1
+            sums[name] = sums.get(name, 0.0) + value
+            counts[name] = counts.get(name, 0) + 1  # a term may be left out of some steps
         if self.step % self.config.log_every and self.step != self.steps:
             return
         self.check_finite()
-        count = self.window.pop("steps")
-        means = {name: float(total) / count for name, total in self.window.items()}
-        self.window = {}
+        count = counts["loss"]
+        means = {name: float(total) / counts[name] for name, total in sums.items()}
+        self.window = {"sums": {}, "counts": {}}
         now = time.perf_counter()
         step_s = (now - self.window_started) / count
         self.window_started = now
@@ -219,7 +221,7 @@ class Trainer:
 
     def check_finite(self) -> None:
         """Stop a run whose loss or gradient overflowed since the last metrics line, before that is written or saved."""
-        loss, gradient = (float(self.window.get(name, 0.0)) for name in ("loss", "grad_norm"))
+        loss, gradient = (float(self.window["sums"].get(name, 0.0)) for name in ("loss", "grad_norm"))
         if math.isfinite(loss) and math.isfinite(gradient):
             return
         kept = self.folder.list_checkpoints()
