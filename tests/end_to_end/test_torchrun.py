@@ -75,7 +75,7 @@ def check_equal(run: RunFolder, other: RunFolder) -> None:
 @pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
 def test_one_command_on_two_processes(one: RunFolder, tmp_path: Path, parallel: str) -> None:
     run, log = RunFolder(tmp_path / "run"), tmp_path / "log"
-    words = command(run.path, parallel=parallel, labels="auto")
+    words = command(run.path, parallel=parallel, labels=None)
     finish([start([*TORCHRUN, "--standalone", "--nproc-per-node", "2", *words], log)], log)
     check_equal(run, one)
     assert len(json.loads(run.evaluation.read_text())["rows"]) > 4
