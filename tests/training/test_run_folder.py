@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -81,3 +83,14 @@ def test_metrics_are_cut_by_step_and_survive_a_torn_line(folder):
     assert folder.read_metrics()[0]["loss"] == 0.1 + 0.2  # to the last bit
     folder.cut_metrics(-1)
     assert folder.read_metrics() == []
+
+
+def test_a_run_has_one_writer_and_a_dead_one_frees_it(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    with folder.held(), pytest.raises(UserError, match="is being trained by another process"), RunFolder(folder.path).held():
+        pass
+    code = "import os, sys; from jepakit.training.run_folder import *; RunFolder(sys.argv[1]).held().__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, str(folder.path)]).returncode == 9
+    with folder.held():
+        pass

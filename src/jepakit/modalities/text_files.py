@@ -33,6 +33,7 @@ def read_pairs(
         UserError: no such file, another kind of file, not UTF-8, no rows, a row that is no row, a field that is missing
             or holds no text.
     """
+    rows: Iterable[tuple[str, Any]]
     if source is not None:
         if not isinstance(source, Sequence) or isinstance(source, str):
             wanted = f"a sequence of dicts with {fields[0]!r} and {fields[1]!r}"

@@ -9,7 +9,16 @@ from xml.etree.ElementTree import Element
 from jepakit.report.charts import Whisker, interval_chart, short
 from jepakit.report.data import ReportData
 from jepakit.report.markup import missing, tag
-from jepakit.report.verdict import evaluator_name, feature_order, heading, higher_is_better, is_finite, raw_input, short_heading, spoken
+from jepakit.report.verdict import (
+    evaluator_name,
+    feature_order,
+    heading,
+    higher_is_better,
+    is_finite,
+    raw_input,
+    short_heading,
+    spoken,
+)
 
 _METRICS = {
     "accuracy": "Accuracy",

@@ -209,7 +209,8 @@ def judge(
     if step >= 0.1 * steps and now["pairs_below"] < 0.55:
         return "fragmented", (
             f"A matching pair has a lower energy than a random one in only {now['pairs_below']:.0%} of cases: the "
-            "prediction ignores the context. Try an easier task (smaller masks), a deeper predictor, or a higher lr."
+            "prediction ignores the context. Make the question easier (smaller masks, weaker views), or try a deeper predictor "
+            "or a higher lr."
         )
     if rank_left < 0.5:
         return "warning", (

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors.torch import save_file
 
 from jepakit.errors import UserError
@@ -52,6 +55,25 @@ class RunFolder:
             raise UserError(
                 f"Cannot make the run folder {self.path}: {error.strerror}. Choose another --out."
             ) from None
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else trains this run while it is entered; rank 0's alone to ask. The system frees it when a process dies.
+
+        Errors: another process does.
+        """
+        lock = FileLock(self.checkpoints / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise UserError(
+                f"{self.path} is being trained by another process. End that first (workers of a torchrun that was killed with "
+                "-9 live on), or wait for it."
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def remove_unfinished(self) -> None:
         """Remove what a killed process was writing."""

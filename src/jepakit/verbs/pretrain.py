@@ -10,7 +10,7 @@ import platform
 import shlex
 import sys
 import time
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, load_system
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
 from jepakit.training.device import choose_precision
-from jepakit.training.distributed import is_main, launched, leave, restarted, wait_for_all
+from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
@@ -96,7 +96,7 @@ def run_config(chosen: RunConfig, out: Path, init: str | Path | None = None, sou
 def _start(
     chosen: RunConfig, folder: RunFolder, device: torch.device, init: str | Path | None, source: Any
 ) -> Pretrained:
-    if restarted() and folder.config.exists():  # one of its processes died, and torchrun gives the command again
+    if restarted() and of_main(folder.config.exists()):  # one of its processes died, and torchrun gives the command again
         return resume(folder.path, source=source)
     folder.check_free()  # before the data is read: a typo should not cost minutes
     wait_for_all()
@@ -115,7 +115,8 @@ def _start(
             teacher.save_pretrained(folder.encoder)  # the run must load when the teacher's own folder is gone
         write_atomic(folder.config, lambda path: write_config(path, decided))
     wait_for_all()
-    return _train(trainer, folder, data)
+    with folder.held() if is_main() else nullcontext():
+        return _train(trainer, folder, data)
 
 
 def resume(run: str | Path, *, source: Any = None) -> Pretrained:
@@ -141,13 +142,14 @@ def _continue(decided: RunConfig, folder: RunFolder, device: torch.device, sourc
     data = open_data(decided, source)
     system = prepare_system(decided, device, teacher_of(decided, folder))
     trainer = build_trainer(decided, folder, data, system, device)
-    trainer.restore()
-    where = f"step {trainer.step} of {trainer.steps}"
-    if trainer.ended:
-        trainer.progress.say(f"{folder.path} has {trainer.ended} at {where}: nothing is left to train.")
-    else:
-        trainer.progress.say(f"Resuming {folder.path} at {where}.")
-    return _train(trainer, folder, data)
+    with folder.held() if is_main() else nullcontext():
+        trainer.restore()
+        where = f"step {trainer.step} of {trainer.steps}"
+        if trainer.ended:
+            trainer.progress.say(f"{folder.path} has {trainer.ended} at {where}: nothing is left to train.")
+        else:
+            trainer.progress.say(f"Resuming {folder.path} at {where}.")
+        return _train(trainer, folder, data)
 
 
 def open_data(config: RunConfig, source: Any = None) -> Data:
