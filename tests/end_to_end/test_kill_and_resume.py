@@ -17,7 +17,7 @@ from tiny_systems import TINY, untimed, words_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
-OFTEN = {"lejepa": 10}  # kills; others 2, and all of them 2 with workers, which take seconds to start
+OFTEN = {"lejepa": 10}  # kills; others 2, and all of them 1 with workers, which take seconds to start
 STEPS_A_KILL = 12
 OPTIONS = {"log_every": 3, "checkpoint_every": 7, "keep_checkpoints": 2, "health_every": 12, "precision": "float32"}
 
@@ -65,7 +65,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("name", TINY)
 def test_kills_leave_no_trace(place: Path, name: str, workers: int) -> None:
-    kills = OFTEN.get(name, 2) if workers == 0 else 2
+    kills = OFTEN.get(name, 2) if workers == 0 else 1
     steps = STEPS_A_KILL * (kills + 1)
     whole, broken = RunFolder(place / f"{name} {steps}"), RunFolder(place / f"{name} {workers} broken")
     log = place / f"{name} {workers}.log"

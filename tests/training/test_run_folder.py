@@ -94,3 +94,11 @@ def test_a_run_has_one_writer_and_a_dead_one_frees_it(tmp_path):
     assert subprocess.run([sys.executable, "-c", code, str(folder.path)]).returncode == 9
     with folder.held():
         pass
+
+
+def test_a_run_with_checkpoints_of_the_first_format_is_not_begun_again(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.create()
+    (folder.checkpoints / "step-00000100.pt").write_bytes(b"")
+    with pytest.raises(UserError, match=r"step-00000100.pt is of an earlier checkpoint format.*--out NEW"):
+        folder.list_checkpoints()

@@ -100,8 +100,15 @@ class RunFolder:
         return self.checkpoints / f"step-{step:08d}"
 
     def list_checkpoints(self) -> list[Path]:
-        """Checkpoints, oldest first."""
-        return sorted(path for path in self.checkpoints.glob("step-*") if path.is_dir())
+        """Checkpoints, oldest first. Errors: there are only some of a format that is no longer read."""
+        found = sorted(self.checkpoints.glob("step-*"))
+        kept = [path for path in found if path.is_dir()]
+        if found and not kept:
+            raise UserError(
+                f"{found[-1]} is of an earlier checkpoint format, from which this jepakit cannot continue. Start anew: "
+                f"jepakit pretrain --config {self.config} --out NEW."
+            )
+        return kept
 
     def prune_checkpoints(self, keep: int, best: int | None) -> None:
         """Remove all checkpoints but the newest `keep` and the one of step `best`."""
