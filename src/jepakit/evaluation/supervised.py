@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from jaxtyping import Float, Int
 from numpy.typing import ArrayLike
 from torch import Tensor, nn
 
+from jepakit.core.batch import map_tensors
 from jepakit.errors import check_range
 from jepakit.evaluation.attentive import outputs_of, scaled_targets, task_loss
 from jepakit.evaluation.features import Features
@@ -23,7 +25,7 @@ from jepakit.evaluation.pooling import pool
 from jepakit.evaluation.rows import Row
 from jepakit.randomness import derive_seed
 
-Augment = Callable[[Tensor, int, Tensor], Tensor]
+Augment = Callable[[Any, int, Tensor], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +50,9 @@ class SupervisedConfig:
 
 def train_supervised(
     encoder: nn.Module,
-    train_images: Float[Tensor, "n ..."],
+    train_inputs: Any,
     train_labels: ArrayLike | Tensor,
-    test_images: Float[Tensor, "m ..."],
+    test_inputs: Any,
     test_labels: ArrayLike | Tensor,
     *,
     task: str | None = None,
@@ -58,20 +60,22 @@ def train_supervised(
     augment: Augment | None = None,
     seed: int = 0,
 ) -> tuple[Features, list[Row]]:
-    """Train a copy of `encoder` (images -> `Tokens`) with labels: mean over tokens, then a linear layer.
+    """Train a copy of `encoder` (inputs -> `Tokens`) with labels: mean over tokens, then a linear layer.
 
     Give the encoder as it is before pretraining. The epoch whose weights are kept is chosen on a validation part held
-    out of the training part. Images are moved, a batch at a time, to where the encoder's parameters are.
+    out of the training part. Inputs are moved, a batch at a time, to where the encoder's parameters are.
 
     Args:
-        augment: `augment(images, epoch, positions) -> images` for training batches; positions count the training part.
+        train_inputs, test_inputs: what the encoder takes, `[n, ...]`: a tensor or a dict of tensors.
+        augment: `augment(inputs, epoch, positions) -> inputs` for training batches; positions count the training part.
 
     Returns:
         The mean-pooled features "supervised" of the trained encoder (no tokens), for the same evaluators as the others;
         and rows of the evaluator "direct": what the trained linear layer itself scores on the test part.
     """
     config = config or SupervisedConfig()
-    check_lengths("supervised", (train_images, test_images), (train_labels, test_labels))
+    first = _tensors(train_inputs)[0], _tensors(test_inputs)[0]
+    check_lengths("supervised", first, (train_labels, test_labels))
     targets = read_targets(train_labels, test_labels, task)
     device = next(encoder.parameters()).device
     labels, mean, scale = scaled_targets(targets)
@@ -79,11 +83,11 @@ def train_supervised(
     fit, check = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "supervised"))
-        model = _Classifier(copy.deepcopy(encoder), train_images[:2].to(device), outputs_of(targets)).to(device)
-        epochs = _fit(model, train_images, labels, fit, check, targets, config, augment, seed)
-    scores = _outputs(model, test_images).double().numpy() * scale + mean
+        model = _Classifier(copy.deepcopy(encoder), _rows(train_inputs, slice(2), device), outputs_of(targets)).to(device)
+        epochs = _fit(model, train_inputs, labels, fit, check, targets, config, augment, seed)
+    scores = _outputs(model, test_inputs).double().numpy() * scale + mean
     scores = scores[:, 0] if targets.task == "regression" else scores
-    train, test = (_outputs(model, images, embedded=True) for images in (train_images, test_images))
+    train, test = (_outputs(model, inputs, embedded=True) for inputs in (train_inputs, test_inputs))
     features = Features("supervised", train, test)
     rows = []
     for metric in metrics_for(targets):
@@ -106,23 +110,23 @@ def train_supervised(
 class _Classifier(nn.Module):
     """Mean over the encoder's tokens, then a linear layer."""
 
-    def __init__(self, encoder: nn.Module, example: Tensor, outputs: int):
+    def __init__(self, encoder: nn.Module, example: Any, outputs: int):
         super().__init__()
         self.encoder = encoder
         with torch.no_grad():
             width = self.encoder.eval()(example).values.shape[-1]
         self.head = nn.Linear(width, outputs)
 
-    def embed(self, images: Tensor) -> Float[Tensor, "batch dim"]:
-        return pool(self.encoder(images))
+    def embed(self, inputs: Any) -> Float[Tensor, "batch dim"]:
+        return pool(self.encoder(inputs))
 
-    def forward(self, images: Tensor) -> Float[Tensor, "batch outputs"]:
-        return self.head(self.embed(images))
+    def forward(self, inputs: Any) -> Float[Tensor, "batch outputs"]:
+        return self.head(self.embed(inputs))
 
 
 def _fit(
     model: _Classifier,
-    images: Tensor,
+    inputs: Any,
     labels: Tensor,
     fit: Int[Tensor, "fit"],
     check: Int[Tensor, "check"],
@@ -147,13 +151,14 @@ def _fit(
             progress = max(0.0, (step - warm_up) / max(1, total - warm_up))
             for group in optimiser.param_groups:
                 group["lr"] = config.learning_rate * min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * progress)))
-            inputs = images[batch] if augment is None else augment(images[batch], epoch, batch)
-            loss = task_loss(model(inputs.to(device)), labels[batch].to(device), targets.task)
+            drawn = _rows(inputs, batch)
+            drawn = drawn if augment is None else augment(drawn, epoch, batch)
+            loss = task_loss(model(_rows(drawn, slice(None), device)), labels[batch].to(device), targets.task)
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             step += 1
-        validation = float(task_loss(_outputs(model, images[check]), labels[check], targets.task))
+        validation = float(task_loss(_outputs(model, _rows(inputs, check)), labels[check], targets.task))
         if validation < best_loss:
             best_loss, best_epoch, best = validation, epoch + 1, copy.deepcopy(model.state_dict())
         elif epoch + 1 - best_epoch >= config.patience:
@@ -163,9 +168,20 @@ def _fit(
 
 
 @torch.no_grad()
-def _outputs(model: _Classifier, images: Tensor, *, embedded: bool = False) -> Tensor:
-    """Scores (or embeddings) of all images, without gradient, in evaluation mode, on the CPU."""
+def _outputs(model: _Classifier, inputs: Any, *, embedded: bool = False) -> Tensor:
+    """Scores (or embeddings) of all inputs, without gradient, in evaluation mode, on the CPU."""
     model.eval()
-    device = model.head.weight.device
-    parts = (part.to(device) for part in images.split(512))
+    device, count = model.head.weight.device, len(_tensors(inputs)[0])
+    parts = (_rows(inputs, slice(start, start + 512), device) for start in range(0, count, 512))
     return torch.cat([(model.embed(part) if embedded else model(part)).cpu() for part in parts])
+
+
+def _rows(inputs: Any, which: Any, device: torch.device | None = None) -> Any:
+    """Some of the inputs, on the device."""
+    return map_tensors(lambda tensor: tensor[which].to(device or tensor.device), inputs)
+
+
+def _tensors(inputs: Any) -> list[Tensor]:
+    found: list[Tensor] = []
+    map_tensors(found.append, inputs)
+    return found

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from jepakit.errors import UserError, missing_extra
 from jepakit.files import write_json
 from jepakit.interop.pretrained import PretrainedEncoder, claim_folder
+from jepakit.modalities.inputs import ImageInputs
 
 GraphFormat = Literal["torch-export", "onnx"]
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value
@@ -47,6 +48,10 @@ def export_graph(model: PretrainedEncoder, out: Path, format: GraphFormat) -> Pa
 
     Errors: a missing extra; a file that, read back, does not compute what torch does: then nothing is left behind.
     """
+    if not isinstance(model.inputs, ImageInputs):
+        raise UserError(
+            f"{format} is there for encoders of images so far, this one reads {model.modality.name}. Export it as safetensors."
+        )
     created = not out.exists()
     claim_folder(out, model.describe())
     write, read, name = {
