@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -33,6 +34,9 @@ VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status: 0, 2 for a mistake in what was given, 128 + n after signal n."""
     words = list(sys.argv[1:] if argv is None else argv)
+    # Threads that wait for one another sleep. Spinning, which is the default, made steps up to ten times slower on two cores
+    # that something else used as well; it has to be said before torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         return _run(words)
     except UserError as error:

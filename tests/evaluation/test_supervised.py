@@ -118,3 +118,24 @@ def test_messages(digits, encoder):
         SupervisedConfig(epochs=0)
     with pytest.raises(UserError, match="validation_fraction"):
         SupervisedConfig(validation_fraction=0.9)
+
+
+class OfDicts(nn.Module):
+    """The same encoder for an input of two tensors."""
+
+    def __init__(self, encoder):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, inputs):
+        assert set(inputs) == {"image", "offset"}
+        return self.encoder(inputs["image"] - inputs["offset"][:, None, None, None])
+
+
+def test_an_input_of_several_tensors_is_trained_on_as_one_of_one(digits, encoder):
+    images, labels, test_images, test_labels = digits
+    config = SupervisedConfig(epochs=1)
+    both = [{"image": part + 3, "offset": torch.full((len(part),), 3.0)} for part in (images, test_images)]
+    plain, _ = train_supervised(encoder, *digits, config=config)
+    features, _ = train_supervised(OfDicts(encoder), both[0], labels, both[1], test_labels, config=config)
+    torch.testing.assert_close(features.test, plain.test, atol=1e-3, rtol=1e-3)
