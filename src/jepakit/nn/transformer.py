@@ -184,8 +184,5 @@ def initialise_transformer(module: nn.Module, blocks: nn.ModuleList) -> None:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     for index, block in enumerate(blocks, start=1):
-        attention, mlp = block.attn, block.mlp
-        assert isinstance(attention, Attention)  # for the type checker: a ModuleList does not say what it holds
-        assert isinstance(mlp, MLP)
-        attention.proj.weight.data.div_(math.sqrt(2.0 * index))
-        mlp.fc2.weight.data.div_(math.sqrt(2.0 * index))
+        for name in ("attn.proj.weight", "mlp.fc2.weight"):
+            block.get_parameter(name).data.div_(math.sqrt(2.0 * index))
