@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.image_files import BadFile, Pixels
 from jepakit.modalities.image_labels import Labels
+from jepakit.modalities.names import Names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,9 +80,9 @@ class Collection:
     modes: dict[str, int]
     """How many pictures are stored in which way (RGB, L, I;16, uint8, ...)."""
     labels: Labels | None = None
-    paths: list[str] | None = None
+    paths: Names | None = None
     """As the user can open them."""
-    relative: list[str] | None = None
+    relative: Names | None = None
     """Relative to the data folder."""
     groups: list[str] | None = None
     test: NDArray[np.bool_] | None = None
@@ -90,3 +91,5 @@ class Collection:
     notes: list[str] = field(default_factory=list)
     """What a user should know about how the data was read, in sentences."""
     value_range: tuple[float, float] | None = None
+    shards: NDArray[np.int64] | None = None
+    """Where each shard of the data ends, as a number of pictures; None: there are no shards."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,8 +24,10 @@ from jepakit.modalities.image_arrays import (
 )
 from jepakit.modalities.image_collection import Collection, ImageDataConfig
 from jepakit.modalities.image_files import EXTENSIONS, find_images
-from jepakit.modalities.image_labels import Labels, Table, array_labels, folder_labels, read_table
+from jepakit.modalities.image_labels import Labels, array_labels, folder_labels, groups_of, label_table
 from jepakit.modalities.image_survey import chosen_size, survey_files
+from jepakit.modalities.names import Names
+from jepakit.modalities.shards import is_packed, read_packed
 
 BUILT_IN = ("digits", "fashion-mnist")
 
@@ -44,6 +47,8 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
         return _from_arrays(config, arrays, "fashion-mnist", classes=FASHION_CLASSES)
     path = Path(config.data).expanduser()
     if path.is_dir():
+        if is_packed(path):
+            return read_packed(config, path)
         if find_idx(path):
             return _from_arrays(config, read_idx_folder(path), "idx")
         return _from_folder(config, path)
@@ -84,7 +89,7 @@ def _from_arrays(
         image_size=chosen_size(config, shapes),
         channels=pictures.channels,
         shapes=shapes,
-        modes=dict(Counter(str(array.dtype) for array in arrays.images for _ in range(len(array)))),
+        modes=dict(sum((Counter({str(array.dtype): len(array)}) for array in arrays.images), Counter())),
         labels=labels,
         test=test,
         value_range=pictures.found_range,
@@ -115,13 +120,17 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     found, others = find_images(root)
     if not found:
         raise UserError(_nothing_found(root, others))
-    table = _label_table(config, root, found)
+    table = label_table(config.labels, root, found)
     split, left_out = _split_folders(found)
-    chosen = [index for index, side in enumerate(split) if side is not None]
-    files = [str(root / found[index]) for index in chosen]
+    chosen = np.array([index for index, side in enumerate(split) if side is not None])
+    notes = [f"Files passed over because they are not images: {others:,}."] if others else []
+    if left_out:
+        notes.append(f"Images not used because they lie outside of {' and '.join(_split_names(found))}: {left_out:,}.")
+    names = Names.of(found).take(chosen)
+    files = names.under(f"{root}{os.sep}")
     survey = survey_files(files, files, config)
-    kept = [chosen[index] for index in survey.good]
-    relative = [found[index] for index in kept]
+    kept = chosen[survey.good]
+    relative = names.take(survey.good)
     in_split = [path.split("/", 1)[1] for path in relative] if any(split) else relative
     test = np.array([split[index] == "test" for index in kept]) if any(split) else None
     if table is not None:
@@ -129,9 +138,6 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     labels = None
     if config.labels != "none":
         labels = (table.labels() if table is not None else None) or folder_labels(in_split)
-    notes = [f"Files passed over because they are not images: {others:,}."] if others else []
-    if left_out:
-        notes.append(f"Images not used because they lie outside of {' and '.join(_split_names(found))}: {left_out:,}.")
     return Collection(
         name=root.resolve().name,
         kind="folder",
@@ -141,9 +147,9 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
         shapes=survey.shapes,
         modes=survey.modes,
         labels=labels,
-        paths=[str(root / path) for path in relative],
+        paths=files.take(survey.good),
         relative=relative,
-        groups=_groups(config, table, relative),
+        groups=groups_of(config.group_by, table, relative),
         test=test,
         bad_files=survey.bad,
         notes=notes,
@@ -155,15 +161,6 @@ def _nothing_found(root: Path, others: int) -> str:
         return f"data: {root} is a saved Hugging Face data set. Give it as hf:{root}."
     what = f"{others:,} other files" if others else "nothing else"
     return f"data: no image files under {root} ({what} there). Looked for: {', '.join(EXTENSIONS)}, in all sub-folders."
-
-
-def _label_table(config: ImageDataConfig, root: Path, found: list[str]) -> Table | None:
-    if config.labels in (None, "none"):
-        return None
-    assert config.labels is not None
-    if not config.labels.lower().endswith((".csv", ".tsv")):
-        raise UserError(f'labels: {config.labels!r} is not understood. Give a .csv or .tsv file, or "none".')
-    return read_table(config.labels, root, found)
 
 
 def _split_names(found: Sequence[str]) -> tuple[str, ...]:
@@ -182,23 +179,3 @@ def _split_folders(found: Sequence[str]) -> tuple[list[str | None], int]:
     side = {names[0]: "train", names[1]: "test"}
     split = [side.get(path.split("/")[0]) if "/" in path else None for path in found]
     return split, split.count(None)
-
-
-def _groups(config: ImageDataConfig, table: Table | None, relative: Sequence[str]) -> list[str] | None:
-    if config.group_by is None:
-        return None
-    if not config.group_by.startswith("path:"):
-        if table is None:
-            raise UserError(
-                f"group_by: {config.group_by!r} would be a column of the label file, but --labels names none. "
-                "Give --labels FILE.csv, or a part of the path as path:0, path:1, ..."
-            )
-        return table.groups(config.group_by)
-    part = config.group_by.removeprefix("path:")
-    if not part.isdecimal():
-        raise UserError(f"group_by: {config.group_by!r} is not understood; expected path:0, path:1, ...")
-    folders = [path.split("/")[:-1] for path in relative]
-    short = [path for path, parts in zip(relative, folders, strict=True) if len(parts) <= int(part)]
-    if short:
-        raise UserError(f"group_by: {short[0]} has no folder number {part} (path:0 is the first folder).")
-    return [parts[int(part)] for parts in folders]

@@ -31,6 +31,7 @@ from jepakit.modalities.image_files import BadFile
 from jepakit.modalities.image_labels import Task
 from jepakit.modalities.image_sources import read_source
 from jepakit.modalities.modality import Companion
+from jepakit.modalities.names import Names
 from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
 from jepakit.randomness import derive_seed
 
@@ -48,7 +49,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """
 
     def __init__(
-        self, pictures: Pictures, ids: NDArray[np.int64], labels: NDArray | None = None, paths: list[str] | None = None
+        self, pictures: Pictures, ids: NDArray[np.int64], labels: NDArray | None = None, paths: Names | None = None
     ):
         self.pictures = pictures
         self.ids = ids
@@ -70,7 +71,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
         """The pictures at these positions of this data set."""
         chosen = np.asarray(indices, dtype=np.int64)
         labels = None if self.labels is None else self.labels[chosen]
-        paths = None if self.paths is None else [self.paths[index] for index in chosen]
+        paths = None if self.paths is None else self.paths.take(chosen)
         return ImageDataset(self.pictures, self.ids[chosen], labels, paths)
 
 
@@ -126,7 +127,7 @@ def split_collection(collection: Collection, config: ImageDataConfig, seed: int)
 
     def part(chosen: NDArray[np.int64]) -> ImageDataset:
         values = None if labels is None else labels.values[chosen]
-        paths = None if collection.paths is None else [collection.paths[index] for index in chosen]
+        paths = None if collection.paths is None else collection.paths.take(chosen)
         return ImageDataset(collection.pictures, chosen, values, paths)
 
     train_ids = ids[~test]
@@ -213,7 +214,8 @@ def _fingerprint(collection: Collection, train: NDArray[np.int64], test: NDArray
     if collection.labels is not None:
         digest.update(np.ascontiguousarray(collection.labels.values).tobytes())
     if collection.relative is not None:
-        digest.update("\0".join(collection.relative).encode(errors="surrogateescape"))
+        for index, name in enumerate(collection.relative):
+            digest.update((b"\0" if index else b"") + name.encode(errors="surrogateescape"))
     else:  # arrays have no names: look at some of the pixels
         for index in np.linspace(0, len(collection.pictures) - 1, 64).astype(int):
             digest.update(collection.pictures.read(int(index)).tobytes())
