@@ -56,11 +56,11 @@ def test_what_is_read_from_shards_is_what_is_read_from_the_folder(photographs, s
 
 @pytest.mark.slow
 def test_training_from_shards_is_training_from_the_folder(photographs, shards, tmp_path):
-    options = {"steps": 3, "batch_size": 8, "threads": 1}
-    jepakit.pretrain("lejepa", data=photographs, on_bad_file="skip", out=tmp_path / "folder", workers=0, **options)
+    options = {"steps": 3, "batch_size": 8, "threads": 1, "workers": 0}
+    jepakit.pretrain("lejepa", data=photographs, on_bad_file="skip", out=tmp_path / "folder", **options)
     expected = metrics(tmp_path / "folder")
     for encoding, packed in shards.items():
-        jepakit.pretrain("lejepa", data=packed, out=tmp_path / encoding, workers=2, **options)
+        jepakit.pretrain("lejepa", data=packed, out=tmp_path / encoding, **options)
         assert metrics(tmp_path / encoding) == expected
 
 

@@ -74,6 +74,16 @@ def folder_labels(paths: Sequence[str]) -> Labels | None:
     return class_names([part[0] for part in parts])
 
 
+def told_labels(cells: Sequence[str], names: Sequence[str]) -> Labels | None:
+    """Labels that came beside each picture; None where none did. Errors: some pictures have none."""
+    empty = next((index for index, cell in enumerate(cells) if not cell), None)
+    if empty is None:
+        return _parse(list(cells), "the samples")
+    if any(cells):
+        raise UserError(f'labels: {names[empty]} has no label, others have. Add it, or ignore labels with "none".')
+    return None
+
+
 def class_names(names: Sequence[str]) -> Labels:
     """Classification from names; whole numbers are ordered as numbers."""
     unique = set(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +25,11 @@ from jepakit.modalities.image_arrays import (
 )
 from jepakit.modalities.image_collection import Collection, ImageDataConfig
 from jepakit.modalities.image_files import EXTENSIONS, find_images
-from jepakit.modalities.image_labels import Labels, array_labels, folder_labels, groups_of, label_table
-from jepakit.modalities.image_survey import chosen_size, survey_files
+from jepakit.modalities.image_labels import Labels, array_labels, folder_labels, groups_of, label_table, told_labels
+from jepakit.modalities.image_survey import chosen_size, each, survey_files
 from jepakit.modalities.names import Names
 from jepakit.modalities.shards import is_packed, read_packed
+from jepakit.modalities.tar_shards import TarPictures, find_tars, open_tar
 
 BUILT_IN = ("digits", "fashion-mnist")
 
@@ -45,6 +47,8 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
     if config.data == "fashion-mnist":
         arrays = read_idx_folder(fashion_mnist_folder())
         return _from_arrays(config, arrays, "fashion-mnist", classes=FASHION_CLASSES)
+    if config.data.endswith(".tar") and ("{" in config.data or Path(config.data).expanduser().is_file()):
+        return _from_tars(config, find_tars(config.data))
     path = Path(config.data).expanduser()
     if path.is_dir():
         if is_packed(path):
@@ -60,7 +64,7 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
     if path.suffix not in (".npy", ".npz"):
         raise UserError(
             f"data: {path} is a file that is not understood. Give a folder of pictures, a .npy or .npz file, a folder "
-            f"of idx files, or one of {', '.join(BUILT_IN)}. Unpack archives first."
+            f"of idx files, tar shards, or one of {', '.join(BUILT_IN)}. Unpack archives first."
         )
     return _from_arrays(config, read_arrays(path), "array")
 
@@ -119,6 +123,8 @@ def _array_file_labels(config: ImageDataConfig, arrays: Arrays, count: int) -> L
 def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     found, others = find_images(root)
     if not found:
+        if tars := find_tars(str(root)):
+            return _from_tars(config, tars)
         raise UserError(_nothing_found(root, others))
     table = label_table(config.labels, root, found)
     split, left_out = _split_folders(found)
@@ -154,6 +160,50 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
         bad_files=survey.bad,
         notes=notes,
     )
+
+
+def _from_tars(config: ImageDataConfig, tars: Sequence[Path]) -> Collection:
+    indices = list(each(lambda number: open_tar(tars[number]), range(len(tars)), "Indexing tars", few=2))
+    files = TarPictures(tars, indices)
+    if not len(files):
+        raise UserError(f"data: no pictures in {config.data}: a sample is key.jpg (or another image), and key.cls or key.json.")
+    names = Names.of(f"{tar.name}/{name}" for tar, index in zip(tars, indices, strict=True) for name in index.names)
+    told = Names.of(label for index in indices for label in index.labels)
+    table = label_table(config.labels, tars[0].parent, names)
+    survey = survey_files(files, names, config)
+    relative = names.take(survey.good)
+    split = _split_tars(tars)
+    labels = None
+    if table is not None:
+        table = table.take(survey.good)
+        labels = table.labels()
+    elif config.labels is None:
+        labels = told_labels(told.take(survey.good), relative)
+    return Collection(
+        name=tars[0].name if len(tars) == 1 else Path(config.data).name,
+        kind="tar",
+        pictures=survey.pictures,
+        image_size=survey.image_size,
+        channels=survey.channels,
+        shapes=survey.shapes,
+        modes=survey.modes,
+        labels=labels,
+        paths=relative,
+        relative=relative,
+        groups=groups_of(config.group_by, table, relative),
+        test=None if split is None else np.repeat(split, [len(index.starts) for index in indices])[survey.good],
+        bad_files=survey.bad,
+        shards=np.searchsorted(survey.good, files.ends),
+    )
+
+
+def _split_tars(tars: Sequence[Path]) -> NDArray[np.bool_] | None:
+    """True for the tars of the test set, where their names (train-000.tar, val-000.tar) make a split."""
+    words = [re.split(r"[^a-z]", tar.name.lower())[0] for tar in tars]
+    if not all(word in (*_TRAIN_FOLDERS, *_TEST_FOLDERS) for word in words) or len(set(words)) < 2:
+        return None
+    test = np.array([word in _TEST_FOLDERS for word in words])
+    return test if test.any() and not test.all() else None
 
 
 def _nothing_found(root: Path, others: int) -> str:

@@ -191,10 +191,12 @@ def _careful(look: Callable[[int], T], names: Sequence[str]) -> Callable[[int], 
     return attempt
 
 
-def each(look: Callable[[int], T], indices: Sequence[int] | NDArray, label: str, ahead: int = 1_024) -> Iterator[T]:
-    """`look(index)` for each, in order, on all cores, at most `ahead` of them at a time."""
+def each(
+    look: Callable[[int], T], indices: Sequence[int] | NDArray, label: str, ahead: int = 1_024, few: int = 5_000
+) -> Iterator[T]:
+    """`look(index)` for each, in order, on all cores, at most `ahead` at a time; a bar shows it where there are not `few`."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
         pieces = (indices[start : start + ahead] for start in range(0, len(indices), ahead))
         results = chain.from_iterable(pool.map(look, map(int, piece)) for piece in pieces)
         console = Console(stderr=True)
-        yield from track(results, label, len(indices), console=console, transient=True, disable=len(indices) < 5_000)
+        yield from track(results, label, len(indices), console=console, transient=True, disable=len(indices) < few)

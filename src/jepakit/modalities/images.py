@@ -45,16 +45,23 @@ class ImageDataset(Dataset[dict[str, Any]]):
     """Some of the pictures of a collection: `{"image", "id", "label"?}`.
 
     `image` is `[channels, h, w]`, `uint8` or `float32` in [0, 1], at its own size (see `loaded_size`); `id` is its
-    position in the whole collection, so that what is drawn for it does not depend on the split.
+    position in the whole collection, so that what is drawn for it does not depend on the split. `shards` says in which
+    shard each lies, where they are to be read shard after shard.
     """
 
     def __init__(
-        self, pictures: Pictures, ids: NDArray[np.int64], labels: NDArray | None = None, paths: Names | None = None
+        self,
+        pictures: Pictures,
+        ids: NDArray[np.int64],
+        labels: NDArray | None = None,
+        paths: Names | None = None,
+        shards: NDArray | None = None,
     ):
         self.pictures = pictures
         self.ids = ids
         self.labels = labels
         self.paths = paths
+        self.shards = shards
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -72,7 +79,8 @@ class ImageDataset(Dataset[dict[str, Any]]):
         chosen = np.asarray(indices, dtype=np.int64)
         labels = None if self.labels is None else self.labels[chosen]
         paths = None if self.paths is None else self.paths.take(chosen)
-        return ImageDataset(self.pictures, self.ids[chosen], labels, paths)
+        shards = None if self.shards is None else self.shards[chosen]
+        return ImageDataset(self.pictures, self.ids[chosen], labels, paths, shards)
 
 
 @dataclass
@@ -125,10 +133,17 @@ def split_collection(collection: Collection, config: ImageDataConfig, seed: int)
     test = held_out(collection, config.test_fraction)
     ids = np.arange(len(collection.pictures))
 
+    def shards(chosen: NDArray[np.int64]) -> NDArray | None:
+        if config.shuffle == "full":
+            return None
+        if collection.shards is None:
+            raise UserError(f"shuffle shards: {collection.name} has no shards. Pack it (jepakit pack), or use full.")
+        return np.searchsorted(collection.shards, chosen, side="right").astype(np.int32)
+
     def part(chosen: NDArray[np.int64]) -> ImageDataset:
         values = None if labels is None else labels.values[chosen]
         paths = None if collection.paths is None else collection.paths.take(chosen)
-        return ImageDataset(collection.pictures, chosen, values, paths)
+        return ImageDataset(collection.pictures, chosen, values, paths, shards(chosen))
 
     train_ids = ids[~test]
     if len(train_ids) == 0:

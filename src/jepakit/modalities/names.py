@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 
+from jepakit.modalities.mapped_files import MappedArray
+
 _CHUNK = 2**16
 
 
@@ -16,7 +18,7 @@ class Names(Sequence[str]):
     """Strings end to end; behaves like a list of them, and pickles as arrays.
 
     Args:
-        text: the UTF-8 bytes of all strings.
+        text: the UTF-8 bytes of all strings, in memory or mapped.
         starts: where each begins, and where the last ends.
         prefix: what all begin with (a root folder).
         rows: which of them, in which order; None: all.
@@ -24,12 +26,20 @@ class Names(Sequence[str]):
 
     def __init__(
         self,
-        text: UInt8[np.ndarray, "bytes"],
-        starts: Int[np.ndarray, "names_and_one"],
+        text: UInt8[np.ndarray, "bytes"] | MappedArray,
+        starts: Int[np.ndarray, "names_and_one"] | MappedArray,
         prefix: str = "",
         rows: NDArray[np.int64] | None = None,
     ):
-        self.text, self.starts, self.prefix, self.rows = text, starts, prefix, rows
+        self._text, self._starts, self.prefix, self.rows = text, starts, prefix, rows
+
+    @property
+    def text(self) -> UInt8[np.ndarray, "bytes"]:
+        return self._text.array if isinstance(self._text, MappedArray) else self._text
+
+    @property
+    def starts(self) -> Int[np.ndarray, "names_and_one"]:
+        return self._starts.array if isinstance(self._starts, MappedArray) else self._starts
 
     @classmethod
     def of(cls, names: Iterable[str], prefix: str = "") -> Names:
@@ -53,15 +63,11 @@ class Names(Sequence[str]):
     def take(self, rows: Sequence[int] | NDArray) -> Names:
         """The names at these positions; the strings themselves are shared."""
         chosen = np.asarray(rows, dtype=np.int64)
-        return Names(self.text, self.starts, self.prefix, chosen if self.rows is None else self.rows[chosen])
+        return Names(self._text, self._starts, self.prefix, chosen if self.rows is None else self.rows[chosen])
 
     def under(self, prefix: str) -> Names:
         """The same names with a prefix."""
-        return Names(self.text, self.starts, prefix, self.rows)
-
-    def packed(self) -> Names:
-        """The same names with strings of their own, in order, without a prefix."""
-        return Names.of(self)
+        return Names(self._text, self._starts, prefix, self.rows)
 
     def __len__(self) -> int:
         return len(self.starts) - 1 if self.rows is None else len(self.rows)

@@ -124,7 +124,7 @@ def read_packed(config: ImageDataConfig, folder: Path) -> Collection:
     shapes = np.load(folder / "sizes.npy").astype(np.int64)
     names = None
     if index["named"]:
-        names = Names(np.load(folder / "names.npy", mmap_mode="r"), np.load(folder / "name_starts.npy", mmap_mode="r"))
+        names = Names(MappedArray(folder / "names.npy"), MappedArray(folder / "name_starts.npy"))
     image_size = config.image_size or tuple(index["image_size"])
     channels = config.channels or index["channels"]
     notes = list(index["notes"])

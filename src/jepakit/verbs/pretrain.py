@@ -207,7 +207,7 @@ def _absolute(place: str) -> str:
         return place
     scheme = "hf:" if place.startswith("hf:") else ""
     path = Path(place.removeprefix(scheme)).expanduser()
-    return scheme + str(path.absolute()) if path.exists() else place
+    return scheme + str(path.absolute()) if path.exists() or place.endswith(".tar") else place
 
 
 def held_out_count(config: RunConfig, count: int) -> int:
