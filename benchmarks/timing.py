@@ -33,7 +33,12 @@ class Result:
 
 
 def compare(
-    name: str, ours: Callable[[], object], reference: Callable[[], object], note: str = "", repeats: int = 5, memory: bool = True
+    name: str,
+    ours: Callable[[], object],
+    reference: Callable[[], object],
+    note: str = "",
+    repeats: int = 5,
+    memory: bool = True,
 ) -> Result:
     """Seconds of both. Taking turns, so that what else the machine does falls on both alike; the fastest round counts."""
     sides = (ours, reference)

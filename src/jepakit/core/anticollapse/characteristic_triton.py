@@ -50,8 +50,10 @@ if AVAILABLE:
         for j in tl.static_range(KNOTS):
             k = KNOTS - 1 - j
             turned = a * unit_cos - b * unit_sin
-            b = a * unit_sin + b * unit_cos + tl.load(imaginary + k * slices + columns, mask=columns < slices, other=0.0)[None, :]
-            a = turned + tl.load(real + k * slices + columns, mask=columns < slices, other=0.0)[None, :]
+            real_k = tl.load(real + k * slices + columns, mask=columns < slices, other=0.0)
+            imaginary_k = tl.load(imaginary + k * slices + columns, mask=columns < slices, other=0.0)
+            b = a * unit_sin + b * unit_cos + imaginary_k[None, :]
+            a = turned + real_k[None, :]
         tl.store(grad + place, a, mask=inside)
 
 
