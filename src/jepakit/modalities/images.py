@@ -32,12 +32,12 @@ from jepakit.modalities.image_labels import Task
 from jepakit.modalities.image_sources import read_source
 from jepakit.modalities.modality import Companion
 from jepakit.modalities.names import Names
-from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
+from jepakit.modalities.pixels import unit
+from jepakit.modalities.splits import check_groups, held_out, limited
 from jepakit.randomness import derive_seed
 
 __all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "in_pieces", "open_images", "split_collection", "stack_images"]
 
-_SPLIT_SEED = 0
 _STATISTICS = 1_000
 _PIECE_PIXELS = 2**17
 
@@ -131,7 +131,7 @@ def open_images(config: ImageDataConfig, seed: int, source: object | None = None
 def split_collection(collection: Collection, config: ImageDataConfig, seed: int) -> ImageData:
     """`ImageData` of a collection; `config` has `image_size`, `channels` and `value_range` filled in."""
     labels = collection.labels
-    test = held_out(collection, config.test_fraction)
+    test = _test_set(collection, config.test_fraction)
     ids = np.arange(len(collection.pictures))
 
     def shards(chosen: NDArray[np.int64]) -> NDArray | None:
@@ -146,12 +146,9 @@ def split_collection(collection: Collection, config: ImageDataConfig, seed: int)
         paths = None if collection.paths is None else collection.paths.take(chosen)
         return ImageDataset(collection.pictures, chosen, values, paths, shards(chosen))
 
-    train_ids = ids[~test]
-    if len(train_ids) == 0:
+    if test.all():
         raise UserError(f"{collection.name}: no picture is left to train on.")
-    if config.limit is not None and config.limit < len(train_ids):
-        generator = np.random.default_rng(derive_seed(seed, "limit"))
-        train_ids = np.sort(generator.permutation(train_ids)[: config.limit])
+    train_ids = limited(ids[~test], config.limit, seed)
     train = part(train_ids)
     mean, std = _statistics(train, config.channels or collection.channels, seed)
     return ImageData(
@@ -170,26 +167,21 @@ def split_collection(collection: Collection, config: ImageDataConfig, seed: int)
     )
 
 
-def held_out(collection: Collection, fraction: float) -> NDArray[np.bool_]:
+def _test_set(collection: Collection, fraction: float) -> NDArray[np.bool_]:
     """True for the pictures of the test set: the data's own, else by groups, else by class, else at random."""
     labels, groups = collection.labels, collection.groups
     if collection.test is not None:
         if groups is not None:
             check_groups(groups, collection.test)
         return collection.test
-    generator = np.random.default_rng(derive_seed(_SPLIT_SEED, "split"))
     classes = labels.values if labels is not None and labels.task == "classification" else None
-    if groups is not None:
-        test = grouped_split(groups, fraction, generator)
-        if classes is not None and test.any() and not set(classes[test]) & set(classes[~test]):
-            raise UserError(
-                "group_by puts every class on one side of the split: the group is the label itself. Group by what "
-                "should not leak instead (a patient, a scene, a camera)."
-            )
-        return test
-    if classes is not None:
-        return stratified_split(classes, fraction, generator)
-    return random_split(len(collection.pictures), fraction, generator)
+    test = held_out(len(collection.pictures), fraction, classes=classes, groups=groups)
+    if groups is not None and classes is not None and test.any() and not set(classes[test]) & set(classes[~test]):
+        raise UserError(
+            "group_by puts every class on one side of the split: the group is the label itself. Group by what "
+            "should not leak instead (a patient, a scene, a camera)."
+        )
+    return test
 
 
 def stack_images(
@@ -199,10 +191,10 @@ def stack_images(
     images = [sample["image"] for sample in samples]
     sizes = torch.tensor([image.shape[1:] for image in images])
     if all(image.shape == images[0].shape and image.dtype == images[0].dtype for image in images):
-        return _unit(torch.stack(images)), sizes
+        return unit(torch.stack(images)), sizes
     canvas = torch.zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
     for place, image in zip(canvas, images, strict=True):
-        place[:, : image.shape[1], : image.shape[2]] = _unit(image)
+        place[:, : image.shape[1], : image.shape[2]] = unit(image)
     return canvas, sizes
 
 
@@ -219,16 +211,12 @@ def in_pieces(
     return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
 
 
-def _unit(image: Tensor) -> Tensor:
-    return image.to(torch.float32) / 255 if image.dtype == torch.uint8 else image
-
-
 def _statistics(train: ImageDataset, channels: int, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     generator = np.random.default_rng(derive_seed(seed, "statistics"))
     chosen = generator.permutation(len(train))[:_STATISTICS]
     first, second = np.zeros(channels), np.zeros(channels)
     for index in chosen:
-        pixels = _unit(train[int(index)]["image"]).double().flatten(1)
+        pixels = unit(train[int(index)]["image"]).double().flatten(1)
         first += pixels.mean(dim=1).numpy() / len(chosen)
         second += pixels.square().mean(dim=1).numpy() / len(chosen)
     # A data set of constant pictures has no spread; dividing by it must still give numbers.

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
-import platform
 import shlex
-import sys
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -19,11 +16,10 @@ import numpy as np
 import torch
 from rich.console import Console
 
-import jepakit
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
-from jepakit.files import write_atomic, write_json
+from jepakit.files import write_atomic
 from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
@@ -36,6 +32,7 @@ from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.environment import add_wall_time, write_environment
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
 
@@ -284,36 +281,3 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
         rows = evaluate(folder.path, opened=data) if wanted else []
         say(f"Report: {report(folder.path, opened=data)}")
     return Pretrained(folder.path, outcome, rows)
-
-
-def write_environment(folder: RunFolder, config: RunConfig, device: torch.device) -> None:
-    """What the run was made with, `environment.json`."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    write_json(
-        folder.environment,
-        {
-            "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line()
-            else f"jepakit pretrain --config {shlex.quote(str(folder.config))} --out NEW",
-            "jepakit": jepakit.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "device": f"{device} ({name})",
-            "precision": str(choose_precision(config.training.precision, device)).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "wall_s": 0.0,
-        },
-    )
-
-
-def add_wall_time(folder: RunFolder, seconds: float) -> None:
-    """Add training seconds to `environment.json`; a resumed run adds up."""
-    if folder.environment.exists():
-        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
-        environment["wall_s"] = environment.get("wall_s", 0.0) + seconds
-        write_json(folder.environment, environment)
-
-
-def _from_command_line() -> bool:
-    return Path(sys.argv[0]).name in ("jepakit", "__main__.py")
