@@ -14,7 +14,8 @@ from jaxtyping import UInt8
 from jepakit.errors import UserError
 
 _OPEN = 64  # maps at a time: each holds a file descriptor, of which a process often has 1,024
-_TOUCHED = 16 * 2**20  # bytes read after which the maps' pages leave the process; the system's own cache keeps them
+_TOUCHED = 64 * 2**20  # bytes read after which the maps' pages leave the process; the system's own cache keeps them
+_AROUND = 2**16  # bytes that Linux maps around one that is read
 
 
 class MappedFiles:
@@ -37,7 +38,7 @@ class MappedFiles:
                 "Copy or make it again."
             )
         piece = np.frombuffer(opened, np.uint8, length, start).copy()
-        self._touched += length
+        self._touched += max(length, _AROUND)
         if self._touched > _TOUCHED:
             self._touched = 0
             for mapped in list(self._maps.values()):
