@@ -4,7 +4,7 @@
     python recipes/i_jepa_fashion_mnist.py --part losses    # without and with each anti-collapse loss, one seed
     python recipes/i_jepa_fashion_mnist.py --part images    # with fewer unlabelled images, one seed
     python recipes/i_jepa_fashion_mnist.py --part probes    # linear against attentive probe, numbers of labels
-    python recipes/i_jepa_fashion_mnist.py --part blocks    # the paper's four blocks in one predictor pass or in four, three seeds
+    python recipes/i_jepa_fashion_mnist.py --part blocks    # the paper's blocks in one predictor pass or in four
 
 Fashion-MNIST is read from an idx folder (Debian package dataset-fashion-mnist, or --data FOLDER).
 """
