@@ -43,6 +43,16 @@ def test_the_array_is_what_was_appended(tmp_path):
     assert (tmp_path / "same.npy").read_bytes() == (tmp_path / "deep" / "a.npy").read_bytes()
 
 
+def test_progress_is_saved_in_between(tmp_path, monkeypatch):
+    with a_file(tmp_path / "a.npy").opened() as file:
+        state = tmp_path / "a.npy.part.json"
+        for start, every, saved in ((0, 1e9, 4), (4, 1e9, 4), (8, 0, 10)):  # the first batch always
+            monkeypatch.setattr("jepakit.interop.embedding_files.SAVE_EVERY", every)
+            file.append(ROWS[start : start + 4])
+            assert json.loads(state.read_text())["done"] == saved
+        file.finish()
+
+
 @pytest.mark.parametrize("ending", ["npy", "parquet"])
 @pytest.mark.parametrize("until", [4, 8, 10])
 def test_what_was_cut_short_goes_on(tmp_path, ending, until):

@@ -6,10 +6,12 @@ import contextlib
 import csv
 import io
 import json
+import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -20,6 +22,7 @@ from jepakit.files import write_atomic, write_json
 FORMAT = 1
 ENDINGS = (".npy", ".parquet")
 ROW_GROUP_BYTES = 2**25
+SAVE_EVERY = 1.0  # seconds of work that a killed process loses at most
 
 
 class EmbeddingFile:
@@ -39,12 +42,14 @@ class EmbeddingFile:
         check_ending(out)
         if out.suffix == ".parquet":
             for path in paths or ():
-                if not path.isprintable() and any("\udc80" <= letter <= "\udcff" for letter in path):
-                    raise UserError(f"--out {out}: the file name {path!r} is no UTF-8, as .parquet needs. Write .npy.")
+                if any("\ud800" <= letter <= "\udfff" for letter in path):
+                    raise UserError(f"--out {out}: the file name {path!r} is no UTF-8, which .parquet needs. Write .npy.")
         self.out, self.ids, self.paths, self.origin = out, ids, paths, origin
         self.part, self.state, self.names = (out.with_name(out.name + end) for end in (".part", ".part.json", ".part.csv"))
         self.shape: tuple[int, ...] | None = None  # of one row, known from the first batch on
         self.done = 0
+        self._handle: IO[bytes] | None = None
+        self._saved = -math.inf
 
     @contextlib.contextmanager
     def opened(self) -> Iterator[EmbeddingFile]:
@@ -62,9 +67,13 @@ class EmbeddingFile:
             self._go_on()
             if self.out.suffix == ".npy":
                 write_atomic(self.names, self._write_ids)
-            yield self
-            if self.done == len(self.ids):
-                Path(lock.lock_file).unlink(missing_ok=True)
+            try:
+                yield self
+            finally:
+                if self._handle is not None:  # not finished: stopped by Ctrl-C, say
+                    self._save()
+                    self._handle.close()
+            Path(lock.lock_file).unlink(missing_ok=True)
         finally:
             lock.release()
 
@@ -93,7 +102,7 @@ class EmbeddingFile:
         os.truncate(self.part, whole)  # what a killed process had not finished
 
     def append(self, rows: np.ndarray) -> None:
-        """Add rows `[batch, ...]`. They are on disk when this returns. Errors: rows of another shape than those before."""
+        """Add rows `[batch, ...]`. Errors: rows of another shape than those before."""
         if self.shape is None:
             self.shape = rows.shape[1:]
             self.state.unlink(missing_ok=True)
@@ -103,15 +112,27 @@ class EmbeddingFile:
                 f"{self.out}: after rows of shape {list(self.shape)} came some of {list(rows.shape[1:])}: these samples have "
                 "different numbers of tokens. Leave --tokens out (then their mean is taken)."
             )
-        with open(self.part, "ab") as handle:
-            handle.write(np.ascontiguousarray(rows, dtype="<f4").data)
-            handle.flush()
-            os.fsync(handle.fileno())
+        if self._handle is None:
+            self._handle = open(self.part, "ab")  # noqa: SIM115
+        self._handle.write(np.ascontiguousarray(rows, dtype="<f4").data)
         self.done += len(rows)
+        if time.monotonic() - self._saved >= SAVE_EVERY:
+            self._save()
+
+    def _save(self) -> None:
+        """Rows first, then how many there are: whatever is counted is on the disk."""
+        assert self._handle is not None
+        self._handle.flush()
+        os.fsync(self._handle.fileno())
         write_json(self.state, {"format": FORMAT, "done": self.done, "shape": self.shape, "origin": self.origin})
+        self._saved = time.monotonic()
 
     def finish(self) -> np.ndarray:
         """Move the whole array to its place; returns it memory-mapped, read-only."""
+        if self._handle is not None:
+            self._save()
+            self._handle.close()
+            self._handle = None
         rows = np.load(self.part, mmap_mode="r")
         if self.out.suffix == ".parquet":
             write_atomic(self.out, lambda path: write_parquet(path, rows, self.ids, self.paths))
