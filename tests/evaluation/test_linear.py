@@ -122,8 +122,8 @@ def test_standardisation_uses_training_statistics_and_silences_constants():
     train = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 10.0]])
     test = torch.tensor([[5.0, 9.0, 5.0]])
     x, x_test = standardise(train, test)
-    torch.testing.assert_close(x, torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]))
-    torch.testing.assert_close(x_test, torch.tensor([[3.0, 0.0, 0.0]]))
+    torch.testing.assert_close(x, torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(x_test, torch.tensor([[3.0, 0.0, 0.0]], dtype=torch.float64))
 
 
 def test_the_full_probe_on_digits(digits):

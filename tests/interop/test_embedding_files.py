@@ -119,12 +119,10 @@ def test_a_finished_file_is_replaced_only_by_a_whole_one(tmp_path):
 
 
 def test_rows_of_another_shape_are_refused(tmp_path):
-    with (
-        a_file(tmp_path / "a.npy").opened() as file,
-        pytest.raises(UserError, match=r"\[3\] came some of \[2\].*--tokens"),
-    ):
+    with a_file(tmp_path / "a.npy").opened() as file:
         file.append(ROWS[:4])
-        file.append(ROWS[4:8, :2])
+        with pytest.raises(UserError, match=r"\[3\] came some of \[2\].*--tokens"):
+            file.append(ROWS[4:8, :2])
 
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5)])
