@@ -12,7 +12,7 @@ from jepakit.randomness import Draws
 
 SAMPLERS = ("corrected", "legacy")
 PAPER = {
-    "contexts": 1, "targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0), "joint": False,
+    "contexts": 1, "targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0), "predict": "separate",
     "min_keep": 2,
 }  # fmt: skip
 grids = st.tuples(st.integers(4, 20), st.integers(4, 20))
@@ -206,7 +206,7 @@ def test_contexts_of_one_image_share_its_targets_and_differ():
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_joint_blocks_are_their_union(sampler):
-    apart, joint = draw(sampler, (14, 14)), draw(sampler, (14, 14), joint=True)
+    apart, joint = draw(sampler, (14, 14)), draw(sampler, (14, 14), predict="joint")
     assert contexts(joint) == contexts(apart)
     for (union,), blocks in zip(targets(joint), targets(apart), strict=True):
         assert union == sorted(set().union(*blocks))

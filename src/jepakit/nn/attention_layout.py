@@ -12,7 +12,7 @@ from torch import Tensor
 from jepakit.errors import UserError, check_choice
 from jepakit.nn.tokens import valid_mask
 
-ORDERS = ("none", "causal", "block-causal")
+ORDERS = ("none", "causal", "block-causal", "star")
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,9 +20,9 @@ class AttentionLayout:
     """One description for padding, packed texts, causal actions and adjacency. Without any field, all see all.
 
     segments: a token sees only tokens of its own segment number; -1 is padding, which nobody sees and which sees itself.
-    order: within its segment a token sees all ("none"), itself and what lies before it in the sequence ("causal"), or its
-        own block and those of lower number ("block-causal").
-    blocks: the number of each token's block, for "block-causal".
+    order: within its segment a token sees all ("none"), itself and what lies before it in the sequence ("causal"), its own
+        block and those of lower number ("block-causal"), or its own block and block 0 ("star").
+    blocks: the number of each token's block, for "block-causal" and "star".
     bias: added to the scores before the softmax.
     gate: multiplies the weights after the softmax, which then need not sum to 1 (the Hadamard attention of Graph-JEPA,
         arXiv 2309.16014).
@@ -33,7 +33,7 @@ class AttentionLayout:
     """
 
     segments: Int[Tensor, "#batch tokens"] | None = None
-    order: Literal["none", "causal", "block-causal"] = "none"
+    order: Literal["none", "causal", "block-causal", "star"] = "none"
     blocks: Int[Tensor, "#batch tokens"] | None = None
     bias: Float[Tensor, "#batch #heads tokens tokens"] | None = None
     gate: Float[Tensor, "#batch #heads tokens tokens"] | None = None
@@ -42,9 +42,9 @@ class AttentionLayout:
 
     def __post_init__(self) -> None:
         check_choice("attention order", self.order, ORDERS)
-        if (self.blocks is not None) != (self.order == "block-causal"):
+        if (self.blocks is not None) != (self.order in ("block-causal", "star")):
             raise UserError(
-                f"attention: blocks belong to the order 'block-causal', and it needs them; got order {self.order!r} "
+                f"attention: blocks belong to the orders 'block-causal' and 'star', which need them; got order {self.order!r} "
                 f"{'without' if self.blocks is None else 'with'} blocks."
             )
 
@@ -89,7 +89,8 @@ class AttentionLayout:
         if self.order == "causal":
             seen = seen.tril()
         if self.blocks is not None:
-            seen = self.blocks[:, None, :] <= self.blocks[:, :, None]
+            own, other = self.blocks[:, :, None], self.blocks[:, None, :]
+            seen = other <= own if self.order == "block-causal" else (other == own) | (other == 0)
         if self.segments is not None:
             seen = seen & (self.segments[:, None, :] == self.segments[:, :, None]) & (self.segments >= 0)[:, None, :]
         if self.keys is not None:

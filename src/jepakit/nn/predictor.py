@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
@@ -81,12 +82,22 @@ class MaskedPredictor(nn.Module):
 
     @overload
     def forward(
-        self, context: Tokens, queries: Ids, visible: Literal[False] = False, condition: Tensor | None = None
+        self,
+        context: Tokens,
+        queries: Ids,
+        visible: Literal[False] = False,
+        condition: Tensor | None = None,
+        parts: Tensor | None = None,
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, context: Tokens, queries: Ids, visible: Literal[True], condition: Tensor | None = None
+        self,
+        context: Tokens,
+        queries: Ids,
+        visible: Literal[True],
+        condition: Tensor | None = None,
+        parts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     def forward(
@@ -95,6 +106,7 @@ class MaskedPredictor(nn.Module):
         queries: Ids,
         visible: bool = False,
         condition: Float[Tensor, "batch *count width"] | None = None,
+        parts: Int[Tensor, "batch queries"] | None = None,
     ) -> Float[Tensor, "batch queries out"] | tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch seen out"]]:
         """Predictions at the queried token ids, `[batch, queries, output_dim]`.
 
@@ -106,6 +118,8 @@ class MaskedPredictor(nn.Module):
             condition: what else the prediction depends on. `[batch, width]` is added to every token (a latent variable,
                 an embedding of the modality); `[batch, count, width]` joins the sequence as tokens without position (the
                 parameters of a transformation, one a token).
+            parts: numbers from 1; a query then sees the context and the queries of its own part, and the context, read once
+                for all of them, sees itself.
         """
         table = self.predictor_pos_embed.expand(len(queries.values), -1, -1)
         context_ids = Ids(grid_ids(context.positions, self.grid))
@@ -128,6 +142,9 @@ class MaskedPredictor(nn.Module):
             if valid is not None:
                 valid = torch.cat([valid, valid.new_ones(embedded.shape[:2])], dim=1)
         layout = None if valid is None else AttentionLayout(keys=valid)
+        if parts is not None:
+            blocks = F.pad(parts, (seen, x.shape[1] - seen - asked))  # 0, what all see: the context and the condition
+            layout = AttentionLayout(keys=valid, order="star", blocks=blocks)
         for block in self.predictor_blocks:
             x = block(x, layout)
         predictions = self.predictor_proj(self.predictor_norm(x[:, seen : seen + asked]))

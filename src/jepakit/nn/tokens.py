@@ -31,9 +31,14 @@ class Ids:
         return valid_mask(self.lengths, self.values.shape[1])
 
     def gather(self, tokens: Tensor) -> Tensor:
-        """The tokens at these ids: `[batch, tokens, ...] -> [batch, count, ...]`."""
-        index = self.values.reshape(*self.values.shape, *([1] * (tokens.dim() - 2)))
-        return torch.gather(tokens, 1, index.expand(-1, -1, *tokens.shape[2:]))
+        """The tokens at these ids: `[batch, tokens, ...] -> [batch, count, ...]`.
+
+        Several lists for each sample, in neighbouring rows, read the same tokens: `[batch / lists, tokens, ...]` will do.
+        """
+        rows, count = self.values.shape
+        lists = rows // max(1, len(tokens))
+        index = self.values.reshape(len(tokens), lists * count, *([1] * (tokens.dim() - 2)))
+        return torch.gather(tokens, 1, index.expand(-1, -1, *tokens.shape[2:])).reshape(rows, count, *tokens.shape[2:])
 
 
 @dataclass(frozen=True)
