@@ -13,7 +13,7 @@ from torch import Tensor
 from jepakit.errors import UserError
 
 Array = Tensor | np.ndarray
-BLOCK_NUMBERS = 2**20  # 4 MiB of float32: large enough for fast products, small enough for the processor's caches
+BLOCK_NUMBERS = 2**18  # 1 MiB of float32: large enough for fast products, small enough for the processor's caches
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from jepakit.errors import UserError, check_choice, check_range
 from jepakit.evaluation.blocks import Array, as_tensor
 from jepakit.evaluation.labels import Task
 
-QUERY_BLOCK, BANK_BLOCK = 2**10, 2**14
+QUERY_BLOCK = BANK_BLOCK = 2**12
 Metric = Literal["cosine", "euclidean"]
 Vote = Literal["weighted", "majority"]
 
