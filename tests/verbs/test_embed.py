@@ -17,6 +17,7 @@ from PIL import Image
 import jepakit
 from jepakit.cli import main
 from jepakit.errors import UserError
+from jepakit.interop.pretrained import embed_batches
 
 
 def rows_of(path):
@@ -116,6 +117,28 @@ def test_workers_change_nothing(runs, tmp_path, arrays):
             runs["i-jepa"], data=tmp_path / "photos", out=tmp_path / f"{workers}.npy", batch_size=3, workers=workers
         )
     assert (tmp_path / "0.npy").read_bytes() == (tmp_path / "1.npy").read_bytes()
+
+
+def test_workers_are_started_where_there_is_something_to_decode(runs, tmp_path, arrays, monkeypatch):
+    (tmp_path / "photos").mkdir()
+    for number, pixels in enumerate(arrays):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+    asked = []
+
+    def spy(*given):
+        asked.append(given[-1])
+        return embed_batches(*given[:-1])
+
+    monkeypatch.setattr("jepakit.verbs.embed.embed_batches", spy)
+    monkeypatch.setattr("jepakit.verbs.embed.available_cores", lambda: 2)
+    for data, batch_size in (("seven.npy", 3), ("photos", 3)):  # arrays; pictures that were decoded to check them
+        jepakit.embed(runs["lejepa"], data=tmp_path / data, out=tmp_path / "out.npy", batch_size=batch_size)
+    monkeypatch.setattr("jepakit.modalities.image_survey._CACHE_BYTES", 0)
+    for batch_size in (1, 4, 7):
+        jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy", batch_size=batch_size)
+    assert asked == [0, 0, 2, 1, 0]
+    with pytest.raises(UserError, match="workers must be at least 0, got -1"):
+        jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy", workers=-1)
 
 
 def test_what_was_begun_with_something_else_is_refused(runs, tmp_path, arrays, monkeypatch):

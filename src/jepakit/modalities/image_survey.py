@@ -82,6 +82,11 @@ class FileImages:
                 self._cache[member] = pixels
         return with_channels(pixels, self.channels or len(pixels))
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of them have been decoded already, by this process."""
+        return all(int(member) in self._cache for member in self._members)
+
     def keep(self, indices: Sequence[int]) -> None:
         """Forget all but these."""
         self._members = self._members[np.asarray(indices, dtype=np.int64)]

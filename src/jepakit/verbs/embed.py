@@ -44,7 +44,9 @@ def embed(
         tokens: all tokens `[n, tokens, dim]` instead of their mean.
         on_bad_file: "error" stops at unreadable files, "skip" leaves them out (and says so).
         batch_size: samples encoded together; a run that goes on needs the same.
-        workers: processes that decode the next batches. By default one a core where there are files to decode, else none.
+        workers: processes that decode the next batches (a script that asks for them needs `if __name__ == "__main__":`). By
+            default one a core, and none where nothing is left to decode: arrays, or up to 1 GB of pictures, which are decoded
+            when they are checked.
 
     Returns:
         The array, memory-mapped and read-only.
@@ -66,8 +68,10 @@ def embed(
     ids = np.concatenate([opened.train.ids, opened.test.ids])
     order = np.argsort(ids)
     files = [*(opened.train.paths or []), *(opened.test.paths or [])]
-    if workers is None:  # a process that starts takes as long as a batch or two
-        workers = min(available_cores(), (len(ids) - 1) // batch_size) if files else 0
+    if workers is None:
+        decoded = not files or getattr(getattr(opened.train, "pictures", None), "in_memory", False)
+        # to start a process takes as long as a batch or two
+        workers = 0 if decoded else min(available_cores(), (len(ids) - 1) // batch_size)
     check_range("workers", workers, low=0)
     origin = {
         "model": fingerprint(encoder),
