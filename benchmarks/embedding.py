@@ -1,4 +1,4 @@
-"""Embedding a folder against plain loops; kNN and the linear probe against scikit-learn and one-shot torch, with peak memory."""
+"""Embedding a folder against plain loops; kNN and the linear probe against scikit-learn and one-shot torch; peak memory."""
 
 from __future__ import annotations
 
@@ -97,7 +97,8 @@ def _steady(batches: Callable[[int], Iterator[Tensor]]) -> Result:
             next(stream)
         start, arrived = time.perf_counter(), [(len(batch), time.perf_counter()) for batch in stream]
         rates.append(sum(count for count, _ in arrived) / (arrived[-1][1] - start))
-    return Result("embed files, 2 workers against none", *rates, "images/s", None, "without the seconds that workers take to start and to end")
+    note = "without the seconds that workers take to start and to end"
+    return Result("embed files, 2 workers against none", *rates, "images/s", None, note)
 
 
 def neighbours(folder: Path) -> list[Result]:
