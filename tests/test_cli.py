@@ -124,7 +124,7 @@ MISTAKES = [
     ("report nowhere", r"nowhere does not exist. A run folder holds config.yaml"),
     ("evaluate nowhere", r"nowhere"),
     ("embed nowhere --data digits --out a.npy", r"nowhere"),
-    ("embed run --data digits --out a.txt", r"--out a.txt: embeddings are written as .npy. Use a.npy"),
+    ("embed run --data digits --out a.txt", r"--out a.txt: embeddings are written as .npy or .parquet. Use a.npy"),
     ("list systms", r"list: 'systms' is not known. Did you mean 'systems'"),
     ("list systems sizes", r"list takes one word"),
 ]

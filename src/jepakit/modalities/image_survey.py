@@ -83,6 +83,11 @@ class FileImages:
                 self._cache[member] = pixels
         return with_channels(pixels, self.channels or len(pixels))
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of them have been decoded already, by this process."""
+        return all(self._member(index) in self._cache for index in range(len(self)))
+
     def keep(self, indices: NDArray[np.int64]) -> None:
         """Forget all but these."""
         self._members = indices if self._members is None else self._members[indices]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from typing import Any
 
@@ -20,6 +21,11 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         raise UserError(f"device {name!r} is not available here (torch {torch.__version__}). Use --device auto or cpu.")
     return torch.device(name)
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def native_bfloat16(device: torch.device) -> bool:

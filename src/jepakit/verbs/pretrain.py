@@ -25,7 +25,7 @@ from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, load_system
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
-from jepakit.training.device import choose_precision
+from jepakit.training.device import available_cores, choose_precision
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
@@ -191,11 +191,6 @@ def decide(config: RunConfig, data: Data) -> RunConfig:
         ),
         inputs=kind.modality.inputs(data),
     )
-
-
-def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _absolute(place: str) -> str:
