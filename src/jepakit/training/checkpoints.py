@@ -182,7 +182,8 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as we say
             dcp.save(tensors, storage_writer=dcp.FileSystemWriter(path), no_dist=world_size() == 1)
     except dcp.api.CheckpointException as error:  # a BaseException
-        raise _first_failure(error) from error
+        failure = _first_failure(error)
+        raise failure from failure.__context__  # which may be the disk's own error
 
 
 def _load_tensors(path: Path, tensors: dict[str, Tensor], alone: bool = False) -> None:

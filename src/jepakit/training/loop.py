@@ -25,6 +25,7 @@ from jepakit.training.config import TrainingConfig, check_pieces
 from jepakit.training.cost import memory_advice
 from jepakit.training.device import autocast, to_device
 from jepakit.training.distributed import full, gradient_sync, is_main, largest_over_ranks, of_main, wait_for_all, wrap
+from jepakit.training.faults import data_fault
 from jepakit.training.guard import IN_A_ROW, OutlierGuard
 from jepakit.training.health import HealthMonitor
 from jepakit.training.loggers import Logger
@@ -150,13 +151,16 @@ class Trainer:
             return None
         return largest_over_ranks(signals.received or 0) or None
 
-    def batches(self) -> Generator[Batch, None, None]:
-        """This rank's collated batches of the steps that are left, in an order that depends on nothing but the seed."""
+    def batches(self, workers: int | None = None) -> Generator[Batch, None, None]:
+        """This rank's collated batches of the steps that are left, in an order that depends on nothing but the seed.
+
+        `workers`: another number than the config's. It never changes the batches.
+        """
         sampler = StreamSampler(
             len(self.dataset), self.config.batch_size, self.steps, self.config.seed, self.step,
             companions=self.drawn, rank=rank(), ranks=world_size(),
         )  # fmt: skip
-        workers = self.config.workers or 0
+        workers = (self.config.workers if workers is None else workers) or 0
         loader = DataLoader(
             DrawnDataset(self.dataset, self.companions),
             batch_sampler=sampler,
@@ -167,7 +171,10 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: starting must not draw from the global one, which is checkpointed
         )
-        yield from start_workers(loader)
+        try:
+            yield from start_workers(loader)
+        except (UserError, OSError) as error:
+            raise data_fault(error, self.folder) from error
 
     def optimise(self, batch: Batch) -> dict[str, Any]:
         """One optimiser step; returns the loss terms (on the device, unread) and the schedules' values."""
