@@ -78,7 +78,7 @@ def _inside(top: NDArray, left: NDArray, height: NDArray, width: NDArray, grid: 
     """Which cells lie inside blocks: `[...] -> [..., rows * columns]`."""
     rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[None, :]
     t, l, h, w = (a[..., None, None] for a in (top, left, height, width))  # noqa: E741
-    cells = (rows >= t) & (rows < t + h) & (columns >= l) & (columns < l + w)
+    cells = ((rows >= t) & (rows < t + h)) & ((columns >= l) & (columns < l + w))
     return cells.reshape(*top.shape, grid[0] * grid[1])
 
 
@@ -89,9 +89,10 @@ def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> NDArray[np.b
 
 def cells_to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
     """Cells to padded raster ids and their lengths: `[..., cells] -> [..., longest], [...]`."""
-    lengths = cells.sum(-1)
-    order = np.argsort(~cells, axis=-1, kind="stable")[..., : int(lengths.max(initial=1))]
-    ids = np.where(np.arange(order.shape[-1]) < lengths[..., None], order, 0)
+    lengths = np.count_nonzero(cells, axis=-1)
+    ids = np.zeros((*lengths.shape, int(lengths.max(initial=1))), dtype=np.int64)
+    filled = np.arange(ids.shape[-1]) < lengths[..., None]
+    ids[filled] = np.flatnonzero(cells) % cells.shape[-1]  # both go through the samples, and the cells of each, in order
     return torch.from_numpy(ids), torch.from_numpy(lengths)
 
 
