@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.export import export
     from jepakit.verbs.inspect import inspect
     from jepakit.verbs.listing import list_names as list
+    from jepakit.verbs.plan_run import plan_run
     from jepakit.verbs.pretrain import pretrain, resume
     from jepakit.verbs.report import report
 
@@ -34,12 +35,13 @@ _PLACES = {
     "export": "jepakit.verbs.export",
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
+    "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
     "register": "jepakit.registry",
 }
 
-__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pretrain", "register", "report", "resume"]
+__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "plan_run", "pretrain", "register", "report", "resume"]
 
 
 def __getattr__(name: str) -> Any:

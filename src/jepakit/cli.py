@@ -18,6 +18,7 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
   jepakit export RUN --out FOLDER                 weights as safetensors, torch.export or ONNX
   jepakit report RUN                              write RUN/report.html again
   jepakit inspect DATA                            look at a data set before training on it
+  jepakit plan-run SYSTEM --gpus 64 --gpu h100    what a run will need: memory, time, what to turn on
   jepakit list [systems|datasets|evaluators|sizes]
 
   SYSTEM is {systems} (jepakit list systems).
@@ -28,7 +29,7 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
 
   jepakit VERB --help lists a verb's options; jepakit pretrain SYSTEM --help those of a system.
 """
-VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "list")
+VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "plan-run", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -22,7 +22,9 @@ KILLS = int(os.environ.get("JEPAKIT_KILLS", "10"))
 SEED = os.environ.get("JEPAKIT_KILL_SEED", "0")
 MOMENTS = ("in a step", "in a checkpoint write", "at an epoch boundary", "at any time")
 STEPS = 14
-OPTIONS = {"steps": STEPS, "log_every": 1, "checkpoint_every": 3, "keep_checkpoints": 2, "health_every": 6, "precision": "float32"}
+OPTIONS = {
+    "steps": STEPS, "log_every": 1, "checkpoint_every": 3, "keep_checkpoints": 2, "health_every": 6, "precision": "float32",
+}  # fmt: skip
 
 
 def planned() -> dict[tuple[str, int], list[str]]:
@@ -91,7 +93,8 @@ def test_kills_leave_no_trace(place: Path, run: tuple[str, int], moments: list[s
             moment, delay = writes(broken, earliest), chance.uniform(0, 0.04)
         elif kind == "at an epoch boundary":
             ends = last_steps_of_epochs(whole)
-            moment, delay = reached(broken, next((step for step in ends if step >= earliest), ends[-1])), chance.uniform(0, 0.02)
+            step = next((step for step in ends if step >= earliest), ends[-1])
+            moment, delay = reached(broken, step), chance.uniform(0, 0.02)
         elif kind == "in a step":
             moment, delay = reached(broken, chance.randint(earliest, end - 2)), chance.uniform(0, 0.05)
         else:

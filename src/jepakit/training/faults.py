@@ -52,7 +52,8 @@ def explain(error: Exception, folder: RunFolder, config: TrainingConfig) -> str 
     if fault.errno == errno.ENOENT:
         ours = folder.path.absolute() in place.absolute().parents
         return f"{place} was removed while the run used it. {going_on(folder, '' if ours else 'Put it back')}"
-    return f"{place} cannot be written or read: {fault.strerror or fault}. {going_on(folder, REMEDIES.get(fault.errno or 0, ''))}"
+    remedy = REMEDIES.get(fault.errno or 0, "")
+    return f"{place} cannot be written or read: {fault.strerror or fault}. {going_on(folder, remedy)}"
 
 
 def data_fault(error: UserError | OSError, folder: RunFolder) -> UserError:
