@@ -61,7 +61,7 @@ def test_lower_precision_keeps_less_and_computes_the_same() -> None:
 
 
 def test_vision_transformer_by_hand() -> None:
-    """2 FLOPs a weight and token, and 4 N^2 d of attention; a backward pass is two forward ones."""
+    """2 FLOPs a weight and token, and 4 N^2 d of attention; a backward pass is about two forward ones."""
     build, batch = prepared("i-jepa")
     system = build()
     config = system.encoder.config
@@ -71,12 +71,12 @@ def test_vision_transformer_by_hand() -> None:
     counted = count_step(build, batch, "float32")
     assert counted.parts["target"] == len(batch["id"]) * (config.depth * layer + patches)
     rows = batch["context"].shape[0] * batch["context"].shape[1]
-    kept = batch["context"].shape[2]
-    linear = 2 * kept * dim * (4 * dim + 2 * hidden)
-    attention = 4 * kept**2 * dim
-    # The patches' own gradient is not asked for; the fused attention computes its scores again: 2.5 forward passes.
-    by_hand = rows * (config.depth * (3 * linear + 3.5 * attention) + 2 * patches)
-    assert counted.parts["encoder"] == pytest.approx(by_hand, rel=1e-6)
+    kept = batch["context"].shape[2]  # padded to the longest
+    layer = 2 * kept * dim * (4 * dim + 2 * hidden) + 4 * kept**2 * dim
+    assert counted.parts["encoder"] == rows * (config.depth * layer + patches)
+    forward = counted.parts["encoder"] + counted.parts["predictor"]
+    assert 1.95 * forward < counted.parts["backward"] < 2.1 * forward  # the patches' own gradient is not asked for
+    assert counted.flops == sum(counted.parts.values())
 
 
 def test_ddp_reduces_the_bytes_of_the_gradients(tmp_path: Path) -> None:
@@ -87,9 +87,9 @@ def test_ddp_reduces_the_bytes_of_the_gradients(tmp_path: Path) -> None:
         module = torch.nn.parallel.DistributedDataParallel(_Step(system), find_unused_parameters=True)
         sizes: list[int] = []
 
-        def remember(state: object, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
+        def remember(state, bucket):  # torch looks at annotations, and ours are words
             sizes.append(bucket.buffer().nbytes)
-            future: torch.futures.Future[torch.Tensor] = torch.futures.Future()
+            future = torch.futures.Future()
             future.set_result(bucket.buffer())
             return future
 
@@ -103,7 +103,8 @@ def test_ddp_reduces_the_bytes_of_the_gradients(tmp_path: Path) -> None:
 
 
 def test_memory_of_each_parallel_choice() -> None:
-    alone, ddp, fsdp = (expected(COUNTED, H100, Layout(gpus=n, parallel=way)) for n, way in ((1, "ddp"), (64, "ddp"), (64, "fsdp")))
+    layouts = (Layout(gpus=1), Layout(gpus=64), Layout(gpus=64, parallel="fsdp"))
+    alone, ddp, fsdp = (expected(COUNTED, H100, layout) for layout in layouts)
     assert (alone.memory["weights"], alone.memory["gradients"], alone.memory["optimiser"]) == (4e9, 2.4e9, 4.8e9)
     assert "buckets" not in alone.memory
     assert ddp.memory["buckets"] == 2.4e9

@@ -14,18 +14,26 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from jepakit.core.batch import Batch, batch_size, map_tensors
 from jepakit.core.system import System
 from jepakit.core.targets import EMATarget
 from jepakit.nn.transformer import Block
 
+# torch's counter knows the fused attention of GPUs but not the CPU's (torch 2.13).
+ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: lambda q, k, v, *_, **__: sdpa_flop_count(q, k, v),
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, q, k, v, *_, **__: (
+        sdpa_backward_flop_count(grad, q, k, v)
+    ),
+}
 BUCKET = 25 * 2**20  # bytes: DistributedDataParallel's default
 LINK_SHARE = 0.8  # of a link's peak that NCCL's rings reach (assumed)
 LATENCY = 10e-6  # seconds of one hop of a collective (assumed)
@@ -82,7 +90,7 @@ class Counted:
     trained: int
     averaged: int  # of an EMA target: read and written after each step
     flops: int
-    parts: dict[str, int]  # FLOPs by part of the system, where they share no module
+    parts: dict[str, int]  # FLOPs of each part's forward pass, where they share no module, and of the backward pass
     activations: int  # bytes that autograd keeps, parameters not included
     largest_unit: int  # parameters of the largest part that fsdp gathers at once
     root_unit: int  # parameters that lie in no transformer block
@@ -115,14 +123,17 @@ def _counted(system: System, batch: Batch, precision: str) -> Counted:
         return tensor
 
     # float16 for bfloat16: in it the CPU's attention keeps what a GPU's keeps, and not the scores.
-    with FlopCounterMode(display=False) as flops, warnings.catch_warnings():
+    forward, backward = (FlopCounterMode(display=False, custom_mapping=ATTENTION) for _ in range(2))
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with (
+            forward,
             torch.autograd.graph.saved_tensors_hooks(remember, lambda t: t),
             torch.autocast("cpu", torch.float16) if precision == "bfloat16" else contextlib.nullcontext(),
         ):
             loss = system(batch)["loss"]
-        loss.backward()
+        with backward:
+            loss.backward()
     blocks = [sum(p.numel() for p in module.parameters()) for module in system.modules() if isinstance(module, Block)]
     total = sum(p.numel() for p in system.parameters())
     targets = [module.average for module in system.modules() if isinstance(module, EMATarget)]
@@ -131,8 +142,8 @@ def _counted(system: System, batch: Batch, precision: str) -> Counted:
         parameters=total,
         trained=sum(p.numel() for p in system.parameters() if p.requires_grad),
         averaged=sum(p.numel() for target in targets for p in target.parameters()),
-        flops=flops.get_total_flops(),
-        parts=_by_part(flops.get_flop_counts(), type(system).__name__),
+        flops=forward.get_total_flops() + backward.get_total_flops(),
+        parts={**_by_part(forward.get_flop_counts(), type(system).__name__), "backward": backward.get_total_flops()},
         activations=sum(storage.nbytes() for storage in kept.values()),
         largest_unit=max(blocks, default=0),
         root_unit=total - sum(blocks),
@@ -145,12 +156,12 @@ def _memory(tensor: Tensor) -> int:
 
 
 def _by_part(counts: dict[str, dict[Any, int]], root: str) -> dict[str, int]:
-    """FLOPs of the system's direct parts, "else" for what lies in none; nothing where a module is reached through two."""
+    """FLOPs of the system's direct parts, "else" for what lies in none; of all where a module is reached through two."""
     sums = {name: sum(by_operation.values()) for name, by_operation in counts.items()}
     parts = {name.split(".")[1]: value for name, value in sums.items() if name.count(".") == 1 and name.startswith(f"{root}.")}
     rest = sums["Global"] - sum(parts.values())
     if rest < 0:
-        return {}
+        return {"forward": sums["Global"]}
     return parts | ({"else": rest} if rest else {})
 
 
@@ -255,13 +266,12 @@ def scaled(counted: Counted, samples: int) -> Counted:
 
 def measure_here(device: torch.device, side: int = 1024) -> Machine:
     """This machine's rates, measured within seconds: matrix products of `side`, and copies of 64 MB."""
-    here = {"device": device}
     rates = {}
     for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.randn(side, side, **here).to(dtype) for _ in range(2))
-        rates[dtype] = 2 * side**3 / _fastest(lambda a=a, b=b: a @ b, device)
-    source, copy = torch.zeros(2**24, **here), torch.empty(2**24, **here)
-    copied = 2 * source.nbytes / _fastest(lambda: copy.copy_(source), device)
+        a, b = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
+        rates[dtype] = 2 * side**3 / _fastest(partial(torch.matmul, a, b), device)
+    source, copy = torch.zeros(2**24, device=device), torch.empty(2**24, device=device)
+    copied = 2 * source.nbytes / _fastest(partial(copy.copy_, source), device)
     cuda = device.type == "cuda"
     memory = torch.cuda.mem_get_info(device)[1] if cuda else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return Machine(

@@ -8,7 +8,7 @@ import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -194,14 +194,15 @@ def advise(
 ) -> list[str]:
     """What to turn on, most urgent first."""
 
-    def of(parallel: str, pieces: int) -> Expected:
+    def of(parallel: Literal["ddp", "fsdp"], pieces: int) -> Expected:
         part = scaled(counted, max(1, counted.samples // pieces))
         return expected(part, machine, replace(layout, parallel=parallel, accumulate=layout.accumulate * pieces))
 
     found, advice = of(layout.parallel, 1), []
     if found.memory_bytes > machine.memory:
         pieces = [p for p in (1, 2, 4, 8, 16, 32, 64) if p == 1 or (not joins_batch and micro % p == 0)]
-        ways = [(way, p) for p in pieces for way in ("ddp", "fsdp") if layout.gpus > 1 or way == "ddp"]
+        kinds: list[Literal["ddp", "fsdp"]] = ["ddp", "fsdp"] if layout.gpus > 1 else ["ddp"]
+        ways = [(way, p) for p in pieces for way in kinds]
         enough = [(way, p) for way, p in ways if of(way, p).memory_bytes <= machine.memory]
         over = f"does not fit: {format_bytes(found.memory_bytes)} of {format_bytes(machine.memory)}"
         if enough:
@@ -252,7 +253,7 @@ def describe(plan: Plan) -> str:
         ("sum", _ms(found.step_s), f"{plan.samples_per_s:,.0f} samples/s"),
         ("the whole run", "", ""),
         ("steps", f"{plan.steps:,}", f"of {training.batch_size:,}"),
-        ("time", format_seconds(seconds), f"{seconds * layout.gpus / 3600:,.0f} GPU-hours; input, health, evaluation not included"),
+        ("time", format_seconds(seconds), f"{seconds * layout.gpus / 3600:,.0f} GPU-hours, without input, health, evaluation"),
     ]
     head = (
         f"{plan.config.system} {size} on {layout.gpus:,} x {machine.name}: {layout.parallel}, {layout.precision}, batch "
