@@ -78,7 +78,7 @@ def tube_loop(batch: int) -> list:
 
 def run() -> list[Result]:
     paper = multi_block(
-        MultiBlockConfig(targets=4, contexts=1, target_scale=(0.15, 0.2), joint=False), GRID
+        MultiBlockConfig(targets=4, contexts=1, target_scale=(0.15, 0.2), predict="separate"), GRID
     )
     tubes = Tubes(TubeConfig(), (FRAMES, *GRID))
 

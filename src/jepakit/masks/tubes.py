@@ -115,4 +115,4 @@ def _in_every_frame(places: NDArray[np.bool_], time: int) -> tuple[Tensor, Tenso
     # Row by row is 4 times faster than any indexing of the whole: it is copying, hundreds of ids at once.
     for row, found, length in zip(ids, one.flatten(0, -2).numpy(), lengths.flatten().tolist(), strict=True):
         np.add(frames, found[:length], out=row[: time * length].reshape(time, length))
-    return torch.from_numpy(ids).view(*lengths.shape, -1), time * lengths
+    return torch.from_numpy(ids).view(*lengths.shape, ids.shape[-1]), time * lengths

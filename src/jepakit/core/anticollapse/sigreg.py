@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.collectives import global_count, sum_over_ranks
+from jepakit.collectives import global_length, sum_over_ranks
 from jepakit.core.anticollapse.characteristic import characteristic_sums
 from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.errors import check_choice, check_range
@@ -69,7 +69,7 @@ class SIGReg(AntiCollapse):
         self.config = config
         self.seed = seed
 
-    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int) -> dict[str, Tensor]:
+    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int | Tensor) -> dict[str, Tensor]:
         directions = draw_directions(views.shape[-1], self.config.slices, self.seed, step).to(views)
         directions = directions / directions.norm(dim=0)
         statistic = epps_pulley(views @ directions, knots=self.config.knots, t_max=self.config.t_max).mean()
@@ -117,5 +117,5 @@ def epps_pulley(
     _, phi, weights = (part.to(projections) for part in quadrature(knots, t_max))
     groups = projections.reshape(-1, batch, slices)
     sums = torch.stack([characteristic_sums(group, knots, t_max / (knots - 1)) for group in groups])
-    cosine, sine = (sum_over_ranks(sums) / global_count(batch)).unbind(1)
+    cosine, sine = (sum_over_ranks(sums) / global_length(groups, 1)).unbind(1)
     return (weights @ ((cosine - phi[:, None]).square() + sine.square())).reshape(*leading, slices)
