@@ -70,10 +70,9 @@ def test_vision_transformer_by_hand() -> None:
     patches = 2 * tokens * dim * config.channels * config.patch_size**2
     counted = count_step(build, batch, "float32")
     assert counted.parts["target"] == len(batch["id"]) * (config.depth * layer + patches)
-    rows = batch["context"].shape[0] * batch["context"].shape[1]
-    kept = batch["context"].shape[2]  # padded to the longest
-    layer = 2 * kept * dim * (4 * dim + 2 * hidden) + 4 * kept**2 * dim
-    assert counted.parts["encoder"] == rows * (config.depth * layer + patches)
+    kept = batch["context_lengths"].flatten()  # contexts are packed: no padding, and each sees itself alone
+    linear, attention = 2 * int(kept.sum()) * dim * (4 * dim + 2 * hidden), 4 * int(kept.square().sum()) * dim
+    assert counted.parts["encoder"] == config.depth * (linear + attention) + len(batch["id"]) * patches
     forward = counted.parts["encoder"] + counted.parts["predictor"]
     assert 1.95 * forward < counted.parts["backward"] < 2.1 * forward  # the patches' own gradient is not asked for
     assert counted.flops == sum(counted.parts.values())

@@ -26,6 +26,7 @@ from jepakit.core.batch import Batch, batch_size, map_tensors
 from jepakit.core.system import System
 from jepakit.core.targets import EMATarget
 from jepakit.nn.transformer import Block
+from jepakit.training.device import to_device
 
 # torch's counter knows the fused attention of GPUs but not the CPU's (torch 2.13).
 ATTENTION = {
@@ -103,13 +104,13 @@ def count_step(build: Callable[[], System], batch: Batch, precision: str) -> Cou
     """
     with torch.device("meta"):
         system = build()
-    # A number that holds for the whole batch keeps its value; of the other tensors only the shape is left.
-    numbers = map_tensors(lambda x: x.item() if x.ndim == 0 else x, batch)
+    moved = to_device(batch, torch.device("meta"))
     with FakeTensorMode(allow_non_fake_inputs=True):
         system.to_empty(device="cpu")
-        shapes = map_tensors(lambda x: torch.empty_like(x) if isinstance(x, Tensor) else torch.tensor(x), numbers)
-        with contextlib.suppress(DataDependentOutputException, DynamicOutputShapeException):
-            return _counted(system, shapes, precision)
+        shapes = map_tensors(lambda x: torch.empty_like(x, device="cpu") if x.is_meta else x, moved)
+    # Outside of the mode: what a GPU's step leaves on the host keeps its numbers here, too.
+    with contextlib.suppress(DataDependentOutputException, DynamicOutputShapeException):
+        return _counted(system, shapes, precision)
     return _counted(build(), batch, precision)
 
 
