@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.inspect import inspect
     from jepakit.verbs.listing import list_names as list
     from jepakit.verbs.pack import pack
+    from jepakit.verbs.plan_run import plan_run
     from jepakit.verbs.pretrain import pretrain, resume
     from jepakit.verbs.report import report
 
@@ -36,12 +37,15 @@ _PLACES = {
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
     "pack": "jepakit.verbs.pack",
+    "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
     "register": "jepakit.registry",
 }
 
-__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pack", "pretrain", "register", "report", "resume"]
+__all__ = [
+    "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report", "resume",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

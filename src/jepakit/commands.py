@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from jepakit.config import RunConfig, default_config, read_config, section_types
+from jepakit.config import SECTIONS, RunConfig, default_config, read_config, section_types
 from jepakit.errors import UserError
 from jepakit.registry import SYSTEMS
 
@@ -26,10 +26,34 @@ def run(verb: str, words: Sequence[str]) -> int:
         "report": _report,
         "inspect": _inspect,
         "pack": _pack,
+        "plan-run": _plan_run,
     }[verb](list(words))
 
 
 def _pretrain(words: list[str]) -> int:
+    system, base = _chosen("pretrain", words, "jepakit pretrain i-jepa --data ./photos --out runs/a")
+    asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
+    from jepakit.verbs.pretrain import run_config  # after the options: `--help` need not wait for it
+
+    return _status(run_config(_run_of(system, asked), asked.out, init=asked.init))
+
+
+def _plan_run(words: list[str]) -> int:
+    from jepakit.verbs.plan_run import NO_DATA, plan_config, plan_run
+
+    system, base = _chosen("plan-run", words, "jepakit plan-run i-jepa --size huge --gpus 64")
+    own = [p for p in inspect.signature(plan_run).parameters.values() if p.kind is p.KEYWORD_ONLY and p.name != "data"]
+    hints = get_type_hints(plan_run)
+    fields = [(p.name, hints[p.name], p.default) for p in own]
+    options = _with_sections("PlanRun", fields, system, base or default_config(system, NO_DATA))
+    options.__doc__ = inspect.getdoc(plan_run)
+    asked: Any = tyro.cli(options, args=words, prog=f"jepakit plan-run {system}")
+    plan_config(_run_of(system, asked), **{p.name: getattr(asked, p.name) for p in own if p.name != "config"})
+    return 0
+
+
+def _chosen(verb: str, words: list[str], example: str) -> tuple[str, RunConfig | None]:
+    """The system that a verb's words name, by itself or by the run to reproduce, which is returned too."""
     system = words.pop(0) if words and not words[0].startswith("-") else None
     given = _value_of("--config", words)
     base = None
@@ -42,35 +66,37 @@ def _pretrain(words: list[str]) -> int:
             base = base.override(steps=None)
     if system is None:
         if not {"-h", "--help"} & set(words):
-            example = "jepakit pretrain i-jepa --data ./photos --out runs/a"
-            raise UserError(f"pretrain needs a system: {', '.join(SYSTEMS)}. {example}")
+            raise UserError(f"{verb} needs a system: {', '.join(SYSTEMS)}. {example}")
         system = "i-jepa"
-    asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
-    from jepakit.verbs.pretrain import run_config  # after the options: `--help` need not wait for it
+    return system, base
 
-    chosen = RunConfig(
-        system=system, dataset=asked.dataset, model=asked.model, training=asked.training, health=asked.health
-    )
-    return _status(run_config(chosen, asked.out, init=asked.init))
+
+def _run_of(system: str, asked: Any) -> RunConfig:
+    return RunConfig(system=system, **{name: getattr(asked, name) for name in SECTIONS})
 
 
 def pretrain_options(system: str, base: RunConfig | None = None) -> type:
     """A dataclass with all options of `pretrain` for a system; `base` gives the defaults of a reproduced run."""
-    defaults = base or default_config(system, "unset")
     fields: list[Any] = [
         ("out", _described(Path, "The run folder to create.")),
         ("init", _described(Path | None, "Weights to start from: a run or an exported folder."), None),
         ("config", _described(Path | None, "A run's config.yaml to reproduce; options override it."), None),
     ]
-    for name, kind in section_types(system).items():
-        flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
-        if name == "dataset" and base is None:
-            fields.insert(1, (name, flat))  # no default: --data must be given
-        else:
-            fields.append((name, flat, dataclasses.field(default=getattr(defaults, name))))
-    options = dataclasses.make_dataclass("Pretrain", fields, frozen=True, kw_only=True)
+    options = _with_sections("Pretrain", fields, system, base)
     options.__doc__ = f"Pretrain {system}: {SYSTEMS[system].about}."
     return options
+
+
+def _with_sections(name: str, fields: Sequence[Any], system: str, base: RunConfig | None) -> type:
+    """A dataclass of a verb's own options and all those of a run; without `base` --data must be given."""
+    fields, defaults = list(fields), base or default_config(system, "unset")
+    for section, kind in section_types(system).items():
+        flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        if section == "dataset" and base is None:
+            fields.insert(1, (section, flat))
+        else:
+            fields.append((section, flat, dataclasses.field(default=getattr(defaults, section))))
+    return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
 
 
 def _described(kind: Any, help: str) -> Any:

@@ -1,90 +1,112 @@
-"""`kill -9` at random moments, then `resume`: the run is the one that was never killed, bit for bit. Every system."""
+"""`kill -9` at random moments, then `resume`: the run is the one that was never killed, bit for bit. Every system.
+
+`JEPAKIT_KILLS=50 JEPAKIT_KILL_SEED=7 pytest -m slow tests/end_to_end/test_kill_and_resume.py`: 50 other moments.
+"""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
-import sys
-import time
-from multiprocessing.process import BaseProcess
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from jepakit.training.run_folder import RunFolder
+from kills import Moment, after, finish, kill
 from tiny_systems import TINY, untimed, words_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 
-OFTEN = {"lejepa": 10}  # kills; others 2, and all of them 1 with workers, which take seconds to start
-STEPS_A_KILL = 12
-OPTIONS = {"log_every": 3, "checkpoint_every": 7, "keep_checkpoints": 2, "health_every": 12, "precision": "float32"}
-
-# A server that has imported everything forks the runs, so that they start in no time.
-SERVER = multiprocessing.get_context("forkserver")
-
-
-def command(words: list[str], log: Path) -> None:
-    with open(log, "ab") as handle:
-        os.dup2(handle.fileno(), 1)
-        os.dup2(handle.fileno(), 2)
-    from jepakit.cli import main
-
-    sys.exit(main(words))
+KILLS = int(os.environ.get("JEPAKIT_KILLS", "10"))
+SEED = os.environ.get("JEPAKIT_KILL_SEED", "0")
+MOMENTS = ("in a step", "in a checkpoint write", "at an epoch boundary", "at any time")
+STEPS = 14
+OPTIONS = {
+    "steps": STEPS, "log_every": 1, "checkpoint_every": 3, "keep_checkpoints": 2, "health_every": 6, "precision": "float32",
+}  # fmt: skip
 
 
-def start(words: list[str], log: Path) -> BaseProcess:
-    SERVER.set_forkserver_preload(["jepakit.verbs.pretrain", "torch.distributed.checkpoint"])
-    process = SERVER.Process(target=command, args=(words, log))
-    process.start()
-    return process
+def planned() -> dict[tuple[str, int], list[str]]:
+    """The moments of each run, which is a system with 0 or 2 workers: every system gets some, each number half of them."""
+    chance = random.Random(SEED)
+    names = chance.sample(list(TINY), len(TINY))
+    runs = [(name, 2 * (number % 2)) for number, name in enumerate(names)]
+    if 2 * len(runs) <= KILLS:
+        runs += [(name, 2 - workers) for name, workers in runs]
+    plan: dict[tuple[str, int], list[str]] = {}
+    kinds = [MOMENTS[number % len(MOMENTS)] for number in range(KILLS)]
+    for number, kind in enumerate(chance.sample(kinds, KILLS)):
+        plan.setdefault(runs[number % len(runs)], []).append(kind)
+    return plan
 
 
-def finish(process: BaseProcess, log: Path) -> None:
-    process.join()
-    assert process.exitcode == 0, log.read_text()[-5000:]
+@cache
+def uninterrupted(place: Path, name: str) -> tuple[RunFolder, float]:
+    """The run of a system that nobody kills, and its seconds."""
+    options = OPTIONS | ({"labels": "none"} if TINY[name]["data"] == "digits" else {})  # no evaluation
+    whole = RunFolder(place / name)
+    return whole, finish(words_of(name, whole.path, **options), place / f"{name}.log")
 
 
-def kill_at_random(process: BaseProcess, folder: RunFolder, steps: int, chance: random.Random) -> None:
-    """Wait until the run wrote a line of a step past `steps`, and a moment more: anywhere in a step or in a write."""
-    while process.is_alive():
-        lines = folder.read_metrics()
-        if lines and lines[-1]["step"] >= steps:
-            time.sleep(chance.uniform(0, 0.05))
-            process.kill()
-        time.sleep(0.002)
-    process.join()
-
-
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("runs")
+    return tmp_path_factory.mktemp("kills")
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-@pytest.mark.parametrize("name", TINY)
-def test_kills_leave_no_trace(place: Path, name: str, workers: int) -> None:
-    kills = OFTEN.get(name, 2) if workers == 0 else 1
-    steps = STEPS_A_KILL * (kills + 1)
-    whole, broken = RunFolder(place / f"{name} {steps}"), RunFolder(place / f"{name} {workers} broken")
-    log = place / f"{name} {workers}.log"
-    options = {**OPTIONS, "steps": steps} | ({"labels": "none"} if TINY[name]["data"] == "digits" else {})  # no evaluation
-    if not whole.path.exists():
-        finish(start(words_of(name, whole.path, **options), log), log)
-    chance = random.Random(f"{name} {workers}")
-    places = sorted(chance.sample(range(steps - 8), kills))
-    words = ["pretrain", "--config", str(whole.config), "--out", str(broken.path), "--workers", str(workers)]
-    process = start(words, log)
-    for step in places:
-        kill_at_random(process, broken, step, chance)
-        assert process.exitcode == -9, log.read_text()[-5000:]
-        process = start(["resume", str(broken.path)], log)
-    finish(process, log)
+def reached(folder: RunFolder, step: int) -> Moment:
+    """A metrics line of this step has been written since the command began."""
+    before = folder.metrics.stat().st_mtime_ns if folder.metrics.exists() else 0
+
+    def moment() -> bool:
+        if not folder.metrics.exists() or folder.metrics.stat().st_mtime_ns == before:
+            return False
+        lines = folder.read_metrics()
+        return bool(lines) and lines[-1]["step"] >= step
+
+    return moment
+
+
+def writes(folder: RunFolder, step: int) -> Moment:
+    """A checkpoint of this step or a later one is being written."""
+    return lambda: any(int(path.name.split("-")[1][:8]) >= step for path in folder.checkpoints.glob(".step-*.writing"))
+
+
+def last_steps_of_epochs(folder: RunFolder) -> list[int]:
+    """Steps after which the data begins anew."""
+    epochs = [line["epoch"] for line in untimed(folder) if line["kind"] == "train"]
+    return [step for step in range(1, len(epochs)) if int(epochs[step - 1]) != int(epochs[step])]
+
+
+@pytest.mark.parametrize(("run", "moments"), planned().items(), ids=lambda part: "-".join(map(str, part)))
+def test_kills_leave_no_trace(place: Path, run: tuple[str, int], moments: list[str]) -> None:
+    name, workers = run
+    whole, seconds = uninterrupted(place, name)
+    broken, log = RunFolder(place / f"{name} {workers} broken"), place / f"{name} {workers}.log"
+    chance = random.Random(f"{SEED} {name} {workers}")
+    begin = ["pretrain", "--config", str(whole.config), "--out", str(broken.path), "--workers", str(workers)]
+    killed = 0
+    for number, kind in enumerate(moments):
+        words = ["resume", str(broken.path)] if broken.config.exists() else begin
+        earliest, end = (STEPS * n // len(moments) for n in (number, number + 1))  # every kill has a part of the run
+        if kind == "in a checkpoint write":
+            moment, delay = writes(broken, earliest), chance.uniform(0, 0.04)
+        elif kind == "at an epoch boundary":
+            ends = last_steps_of_epochs(whole)
+            step = next((step for step in ends if step >= earliest), ends[-1])
+            moment, delay = reached(broken, step), chance.uniform(0, 0.02)
+        elif kind == "in a step":
+            moment, delay = reached(broken, chance.randint(earliest, end - 2)), chance.uniform(0, 0.05)
+        else:
+            moment, delay = after(chance.uniform(0, seconds)), 0.0
+        killed += kill(words, moment, delay, log)
+    assert killed or "at any time" in moments
+    finish(["resume", str(broken.path)] if broken.config.exists() else begin, log)
     assert untimed(broken) == untimed(whole)
     lines = [(line["kind"], line["step"]) for line in untimed(broken)]
     assert len(lines) == len(set(lines))
     assert broken.model.read_bytes() == whole.model.read_bytes()
+    assert broken.report.exists()
     assert [p.name for p in broken.list_checkpoints()] == [p.name for p in whole.list_checkpoints()]
     assert not list(broken.path.rglob("*.writing"))
     if not workers:  # a worker whose parent was killed may say that the pipe broke

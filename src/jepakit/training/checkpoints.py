@@ -123,6 +123,15 @@ def named_tensors(system: nn.Module, optimizer: torch.optim.Optimizer) -> dict[s
     return tensors
 
 
+def all_finite(system: nn.Module, optimizer: torch.optim.Optimizer) -> bool:
+    """Whether what is trained on this rank, and the optimiser's state of it, holds no NaN and no infinity."""
+    tensors = [p.detach() for p in system.parameters()]
+    tensors += [value for state in optimizer.state.values() for key, value in state.items() if key != "step"]
+    local = [t.to_local() if hasattr(t, "to_local") else t for t in tensors]
+    largest = torch._foreach_norm([t for t in local if t.numel()], torch.inf)
+    return bool(torch.stack([size.float() for size in largest]).isfinite().all())
+
+
 def _room_for(parameter: Tensor, key: str, entry: Any) -> Tensor:
     """Where a piece of optimiser state is read to: in the parameter's shards, or (the count of its steps) on each rank."""
     if key != "step":
@@ -173,7 +182,8 @@ def _save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")  # one process, as we say
             dcp.save(tensors, storage_writer=dcp.FileSystemWriter(path), no_dist=world_size() == 1)
     except dcp.api.CheckpointException as error:  # a BaseException
-        raise _first_failure(error) from error
+        failure = _first_failure(error)
+        raise failure from failure.__context__  # which may be the disk's own error
 
 
 def _load_tensors(path: Path, tensors: dict[str, Tensor], alone: bool = False) -> None:

@@ -20,11 +20,13 @@ from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.modalities.modality import Companion
 from jepakit.randomness import derive_seed
-from jepakit.training.checkpoints import restore_checkpoint, write_checkpoint
+from jepakit.training.checkpoints import all_finite, restore_checkpoint, write_checkpoint
 from jepakit.training.config import TrainingConfig, check_pieces
 from jepakit.training.cost import memory_advice
 from jepakit.training.device import autocast, to_device
 from jepakit.training.distributed import full, gradient_sync, is_main, largest_over_ranks, of_main, wait_for_all, wrap
+from jepakit.training.faults import data_fault
+from jepakit.training.guard import IN_A_ROW, OutlierGuard
 from jepakit.training.health import HealthMonitor
 from jepakit.training.loggers import Logger
 from jepakit.training.optimizer import build_optimizer, set_schedule
@@ -88,6 +90,7 @@ class Trainer:
             for name, companion in (companions or {}).items()
         }
         check_pieces(config, system.joins_batch, {"": config.batch_size, **{n: size for n, (_, size) in self.drawn.items()}})
+        self.guard = OutlierGuard(config.outlier, device)
         self.steps = config.steps or 0
         self.step = 0
         # Since the last metrics line, sums by name and in how many steps each was there; part of a checkpoint.
@@ -148,13 +151,16 @@ class Trainer:
             return None
         return largest_over_ranks(signals.received or 0) or None
 
-    def batches(self) -> Generator[Batch, None, None]:
-        """This rank's collated batches of the steps that are left, in an order that depends on nothing but the seed."""
+    def batches(self, workers: int | None = None) -> Generator[Batch, None, None]:
+        """This rank's collated batches of the steps that are left, in an order that depends on nothing but the seed.
+
+        `workers`: another number than the config's. It never changes the batches.
+        """
         sampler = StreamSampler(
             len(self.dataset), self.config.batch_size, self.steps, self.config.seed, self.step,
             shards=getattr(self.dataset, "shards", None), companions=self.drawn, rank=rank(), ranks=world_size(),
         )  # fmt: skip
-        workers = self.config.workers or 0
+        workers = (self.config.workers if workers is None else workers) or 0
         loader = DataLoader(
             DrawnDataset(self.dataset, self.companions),
             batch_sampler=sampler,
@@ -165,7 +171,10 @@ class Trainer:
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # its own: starting must not draw from the global one, which is checkpointed
         )
-        yield from start_workers(loader)
+        try:
+            yield from start_workers(loader)
+        except (UserError, OSError) as error:
+            raise data_fault(error, self.folder) from error
 
     def optimise(self, batch: Batch) -> dict[str, Any]:
         """One optimiser step; returns the loss terms (on the device, unread) and the schedules' values."""
@@ -185,7 +194,8 @@ class Trainer:
                 values[key] = values.get(key, 0.0) + term.detach()
         limit = math.inf if self.config.clip is None else self.config.clip
         values["grad_norm"] = full(torch.nn.utils.clip_grad_norm_(self.system.parameters(), limit))
-        self.optimizer.step()
+        values["skipped"] = self.guard.judge(self.step, values["loss"], values["grad_norm"])
+        self.guard.apply(self.optimizer, values["skipped"])
         self.optimizer.zero_grad(set_to_none=True)
         values |= self.system.after_step((self.step + 1) / self.steps)
         self.step += 1
@@ -199,8 +209,13 @@ class Trainer:
             counts[name] = counts.get(name, 0) + 1  # a term may be left out of some steps
         if self.step % self.config.log_every and self.step != self.steps:
             return
-        self.check_finite()
+        self.check_sound()
         count = counts["loss"]
+        if skipped := round(float(sums.get("skipped", 0))):
+            self.progress.say(
+                f"step {self.step}: of the last {count} updates {skipped} left out, whose gradient norm was more than "
+                f"{self.config.outlier:g} times the median of {self.guard.median:.3g}. Look at the data, if it goes on."
+            )
         means = {name: float(total) / counts[name] for name, total in sums.items()}
         self.window = {"sums": {}, "counts": {}}
         now = time.perf_counter()
@@ -219,16 +234,25 @@ class Trainer:
         self._write(line)
         self.progress.update(line, self.steps)
 
-    def check_finite(self) -> None:
-        """Stop a run whose loss or gradient overflowed since the last metrics line, before that is written or saved."""
+    def check_sound(self) -> None:
+        """Stop a run that diverged since the last metrics line, before that is written or saved."""
         loss, gradient = (float(self.window["sums"].get(name, 0.0)) for name in ("loss", "grad_norm"))
-        if math.isfinite(loss) and math.isfinite(gradient):
-            return
+        if not (math.isfinite(loss) and math.isfinite(gradient)):
+            raise self.diverged(
+                f"The loss or its gradient is no longer a number at step {self.step} (or up to {self.config.log_every} before)"
+            )
+        if (row := self.guard.in_a_row) >= IN_A_ROW:
+            raise self.diverged(
+                f"The gradient norm stays more than {self.config.outlier:g} times above its median of {self.guard.median:.3g}: "
+                f"the last {row} updates up to step {self.step} were left out"
+            )
+
+    def diverged(self, what: str) -> UserError:
+        """The error that ends a diverged run, with what is left of it and what to change."""
         kept = self.folder.list_checkpoints()
         before = f"The last checkpoint, {kept[-1]}, is from before" if kept else "There is no checkpoint yet"
-        raise UserError(
-            f"The loss or its gradient is no longer a number at step {self.step} (or up to {self.config.log_every} "
-            f"before): the run diverged. {before}. Start again with a lower lr (now {self.config.lr}), a longer warmup "
+        return UserError(
+            f"{what}: the run diverged. {before}. Start again with a lower lr (now {self.config.lr}), a longer warmup "
             f"or a lower clip (now {self.config.clip}); with bfloat16, try precision float32."
         )
 
@@ -249,15 +273,18 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint: weights, optimiser, random state, position, and what the metrics need to go on."""
-        self.check_finite()
+        self.check_sound()
         if self.saved == self.step:
             return
+        if largest_over_ranks(not all_finite(self.system, self.optimizer)):  # an update that overflowed: no loss has seen it
+            raise self.diverged(f"The weights are no longer numbers after step {self.step}")
         state = {
             "step": self.step,
             "window": self.window,
             "health": self.monitor.state_dict(),
             "verdict": self.verdict,
             "best": self.best,
+            "guard": self.guard.state_dict(),
             "fingerprint": self.fingerprint,
         }
         write_checkpoint(self.folder.checkpoint(self.step), self.system, self.optimizer, state)
@@ -277,6 +304,8 @@ class Trainer:
             self.step, self.window = state["step"], state["window"]
             self.best, self.verdict = state["best"], state["verdict"]
             self.monitor.load_state_dict(state["health"])
+            if "guard" in state:  # not in a run that began before there was one
+                self.guard.load_state_dict(state["guard"])
             if state["ranks"] != world_size():
                 self.seed_rank()
         if is_main():

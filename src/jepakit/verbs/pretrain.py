@@ -27,6 +27,7 @@ from jepakit.registry import DATASETS, load_system
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
 from jepakit.training.device import available_cores, choose_precision
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
+from jepakit.training.faults import faults_explained
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
@@ -112,7 +113,7 @@ def _start(
             teacher.save_pretrained(folder.encoder)  # the run must load when the teacher's own folder is gone
         write_atomic(folder.config, lambda path: write_config(path, decided))
     wait_for_all()
-    with folder.held() if is_main() else nullcontext():
+    with faults_explained(folder, decided.training), folder.held() if is_main() else nullcontext():
         return _train(trainer, folder, data)
 
 
@@ -139,7 +140,7 @@ def _continue(decided: RunConfig, folder: RunFolder, device: torch.device, sourc
     data = open_data(decided, source)
     system = prepare_system(decided, device, teacher_of(decided, folder))
     trainer = build_trainer(decided, folder, data, system, device)
-    with folder.held() if is_main() else nullcontext():
+    with faults_explained(folder, decided.training), folder.held() if is_main() else nullcontext():
         trainer.restore()
         where = f"step {trainer.step} of {trainer.steps}"
         if trainer.ended:
@@ -243,7 +244,7 @@ def build_trainer(
 def announce(trainer: Trainer, config: RunConfig, data: Data) -> None:
     """Say what the run is and what it will cost, measured on its first batch."""
     system, training = trainer.system, config.training
-    with memory_advice(training, system.joins_batch), closing(trainer.batches()) as batches:
+    with memory_advice(training, system.joins_batch), closing(trainer.batches(workers=0)) as batches:
         cost = measure_cost(system, next(batches), training, trainer.device, trainer.dtype)
     trainer.progress.say(
         f"{config.system} on {data.name}: {len(data.train):,} {data.noun} of {config.inputs.describe()}, "

@@ -122,6 +122,8 @@ def _form(projections: Tensor, knots: int, spacing: float) -> Any:
         from jepakit.core.anticollapse import characteristic_triton
 
         return characteristic_triton if characteristic_triton.AVAILABLE else WithTorch
+    if type(projections) is not Tensor:  # one that has a shape and no numbers, of which the cost model counts the step
+        return WithTorch
     if projections.device.type != "cpu" or projections.dtype != torch.float32 or knots > MOST_KNOTS or _library() is None:
         return WithTorch
     low, high = projections.aminmax()
