@@ -50,7 +50,7 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
     if not path.exists():
         nearby = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         near = did_you_mean(path.name, [*BUILT_IN, *nearby]) if nearby else did_you_mean(config.data, BUILT_IN)
-        near = near if near.startswith("Did") else f"Built in: {', '.join(BUILT_IN)}."
+        near = near if near.startswith("Did") else f"Check the path. Built in: {', '.join(BUILT_IN)}."
         raise UserError(f"data: {config.data!r} is neither a path that exists nor a built-in data set. {near}")
     if path.suffix not in (".npy", ".npz"):
         raise UserError(
@@ -112,7 +112,9 @@ def _array_file_labels(config: ImageDataConfig, arrays: Arrays, count: int) -> L
 
 
 def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
-    found, others = find_images(root)
+    found, others, closed = find_images(root)
+    if closed and (config.on_bad_file == "error" or not found):
+        raise UserError(f"data: {closed[0].path}: {closed[0].reason}. Make it readable, or leave it out with --on-bad-file skip.")
     if not found:
         raise UserError(_nothing_found(root, others))
     table = _label_table(config, root, found)
@@ -145,7 +147,7 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
         relative=relative,
         groups=_groups(config, table, relative),
         test=test,
-        bad_files=survey.bad,
+        bad_files=closed + survey.bad,
         notes=notes,
     )
 
@@ -154,7 +156,7 @@ def _nothing_found(root: Path, others: int) -> str:
     if (root / "state.json").exists() or (root / "dataset_dict.json").exists():
         return f"data: {root} is a saved Hugging Face data set. Give it as hf:{root}."
     what = f"{others:,} other files" if others else "nothing else"
-    return f"data: no image files under {root} ({what} there). Looked for: {', '.join(EXTENSIONS)}, in all sub-folders."
+    return f"data: no image files under {root} ({what} there). Give a folder with {', '.join(EXTENSIONS)}, in sub-folders or not."
 
 
 def _label_table(config: ImageDataConfig, root: Path, found: list[str]) -> Table | None:

@@ -155,7 +155,7 @@ def _refuse(bad: Sequence[BadFile], total: int, policy: str) -> None:
             "Repair or remove them, or leave them out with --on-bad-file skip."
         )
     if len(bad) == total:
-        raise UserError(f"None of the {total:,} image files can be read:\n{listed}{more}")
+        raise UserError(f"None of the {total:,} image files can be read:\n{listed}{more}\nRepair or replace them.")
 
 
 def _each(look: Callable[[int], T], indices: Sequence[int], names: Sequence[str], label: str) -> list[T | BadFile]:
