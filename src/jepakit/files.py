@@ -34,7 +34,9 @@ def _umask() -> int:
 
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically."""
-    write_atomic(path, lambda p: p.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"))
+    text = json.dumps(value, indent=1, ensure_ascii=False) + "\n"
+    # The name of a file need not be text: what UTF-8 has no bytes for becomes \udcff, which JSON reads back.
+    write_atomic(path, lambda p: p.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:

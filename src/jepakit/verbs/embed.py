@@ -61,7 +61,7 @@ def embed(
             np.save(handle, embeddings)
 
     def write_ids(path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8") as handle:
+        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
             writer = csv.writer(handle)
             writer.writerow(["row", "path" if paths else "index"])
             writer.writerows((row, paths[i] if paths else row) for row, i in enumerate(order))
