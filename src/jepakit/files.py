@@ -39,6 +39,43 @@ def write_json(path: Path, value: Any) -> None:
     write_atomic(path, lambda p: p.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, without its byte order mark. Errors: not there, not a file, not UTF-8."""
+    if not path.is_file():  # a pipe, too, on which reading waits
+        what = "is not a file" if path.exists() else "does not exist"
+        raise UserError(f"{path} cannot be read: it {what}. Check the path.")
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}. Make it readable.") from error
+
+
+def parse_json(text: str) -> Any:
+    """A JSON value. Raises `ValueError`: not JSON, nested too deeply, a name twice in one object."""
+    try:
+        return json.loads(text, object_pairs_hook=_once_each)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the name {next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return found
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file. Errors: not there, not UTF-8, not JSON, a name twice."""
+    try:
+        return parse_json(read_text(path))
+    except ValueError as error:
+        raise UserError(f"{path} is not JSON: {error}. Write or copy it again.") from error
+
+
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     """The lines of a `metrics.jsonl`; none when there is no such file yet.
 

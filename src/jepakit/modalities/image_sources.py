@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -67,7 +68,10 @@ def _from_arrays(
     test: NDArray[np.bool_] | None = None,
     classes: list[str] | None = None,
 ) -> Collection:
-    pictures = ArrayImages(arrays.images, config.value_range, arrays.path)
+    try:
+        pictures = ArrayImages(arrays.images, config.value_range, arrays.path)
+    except UserError as error:
+        raise UserError(f"{config.data}: {error}") from error
     pictures.channels = config.channels or pictures.stored_channels
     labels = _array_file_labels(config, arrays, len(pictures))
     if labels is not None and classes is not None:
@@ -105,16 +109,19 @@ def _array_file_labels(config: ImageDataConfig, arrays: Arrays, count: int) -> L
         )
     if values is None:
         return None
-    joined = np.concatenate([np.asarray(part) for part in values])
+    try:
+        joined = np.concatenate([np.asarray(part) for part in values])
+    except ValueError as error:
+        raise UserError(f"labels: those of {config.data} do not fit together ({error}). Give one for each picture.") from error
     if len(joined) != count:
-        raise UserError(f"labels: {len(joined):,} labels for {count:,} pictures in {config.data}.")
-    return array_labels(joined)
+        raise UserError(f"labels: {len(joined):,} labels for {count:,} pictures in {config.data}. Give one for each.")
+    return array_labels(joined, f"those of {config.data}")
 
 
 def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     found, others, closed = find_images(root)
     if closed and (config.on_bad_file == "error" or not found):
-        raise UserError(f"data: {closed[0].path}: {closed[0].reason}. Make it readable, or leave it out with --on-bad-file skip.")
+        raise UserError(f"data: {closed[0].path}: {closed[0].reason}. Make it readable, or give --on-bad-file skip.")
     if not found:
         raise UserError(_nothing_found(root, others))
     table = _label_table(config, root, found)
@@ -156,7 +163,7 @@ def _nothing_found(root: Path, others: int) -> str:
     if (root / "state.json").exists() or (root / "dataset_dict.json").exists():
         return f"data: {root} is a saved Hugging Face data set. Give it as hf:{root}."
     what = f"{others:,} other files" if others else "nothing else"
-    return f"data: no image files under {root} ({what} there). Give a folder with {', '.join(EXTENSIONS)}, in sub-folders or not."
+    return f"data: no image files under {root} ({what} there). Give one with {', '.join(EXTENSIONS)}, in sub-folders or not."
 
 
 def _label_table(config: ImageDataConfig, root: Path, found: list[str]) -> Table | None:
@@ -197,10 +204,10 @@ def _groups(config: ImageDataConfig, table: Table | None, relative: Sequence[str
             )
         return table.groups(config.group_by)
     part = config.group_by.removeprefix("path:")
-    if not part.isdecimal():
-        raise UserError(f"group_by: {config.group_by!r} is not understood; expected path:0, path:1, ...")
+    if not re.fullmatch("[0-9]{1,4}", part):
+        raise UserError(f"group_by: {config.group_by[:80]!r} is not understood; expected path:0, path:1, ...")
     folders = [path.split("/")[:-1] for path in relative]
     short = [path for path, parts in zip(relative, folders, strict=True) if len(parts) <= int(part)]
     if short:
-        raise UserError(f"group_by: {short[0]} has no folder number {part} (path:0 is the first folder).")
+        raise UserError(f"group_by: {short[0]} has no folder number {part} (path:0 is the first folder). Give a lower one.")
     return [parts[int(part)] for parts in folders]

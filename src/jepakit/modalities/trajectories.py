@@ -8,7 +8,7 @@ windows overlap.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -243,10 +243,10 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
 
 
 def _read(place: str, source: object | None) -> tuple[Episodes, str]:
-    if isinstance(source, list | tuple):
+    if isinstance(source, list | tuple) and source and all(isinstance(part, Mapping) for part in source):
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
-        raise UserError(f"Trajectories from Python are a list of dicts of arrays, one an episode; got {type(source).__name__}.")
+        raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
     if place in BUILT_IN:
         return pendulum_episodes(pixels=place == "pendulum-pixels"), place
     return read_episodes(place)
