@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from jepakit.config import RunConfig, default_config, read_config, section_types
+from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain
 from jepakit.errors import UserError
 from jepakit.registry import SYSTEMS
 
@@ -47,9 +47,9 @@ def _pretrain(words: list[str]) -> int:
     asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
     from jepakit.verbs.pretrain import run_config  # after the options: `--help` need not wait for it
 
-    chosen = RunConfig(
-        system=system, dataset=asked.dataset, model=asked.model, training=asked.training, health=asked.health
-    )
+    # Through the checks that a file's options get: numbers on the command line may be infinite, too.
+    parts = {name: from_plain(kind, to_plain(getattr(asked, name)), name) for name, kind in section_types(system).items()}
+    chosen = RunConfig(system=system, **parts)
     return _status(run_config(chosen, asked.out, init=asked.init))
 
 

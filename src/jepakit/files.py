@@ -73,7 +73,7 @@ def read_json(path: Path) -> Any:
     try:
         return parse_json(read_text(path))
     except ValueError as error:
-        raise UserError(f"{path} is not JSON: {error}. Write or copy it again.") from error
+        raise UserError(f"{path} cannot be read as JSON: {error}. Write or copy it again.") from error
 
 
 def read_metrics(path: str | Path) -> list[dict[str, Any]]:
@@ -84,15 +84,16 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     if not path.exists():
         return []
-    lines = [(i, line) for i, line in enumerate(path.read_text("utf-8").splitlines(), 1) if line.strip()]
+    lines = [(i, line) for i, line in enumerate(read_text(path).split("\n"), 1) if line.strip()]
     read = []
     for number, line in lines:
         try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
+            entry = parse_json(line)
+            if not isinstance(entry, dict) or type(entry.get("step")) is not int:
+                raise ValueError("no object with the number of a step")
+        except ValueError as error:
             if number == lines[-1][0]:
                 break
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg}). Remove that line and try again.") from None
-        if isinstance(entry, dict):
-            read.append(entry)
+            raise UserError(f"{path}, line {number}: not a line of metrics ({error}). Remove it and try again.") from None
+        read.append(entry)
     return read

@@ -8,9 +8,7 @@ the grid taken to be square, heads from the width as in the released models (`HE
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -19,10 +17,13 @@ import torch
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice
-from jepakit.interop.pretrained import PretrainedEncoder, Which, load_strictly, read_weights
+from jepakit.files import parse_json, read_text
+from jepakit.interop.pretrained import PretrainedEncoder, Which, load_strictly
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import SIZES
+from jepakit.training.checkpoints import UNREADABLE
+from jepakit.training.weight_files import read_weights
 
 HEADS = {shape["vit"][0]: shape["vit"][2] for name, shape in SIZES.items() if name != "nano"}  # nano is ours
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -140,17 +141,21 @@ def _read_release(path: Path, key: str) -> dict[str, Tensor]:
     try:
         # Mapped, not read: a released file holds two encoders and the optimiser, ten gigabytes in all.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0][:300]
+        raise UserError(f"{path} cannot be read as a checkpoint of tensors: {reason}. Copy it again.") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise UserError(f"{path} has no {key!r}: not a released I-JEPA checkpoint (found: {found}).")
+        raise UserError(f"{path} has no {key!r}: not a released I-JEPA checkpoint (found: {found[:300]}). Give one.")
+    wrong = [name for name, tensor in checkpoint[key].items() if not (isinstance(name, str) and isinstance(tensor, Tensor))]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]!r} of {key!r} is no tensor. Give a released I-JEPA checkpoint.")
     return {name.removeprefix("module."): tensor for name, tensor in checkpoint[key].items()}
 
 
 def _read_json(path: Path) -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = parse_json(read_text(path))
+    except (UserError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

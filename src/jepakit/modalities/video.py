@@ -8,6 +8,7 @@ Reading of video files, and random parts of long clips, are yet to come.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -62,7 +63,7 @@ class VideoDataConfig:
             raise UserError(f"image_size must be two positive numbers, height and width, got {self.image_size}.")
         if self.frames is not None:
             check_range("frames", self.frames, 2)
-        if not self.stills_ratio > 0:
+        if not 0 < self.stills_ratio < math.inf:
             raise UserError(f"stills_ratio must be above 0, got {self.stills_ratio}; for no pictures give --stills none.")
         if not 0.0 <= self.test_fraction < 1.0:
             raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")

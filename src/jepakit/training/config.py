@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -73,7 +74,7 @@ class TrainingConfig:
                 check_range(name, getattr(self, name), 1)
         for name in ("batch_size", "accumulate", "log_every", "keep_checkpoints"):
             check_range(name, getattr(self, name), 1)
-        if self.epochs is not None and not self.epochs > 0:
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise UserError(f"epochs must be above 0, got {self.epochs}.")
         for name in ("lr", "weight_decay", "weight_decay_end", "seed"):
             if getattr(self, name) is not None:
@@ -82,7 +83,7 @@ class TrainingConfig:
             check_range(name, getattr(self, name), 0, 1)
         if self.workers is not None:
             check_range("workers", self.workers, 0)
-        if self.clip is not None and not self.clip > 0:
+        if self.clip is not None and not 0 < self.clip < math.inf:
             raise UserError(f"clip must be above 0 or none, got {self.clip}.")
         if self.batch_size % self.accumulate:
             raise UserError(f"batch_size {self.batch_size} must be a multiple of accumulate {self.accumulate}.")

@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
 
 from jepakit.errors import UserError
 from jepakit.files import UNFINISHED, read_metrics, write_atomic
 from jepakit.training.checkpoints import remove_checkpoint
 from jepakit.training.distributed import full, is_main
+from jepakit.training.weight_files import write_weights
 
 
 class RunFolder:
@@ -120,8 +120,7 @@ class RunFolder:
         """Write the system's weights, `model.safetensors`; where they lie in shards, every rank calls this."""
         tensors = {name: full(t.detach()) for name, t in system.state_dict().items()}
         if is_main():
-            whole = {name: t.cpu().contiguous() for name, t in tensors.items()}
-            write_atomic(self.model, lambda p: save_file(whole, p, metadata={"format": "pt"}))
+            write_weights(self.model, tensors)
 
 
 def step_of(checkpoint: Path) -> int:

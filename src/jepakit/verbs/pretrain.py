@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import os
 import platform
@@ -23,7 +22,7 @@ import jepakit
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
-from jepakit.files import write_atomic, write_json
+from jepakit.files import read_json, write_atomic, write_json
 from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
@@ -310,7 +309,7 @@ def write_environment(folder: RunFolder, config: RunConfig, device: torch.device
 def add_wall_time(folder: RunFolder, seconds: float) -> None:
     """Add training seconds to `environment.json`; a resumed run adds up."""
     if folder.environment.exists():
-        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        environment = read_json(folder.environment)
         environment["wall_s"] = environment.get("wall_s", 0.0) + seconds
         write_json(folder.environment, environment)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from jepakit.config import OBJECT, read_config, to_plain
 from jepakit.core.system import System
+from jepakit.files import read_json
 from jepakit.interop.pretrained import embed_samples, load_run_system
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.modality import Data
@@ -99,4 +99,4 @@ def read_masks(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], list[lis
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    return read_json(path) if path.exists() else None
