@@ -150,12 +150,14 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind is int and isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}: expected a number of at most 64 bits, got {shown(value)}.")
     if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
     raise UserError(f"{where}: expected {kind.__name__}, got {shown(value)}.")
 
 
-def _over_default(kind: Any, name: str, item: Any) -> Any:
+def _over_default(kind: Any, name: Any, item: Any) -> Any:
     """A part of which some options are given: the others are those that this config gives it, not the part's own."""
     factory = next((f.default_factory for f in fields(kind) if f.name == name), dataclasses.MISSING)
     if isinstance(item, dict) and factory is not dataclasses.MISSING:

@@ -48,7 +48,7 @@ def check_range(option: str, given: float, low: float | None = None, high: float
             if part
         )
         raise UserError(f"{option} must be {bounds}, got {given}.")
-    if math.isinf(given):
+    if abs(given) == math.inf:
         raise UserError(f"{option} must be a finite number, got {given}.")
 
 

@@ -17,6 +17,7 @@ def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place and move it there: a reader sees the old file or the new one, never a part."""
     temporary = path.with_name(f".{path.name}{UNFINISHED}")
     try:
+        temporary.unlink(missing_ok=True)  # it may be another's link, and what it leads to is not ours to write
         write(temporary)
         os.chmod(temporary, 0o666 & ~_umask())  # safetensors makes its files private
         with open(temporary, "rb") as handle:

@@ -63,7 +63,9 @@ def write_checkpoint(path: Path, system: nn.Module, optimizer: torch.optim.Optim
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint. It loses its name first: one that is half removed must not be taken for a whole one."""
-    if path.exists():
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         going = path.with_name(f".{path.name}.old{UNFINISHED}")
         shutil.rmtree(going, ignore_errors=True)
         os.replace(path, going)

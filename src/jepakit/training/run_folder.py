@@ -62,6 +62,11 @@ class RunFolder:
 
         Errors: another process does.
         """
+        if self.checkpoints.is_symlink() or self.metrics.is_symlink():
+            raise UserError(
+                f"checkpoints or metrics.jsonl in {self.path} is a link: what it leads to would be changed. Put the file or folder "
+                "itself there, or link the whole run folder."
+            )
         lock = FileLock(self.checkpoints / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -79,7 +84,7 @@ class RunFolder:
         """Remove what a killed process was writing."""
         for folder in (self.path, self.checkpoints):
             for path in folder.glob(f".*{UNFINISHED}"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
