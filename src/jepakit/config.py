@@ -224,7 +224,7 @@ def read_config(path: Path | str) -> RunConfig:
     if path.is_dir():
         path = path / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{path} does not exist. A run folder holds config.yaml; `jepakit pretrain` writes one.")
+        raise UserError(f"{path} does not exist. A run folder holds config.yaml; `jepakit pretrain` writes one. Check it.")
     try:
         plain = yaml.load(read_text(path), Loader=_StrictLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none are ValueErrors

@@ -33,7 +33,7 @@ def did_you_mean(given: str, valid: Iterable[str]) -> str:
     return f"Valid: {', '.join(valid)}."
 
 
-def check_choice(option: str, given: str, valid: Iterable[str]) -> None:
+def check_choice(option: str, given: object, valid: Iterable[str]) -> None:
     """Raise `UserError` unless `given` is one of `valid`."""
     valid = list(valid)
     if given not in valid:

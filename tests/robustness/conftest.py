@@ -23,9 +23,19 @@ def run(tmp_path_factory) -> Path:
     from jepakit.verbs.pretrain import build_trainer, decide, open_data, prepare_system, write_environment
 
     config = default_config("lejepa", "digits").override(
-        steps=2, limit=64, batch_size=16, workers=0, threads=1, precision="float32", device="cpu", health_samples=8,
-        lidar_views=2, augment={"views": 2}, sigreg={"slices": 16}, projector=(16, 8),
-    )  # fmt: skip
+        steps=2,
+        limit=64,
+        batch_size=16,
+        workers=0,
+        threads=1,
+        precision="float32",
+        device="cpu",
+        health_samples=8,
+        lidar_views=2,
+        augment={"views": 2},
+        sigreg={"slices": 16},
+        projector=(16, 8),
+    )
     data = open_data(config)
     decided = decide(config, data)
     folder = RunFolder(tmp_path_factory.mktemp("runs") / "run")

@@ -68,19 +68,40 @@ def typed() -> dict[str, NDArray]:
     wide = np.zeros((COUNT, 16, 9), np.uint8)
     wide[:, ::2] = grey
     return {
-        "uint8": grey, "bool": grey > 99, "int8": grey.view(np.int8), "uint16": grey.astype(np.uint16) * 257,
-        "big-endian uint16": (grey.astype(np.uint16) * 257).astype(">u2"), "int16": whole.astype(np.int16) - 99,
-        "big-endian int32": whole.astype(">i4"), "uint32": whole.astype(np.uint32) * 2**24, "int64": whole - 2**40,
-        "int64 at its ends": np.where(grey > 99, 2**63 - 1, -(2**63)), "uint64 at its end": whole.astype(np.uint64) * 2**56,
-        "float16": (grey / 255).astype(np.float16), "big-endian float32": (grey / 255).astype(">f4"), "float64": grey / 255,
-        "long double": (grey / 255).astype(np.longdouble), "floats beyond": grey - 7.5, "tiny floats": grey * 1e-300,
-        "large floats": grey * 1e300, "constant": np.full((COUNT, 8, 9), 3.5), "zeros": np.zeros((COUNT, 8, 9)),
-        "Fortran order": np.asfortranarray(grey), "negative strides": grey[::-1, ::-1, ::-1], "every other row": wide[:, ::2],
-        "transposed": np.ascontiguousarray(grey.transpose(2, 1, 0)).T, "read-only": np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.shape),
-        "broadcast": np.broadcast_to(grey[:1], grey.shape), "subnormal range": np.where(grey > 99, 5e-324, -5e-324),
-        "1 x 1": grey[:, :1, :1], "1 x 5000": np.resize(grey, (COUNT, 1, 5000)), "5000 x 2": np.resize(grey, (COUNT, 5000, 2)),
-        "colour last": np.repeat(grey[..., None], 3, -1), "colour first": np.repeat(grey[:, None], 3, 1), "grey last": grey[..., None],
-    }  # fmt: skip
+        "uint8": grey,
+        "bool": grey > 99,
+        "int8": grey.view(np.int8),
+        "uint16": grey.astype(np.uint16) * 257,
+        "big-endian uint16": (grey.astype(np.uint16) * 257).astype(">u2"),
+        "int16": whole.astype(np.int16) - 99,
+        "big-endian int32": whole.astype(">i4"),
+        "uint32": whole.astype(np.uint32) * 2**24,
+        "int64": whole - 2**40,
+        "int64 at its ends": np.where(grey > 99, 2**63 - 1, -(2**63)),
+        "uint64 at its end": whole.astype(np.uint64) * 2**56,
+        "float16": (grey / 255).astype(np.float16),
+        "big-endian float32": (grey / 255).astype(">f4"),
+        "float64": grey / 255,
+        "long double": (grey / 255).astype(np.longdouble),
+        "floats beyond": grey - 7.5,
+        "tiny floats": grey * 1e-300,
+        "large floats": grey * 1e300,
+        "constant": np.full((COUNT, 8, 9), 3.5),
+        "zeros": np.zeros((COUNT, 8, 9)),
+        "Fortran order": np.asfortranarray(grey),
+        "negative strides": grey[::-1, ::-1, ::-1],
+        "every other row": wide[:, ::2],
+        "transposed": np.ascontiguousarray(grey.transpose(2, 1, 0)).T,
+        "read-only": np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.shape),
+        "broadcast": np.broadcast_to(grey[:1], grey.shape),
+        "subnormal range": np.where(grey > 99, 5e-324, -5e-324),
+        "1 x 1": grey[:, :1, :1],
+        "1 x 5000": np.resize(grey, (COUNT, 1, 5000)),
+        "5000 x 2": np.resize(grey, (COUNT, 5000, 2)),
+        "colour last": np.repeat(grey[..., None], 3, -1),
+        "colour first": np.repeat(grey[:, None], 3, 1),
+        "grey last": grey[..., None],
+    }
 
 
 def unit(array: NDArray, value_range: tuple[float, float] | None) -> NDArray[np.float64]:
@@ -134,13 +155,34 @@ def refused_arrays() -> dict[str, NDArray]:
             array = grey.astype(dtype)
             array[-1, -1, -1] = value
             poisoned[f"{what} in {np.dtype(dtype)}"] = array
-    shapes = [(), (0,), (5,), (5, 5), (0, 4, 4), (4, 0, 4), (4, 4, 0), (3, 4, 4, 2), (3, 4, 4, 4), (3, 5, 4, 7), (2, 2, 2, 2, 2, 2)]
-    return poisoned | {f"shape {shape}": np.zeros(shape, np.uint8) for shape in shapes} | {
-        "complex": grey.astype(np.complex64), "strings": NUMBERS.astype(str), "bytes": NUMBERS.astype("S3"),
-        "dates": NUMBERS.astype("M8[s]"), "spans": NUMBERS.astype("m8[s]"), "void": NUMBERS.view("V1"),
-        "records": np.zeros((3, 4, 4), [("r", "u1"), ("g", "f4")]), "one picture": np.zeros((40, 40, 3), np.uint8),
-        "huge span": np.where(NUMBERS > 99, 1.7e308, -1.7e308),
-    }  # fmt: skip
+    shapes = [
+        (),
+        (0,),
+        (5,),
+        (5, 5),
+        (0, 4, 4),
+        (4, 0, 4),
+        (4, 4, 0),
+        (3, 4, 4, 2),
+        (3, 4, 4, 4),
+        (3, 5, 4, 7),
+        (2, 2, 2, 2, 2, 2),
+    ]
+    return (
+        poisoned
+        | {f"shape {shape}": np.zeros(shape, np.uint8) for shape in shapes}
+        | {
+            "complex": grey.astype(np.complex64),
+            "strings": NUMBERS.astype(str),
+            "bytes": NUMBERS.astype("S3"),
+            "dates": NUMBERS.astype("M8[s]"),
+            "spans": NUMBERS.astype("m8[s]"),
+            "void": NUMBERS.view("V1"),
+            "records": np.zeros((3, 4, 4), [("r", "u1"), ("g", "f4")]),
+            "one picture": np.zeros((40, 40, 3), np.uint8),
+            "huge span": np.where(NUMBERS > 99, 1.7e308, -1.7e308),
+        }
+    )
 
 
 REFUSED = [
@@ -161,7 +203,9 @@ def test_no_pictures(array: NDArray, value_range, folder: Path):
 CLIPS = [
     pytest.param(array, id=name)
     for name, array in (
-        refused_arrays() | typed() | {"clips, channels of 2": np.zeros((3, 4, 2, 5, 5), np.uint8), "beyond": np.full((4, 3, 5, 5), 1.5)}
+        refused_arrays()
+        | typed()
+        | {"clips, channels of 2": np.zeros((3, 4, 2, 5, 5), np.uint8), "beyond": np.full((4, 3, 5, 5), 1.5)}
     ).items()
 ]
 
@@ -175,15 +219,19 @@ def test_clips(array: NDArray, folder: Path):
     if isinstance(data, VideoData):
         assert array.ndim in (4, 5)
         assert array.dtype == np.uint8 or (array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1)
-        assert sum(data.train[i]["clip"].double().sum() for i in range(len(data.train))) == pytest.approx(float(array.sum()), rel=1e-5)
+        assert sum(data.train[i]["clip"].double().sum() for i in range(len(data.train))) == pytest.approx(
+            float(array.sum()), rel=1e-5
+        )
 
 
 def steps(count: int = 12, **changed: object) -> dict[str, object]:
     generator = np.random.default_rng(1)
     whole = {
-        "observations": generator.normal(size=(count, 3)), "actions": generator.normal(size=(count, 1)),
-        "states": generator.normal(size=(count, 2)), "episode": np.arange(count) // 6,
-    }  # fmt: skip
+        "observations": generator.normal(size=(count, 3)),
+        "actions": generator.normal(size=(count, 1)),
+        "states": generator.normal(size=(count, 2)),
+        "episode": np.arange(count) // 6,
+    }
     return {name: value for name, value in (whole | changed).items() if value is not None}
 
 
@@ -198,19 +246,32 @@ def bad_episodes() -> dict[str, dict[str, object]]:
         cases |= {
             f"{key} of {what}": steps(**{key: values})
             for what, values in {
-                "float32's overflow": array * 1e300, "complex": array.astype(complex), "text": array.astype(str),
-                "one row less": array[:-1], "one row more": np.concatenate([array, array[:1]]), "no rows": array[:0],
-                "no axes": np.float64(1), "6 axes": array.reshape(12, 1, 1, 1, 1, -1), "no columns": array[:, :0],
-                "dates": array.astype("M8[s]"), "objects": array.astype(object),
+                "float32's overflow": array * 1e300,
+                "complex": array.astype(complex),
+                "text": array.astype(str),
+                "one row less": array[:-1],
+                "one row more": np.concatenate([array, array[:1]]),
+                "no rows": array[:0],
+                "no axes": np.float64(1),
+                "6 axes": array.reshape(12, 1, 1, 1, 1, -1),
+                "no columns": array[:, :0],
+                "dates": array.astype("M8[s]"),
+                "objects": array.astype(object),
             }.items()
-        }  # fmt: skip
+        }
     cases |= {
-        "episode too short": steps(episode=np.arange(11) // 6), "episode of NaN": steps(episode=np.full(12, np.nan)),
-        "episode that comes back": steps(episode=np.arange(12) % 2), "episode as a matrix": steps(episode=np.zeros((12, 2))),
-        "one episode": steps(episode=np.zeros(12)), "episodes of one step": steps(episode=np.arange(12)), "nothing": {},
-        "pictures beyond [0, 1]": steps(observations=np.full((12, 4, 4), 2.0)), "pictures of 2 channels": steps(observations=np.zeros((12, 2, 4, 4))),
-        "pictures of int64": steps(observations=np.full((12, 4, 4), 255)), "unknown names": {"obs": np.zeros((3, 2)), "act": np.zeros(3)},
-    }  # fmt: skip
+        "episode too short": steps(episode=np.arange(11) // 6),
+        "episode of NaN": steps(episode=np.full(12, np.nan)),
+        "episode that comes back": steps(episode=np.arange(12) % 2),
+        "episode as a matrix": steps(episode=np.zeros((12, 2))),
+        "one episode": steps(episode=np.zeros(12)),
+        "episodes of one step": steps(episode=np.arange(12)),
+        "nothing": {},
+        "pictures beyond [0, 1]": steps(observations=np.full((12, 4, 4), 2.0)),
+        "pictures of 2 channels": steps(observations=np.zeros((12, 2, 4, 4))),
+        "pictures of int64": steps(observations=np.full((12, 4, 4), 255)),
+        "unknown names": {"obs": np.zeros((3, 2)), "act": np.zeros(3)},
+    }
     return cases
 
 
@@ -232,7 +293,9 @@ def _refused_or_whole(data: object, part: dict[str, object]) -> None:
     """`episode` of one number, given for a single list entry, is fine: then the numbers are those that were given."""
     if not isinstance(data, UserError):
         assert isinstance(data, TrajectoryData)
-        np.testing.assert_allclose(data.train.episodes.observations.reshape(12, -1), np.reshape(part["observations"], (12, -1)), rtol=1e-6)
+        np.testing.assert_allclose(
+            data.train.episodes.observations.reshape(12, -1), np.reshape(part["observations"], (12, -1)), rtol=1e-6
+        )
         assert np.isfinite(data.train.episodes.actions).all()
 
 
@@ -246,7 +309,11 @@ def labelled() -> bytes:
 DAMAGED = [
     pytest.param(name, content, id=f"{name}: {damage}")
     for number, (name, original) in enumerate(
-        {"x.npy": npy(NUMBERS), "x.npz": labelled(), "stored.npz": archive(("x.npy", npy(NUMBERS)), compression=zipfile.ZIP_STORED)}.items()
+        {
+            "x.npy": npy(NUMBERS),
+            "x.npz": labelled(),
+            "stored.npz": archive(("x.npy", npy(NUMBERS)), compression=zipfile.ZIP_STORED),
+        }.items()
     )
     for damage, content in [("none", original), *mutations(original, seed=100 + number, flips=40, header=128)]
 ]
@@ -270,11 +337,34 @@ def test_damaged_file(name: str, content: bytes, folder: Path):
 def lying_files() -> dict[str, tuple[str, bytes]]:
     body = bytes(432)
     headers = {
-        "more than there is": "(60, 80, 90)", "petabytes": "(1000000, 100000, 100000)", "more than 64 bits": "(99999999999, 99999999999, 9)",
-        "negative": "(-6, 8, 9)", "two negatives": "(-6, -8, 9)", "a word": "'x'", "a call": "(__import__('os').getpid(), 8, 9)", "floats": "(6.0, 8, 9)",
-        "nested": "((6,), 8, 9)", "too deep": "(" * 3000 + ")" * 3000, "open": "(6, 8,", "none": "None", "bools": "(True, True, True)",
-    }  # fmt: skip
-    types = ["|O", "O8", "|V0", "x", "f8, f8", "<U0", "<i3", ">f99", "", "|b1\x00", [("a", "|u1"), ("a", "|u1")], ("|u1", (2, 2))]
+        "more than there is": "(60, 80, 90)",
+        "petabytes": "(1000000, 100000, 100000)",
+        "more than 64 bits": "(99999999999, 99999999999, 9)",
+        "negative": "(-6, 8, 9)",
+        "two negatives": "(-6, -8, 9)",
+        "a word": "'x'",
+        "a call": "(__import__('os').getpid(), 8, 9)",
+        "floats": "(6.0, 8, 9)",
+        "nested": "((6,), 8, 9)",
+        "too deep": "(" * 3000 + ")" * 3000,
+        "open": "(6, 8,",
+        "none": "None",
+        "bools": "(True, True, True)",
+    }
+    types = [
+        "|O",
+        "O8",
+        "|V0",
+        "x",
+        "f8, f8",
+        "<U0",
+        "<i3",
+        ">f99",
+        "",
+        "|b1\x00",
+        [("a", "|u1"), ("a", "|u1")],
+        ("|u1", (2, 2)),
+    ]
     content = {f"shape {what}": header(shape) + body for what, shape in headers.items()}
     content |= {f"type {dtype!r}": header("(6, 8, 9)", dtype) + body for dtype in types}
     content |= {f"order {order}": header("(6, 8, 9)", order=order) + body for order in ("None", "2", "'x'", "")}
@@ -300,7 +390,10 @@ def lying_files() -> dict[str, tuple[str, bytes]]:
         "labels too few": ("x.npz", npz(x=NUMBERS, y=np.arange(COUNT - 1))),
         "labels too many": ("x.npz", npz(x=NUMBERS, y=np.arange(COUNT + 1))),
         "labels of no axis": ("x.npz", npz(x=NUMBERS, y=np.array(3))),
-        "labels of two shapes": ("x.npz", npz(x_train=NUMBERS, x_test=NUMBERS, y_train=np.arange(COUNT), y_test=np.ones((COUNT, 2)))),
+        "labels of two shapes": (
+            "x.npz",
+            npz(x_train=NUMBERS, x_test=NUMBERS, y_train=np.arange(COUNT), y_test=np.ones((COUNT, 2))),
+        ),
         "labels of NaN": ("x.npz", npz(x=NUMBERS, y=np.where(np.arange(COUNT) == 3, np.nan, 1.0))),
         "labels of infinity": ("x.npz", npz(x=NUMBERS, y=np.where(np.arange(COUNT) == 3, np.inf, 1.0))),
         "labels of complex numbers": ("x.npz", npz(x=NUMBERS, y=np.arange(COUNT) * 1j)),
@@ -348,14 +441,28 @@ def test_lying_file(name: str, content: bytes, folder: Path):
 def idx_files() -> dict[str, tuple[bytes, bool]]:
     sound = idx(NUMBERS)
     damaged = {damage: content for damage, content in mutations(sound, seed=7, flips=8, header=16)}
-    claims = {f"claims {shape}": idx(NUMBERS, shape=shape) for shape in ((7, 8, 9), (5, 8, 9), (2**32 - 1,) * 3, (2**32 - 1,) * 200, (0, 8, 9), ())}
+    claims = {
+        f"claims {shape}": idx(NUMBERS, shape=shape)
+        for shape in ((7, 8, 9), (5, 8, 9), (2**32 - 1,) * 3, (2**32 - 1,) * 200, (0, 8, 9), ())
+    }
     kinds = {f"type {kind:#x}": idx(NUMBERS, kind=kind) for kind in (0, 1, 7, 9, 10, 11, 12, 13, 14, 255)}
-    both = {"sound": sound, "empty": b"", "text": b"text", "a bomb": idx(np.zeros((1 << 10, 64, 64), np.uint8), shape=(1 << 24, 64, 64))} | damaged | claims | kinds
+    both = (
+        {
+            "sound": sound,
+            "empty": b"",
+            "text": b"text",
+            "a bomb": idx(np.zeros((1 << 10, 64, 64), np.uint8), shape=(1 << 24, 64, 64)),
+        }
+        | damaged
+        | claims
+        | kinds
+    )
     return {f"{what}, {way}": (content, way == "gz") for what, content in both.items() for way in ("plain", "gz")} | {
-        "gz that is none": (sound, True) , "gz cut": (gzip.compress(sound)[:-9], True),
+        "gz that is none": (sound, True),
+        "gz cut": (gzip.compress(sound)[:-9], True),
         "gz with a wrong checksum": (gzip.compress(sound)[:-8] + bytes(8), True),
         "gz twice": (gzip.compress(gzip.compress(sound)), True),
-    }  # fmt: skip
+    }
 
 
 IDX = [pytest.param(*case, id=name) for name, case in idx_files().items()]
@@ -374,7 +481,22 @@ def test_idx(content: bytes, zipped: bool, folder: Path, request):
         assert sum(data.train[i]["image"].numel() for i in range(len(data.train))) == wanted.size
 
 
-SOURCES = [None, 3, "text", b"bytes", [1, 2], {"a": 1}, object(), np.zeros((4, 4)), np.array(["a"]), [np.zeros(3)], (1, 2, 3), [None], [[]], iter([])]
+SOURCES = [
+    None,
+    3,
+    "text",
+    b"bytes",
+    [1, 2],
+    {"a": 1},
+    object(),
+    np.zeros((4, 4)),
+    np.array(["a"]),
+    [np.zeros(3)],
+    (1, 2, 3),
+    [None],
+    [[]],
+    iter([]),
+]
 
 
 @pytest.mark.parametrize("source", SOURCES[1:], ids=lambda source: type(source).__name__)
@@ -384,7 +506,6 @@ def test_objects_from_python(source: object):
     refusal(lambda: open_images(ImageDataConfig(data="object"), 0, source=source), *named)
     refusal(lambda: open_videos(VideoDataConfig(data="object"), 0, source=source), *named)
     refusal(lambda: open_trajectories(TrajectoryDataConfig(data="object"), 0, source=source), *named)
-
 
 
 CASES = [*TYPED, *REFUSED, *CLIPS, *EPISODES, *DAMAGED, *LYING, *IDX, *SOURCES]

@@ -32,33 +32,83 @@ TEXT = yaml.safe_dump(sound(), sort_keys=False)
 def texts() -> dict[str, str | bytes]:
     laughs = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
     tags = [
-        "!!python/object/apply:os.system ['echo x']", "!!python/object/new:os.system ['x']", "!!python/name:os.system", "!!python/module:os", "!!python/tuple [1]",
-        "!!python/object:jepakit.config.RunConfig {}", "!custom 3", "!!binary aGVsbG8=", "!!timestamp 2020-01-01", "!!set {a, b}", "!!omap [a: 1]", "!!int '3'",
-        "!!float 'x'", "!!map {}", "!<tag:yaml.org,2002:python/object/apply:os.system> [x]", "!!js/function 'x'", "! 3",
-    ]  # fmt: skip
+        "!!python/object/apply:os.system ['echo x']",
+        "!!python/object/new:os.system ['x']",
+        "!!python/name:os.system",
+        "!!python/module:os",
+        "!!python/tuple [1]",
+        "!!python/object:jepakit.config.RunConfig {}",
+        "!custom 3",
+        "!!binary aGVsbG8=",
+        "!!timestamp 2020-01-01",
+        "!!set {a, b}",
+        "!!omap [a: 1]",
+        "!!int '3'",
+        "!!float 'x'",
+        "!!map {}",
+        "!<tag:yaml.org,2002:python/object/apply:os.system> [x]",
+        "!!js/function 'x'",
+        "! 3",
+    ]
     cases: dict[str, str | bytes] = {f"the tag {tag}": TEXT.replace("seed: 0", f"seed: {tag}") for tag in tags}
     cases |= {f"a document with the tag {tag}": tag for tag in tags}
     cases |= {f"a key with the tag {tag}": TEXT.replace("  seed: 0", f"  {tag}: 0") for tag in tags[:6]}
     cases |= {
-        "billion laughs": laughs + TEXT, "billion laughs as an option": TEXT.replace("training:", "training:\n  warmup: &a [*a, *a]"), "itself": "&a [*a]", "itself, a map": "&a {a: *a}",
-        "merge": TEXT + "base: &b {seed: 1}\nother:\n  <<: *b\n", "merge alone": TEXT.replace("  seed: 0", "  <<: {seed: 0}"),
-        "empty": "", "blank": "\n \n", "comment": "# nothing\n", "null": "null", "a word": "config", "a list": "- 1\n- 2\n", "two documents": TEXT + "---\n" + TEXT,
-        "tabs": TEXT.replace("  seed", "\tseed"), "open quote": TEXT + 'x: "', "open bracket": TEXT + "x: [", "deep list": "x: " + "[" * 20_000, "deep map": "{a: " * 20_000,
-        "deep and closed": "[" * 3000 + "]" * 3000, "wide": "x: [" + "1, " * 50_000 + "]", "long word": TEXT.replace("seed: 0", "seed: " + "x" * 1_000_000), "UTF-16": TEXT.encode("utf-16"),
-        "Latin-1": (TEXT + "é: 1").encode("latin-1"), "binary": bytes(range(256)) * 4, "zeros": bytes(100), "a date": TEXT.replace("seed: 0", "seed: 2020-13-45"),
-        "a date that is": TEXT.replace("seed: 0", "seed: 2020-10-05"), "sexagesimal": TEXT.replace("seed: 0", "warmup: 190:20:30.15"), "octal": TEXT.replace("seed: 0", "seed: 09"),
-        "a key of a list": TEXT + "? [a, b]\n: 1\n", "a key of a map": TEXT + "? {a: b}\n: 1\n", "a key of a date": TEXT + "2020-01-01: 1\n", "numbers as keys": TEXT + "1: 1\ntrue: 2\nnull: 3\n",
-        "many keys": TEXT + "".join(f"k{n}: 1\n" for n in range(5000)), "format 2": TEXT.replace("format: 1", "format: 2"), "format true": TEXT.replace("format: 1", "format: 'x'"),
-        "no format": TEXT.replace("format: 1\n", ""), "no system": TEXT.replace("system: i-jepa\n", ""), "another system": TEXT.replace("system: i-jepa", "system: i-jepas"),
-        "a system's options of another": TEXT.replace("system: i-jepa", "system: lejepa"), "a class": TEXT.replace("system: i-jepa", "system: os.system"),
-        "a module": TEXT.replace("system: i-jepa", "system: jepakit.systems.i_jepa:IJEPA"), "a path": TEXT.replace("system: i-jepa", "system: ../../x.py"),
-        "a list for a system": TEXT.replace("system: i-jepa", "system: [i-jepa]"), "_target_": TEXT.replace("  seed: 0", "  seed: 0\n  _target_: os.system"),
-        "class_path": TEXT.replace("model:\n", "model:\n  class_path: os.system\n"), "JSON": json.dumps(sound()) + "}",
-    }  # fmt: skip
+        "billion laughs": laughs + TEXT,
+        "billion laughs as an option": TEXT.replace("training:", "training:\n  warmup: &a [*a, *a]"),
+        "itself": "&a [*a]",
+        "itself, a map": "&a {a: *a}",
+        "merge": TEXT + "base: &b {seed: 1}\nother:\n  <<: *b\n",
+        "merge alone": TEXT.replace("  seed: 0", "  <<: {seed: 0}"),
+        "empty": "",
+        "blank": "\n \n",
+        "comment": "# nothing\n",
+        "null": "null",
+        "a word": "config",
+        "a list": "- 1\n- 2\n",
+        "two documents": TEXT + "---\n" + TEXT,
+        "tabs": TEXT.replace("  seed", "\tseed"),
+        "open quote": TEXT + 'x: "',
+        "open bracket": TEXT + "x: [",
+        "deep list": "x: " + "[" * 20_000,
+        "deep map": "{a: " * 20_000,
+        "deep and closed": "[" * 3000 + "]" * 3000,
+        "wide": "x: [" + "1, " * 50_000 + "]",
+        "long word": TEXT.replace("seed: 0", "seed: " + "x" * 1_000_000),
+        "UTF-16": TEXT.encode("utf-16"),
+        "Latin-1": (TEXT + "é: 1").encode("latin-1"),
+        "binary": bytes(range(256)) * 4,
+        "zeros": bytes(100),
+        "a date": TEXT.replace("seed: 0", "seed: 2020-13-45"),
+        "a date that is": TEXT.replace("seed: 0", "seed: 2020-10-05"),
+        "sexagesimal": TEXT.replace("seed: 0", "warmup: 190:20:30.15"),
+        "octal": TEXT.replace("seed: 0", "seed: 09"),
+        "a key of a list": TEXT + "? [a, b]\n: 1\n",
+        "a key of a map": TEXT + "? {a: b}\n: 1\n",
+        "a key of a date": TEXT + "2020-01-01: 1\n",
+        "numbers as keys": TEXT + "1: 1\ntrue: 2\nnull: 3\n",
+        "many keys": TEXT + "".join(f"k{n}: 1\n" for n in range(5000)),
+        "format 2": TEXT.replace("format: 1", "format: 2"),
+        "format true": TEXT.replace("format: 1", "format: 'x'"),
+        "no format": TEXT.replace("format: 1\n", ""),
+        "no system": TEXT.replace("system: i-jepa\n", ""),
+        "another system": TEXT.replace("system: i-jepa", "system: i-jepas"),
+        "a system's options of another": TEXT.replace("system: i-jepa", "system: lejepa"),
+        "a class": TEXT.replace("system: i-jepa", "system: os.system"),
+        "a module": TEXT.replace("system: i-jepa", "system: jepakit.systems.i_jepa:IJEPA"),
+        "a path": TEXT.replace("system: i-jepa", "system: ../../x.py"),
+        "a list for a system": TEXT.replace("system: i-jepa", "system: [i-jepa]"),
+        "_target_": TEXT.replace("  seed: 0", "  seed: 0\n  _target_: os.system"),
+        "class_path": TEXT.replace("model:\n", "model:\n  class_path: os.system\n"),
+        "JSON": json.dumps(sound()) + "}",
+    }
     for section in ("dataset", "model", "training", "health"):
         cases[f"no {section} but a word"] = TEXT.replace(f"{section}:\n", f"{section}: x\nold_{section}:\n")
         cases[f"{section} twice"] = TEXT + f"{section}: {{}}\n"
-    cases |= {f"{key} twice": TEXT.replace(f"  {key}:", f"  {key}: 1\n  {key}:", 1) for key in ("seed", "lr", "batch_size", "data", "steps", "health_every", "ema")}
+    cases |= {
+        f"{key} twice": TEXT.replace(f"  {key}:", f"  {key}: 1\n  {key}:", 1)
+        for key in ("seed", "lr", "batch_size", "data", "steps", "health_every", "ema")
+    }
     return cases
 
 
@@ -98,9 +148,45 @@ def test_damaged_text(content: bytes, folder: Path):
 
 
 JUNK: list[Any] = [
-    "x", "", "1", "nan", " ", "\0", "😀" * 100, -1, 0, 10**30, -(10**30), 10**400, 0.5, -0.5, 1e308, -1e308, float("nan"), float("inf"), float("-inf"), 1e-320, True, False, None,
-    [], [1], [1, 2], [1, 2, 3], ["a"], [None], [[]], [float("nan")] * 2, [-1, -1], [0, 0], {}, {"a": 1}, {"name": "x"}, {1: 2}, {"_target_": "os.system"},
-]  # fmt: skip
+    "x",
+    "",
+    "1",
+    "nan",
+    " ",
+    "\0",
+    "😀" * 100,
+    -1,
+    0,
+    10**30,
+    -(10**30),
+    10**400,
+    0.5,
+    -0.5,
+    1e308,
+    -1e308,
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    1e-320,
+    True,
+    False,
+    None,
+    [],
+    [1],
+    [1, 2],
+    [1, 2, 3],
+    ["a"],
+    [None],
+    [[]],
+    [float("nan")] * 2,
+    [-1, -1],
+    [0, 0],
+    {},
+    {"a": 1},
+    {"name": "x"},
+    {1: 2},
+    {"_target_": "os.system"},
+]
 
 
 def options() -> list[Any]:
@@ -138,29 +224,115 @@ def test_junk_for_an_option(system: str, section: str, name: str, junk: Any):
 # --- The command line -----------------------------------------------------------------------------------------------------
 
 NUMBERS = ["nan", "inf", "-inf", "1e999", "-1", "0", "1.5", "x", "", "1_000", "0x10", "１", "1e3", "9" * 400, "--", "None"]
-NUMERIC = ["--steps", "--epochs", "--batch-size", "--lr", "--warmup", "--seed", "--clip", "--image-size", "--test-fraction", "--limit", "--ema", "--masks.targets"]
+NUMERIC = [
+    "--steps",
+    "--epochs",
+    "--batch-size",
+    "--lr",
+    "--warmup",
+    "--seed",
+    "--clip",
+    "--image-size",
+    "--test-fraction",
+    "--limit",
+    "--ema",
+    "--masks.targets",
+]
 
 
 def command_lines() -> list[list[str]]:
     lines: list[list[str]] = [
-        ["pretrian"], ["Pretrain"], ["--data"], ["pretrain", ""], ["pretrain", "i-jepas"], ["pretrain"], ["pretrain", "i-jepa", "--out", "x"], ["pretrain", "os.system"],
-        ["pretrain", "i-jepa", "--data", "digits"], ["pretrain", "--config"], ["pretrain", "--config", ""], ["pretrain", "--config", "/nowhere.yaml"], ["pretrain", "--config=/"],
-        ["resume"], ["resume", "/nowhere"], ["resume", ""], ["resume", "a", "b"], ["evaluate"], ["evaluate", "/nowhere"], ["evaluate", "\0"], ["embed", "/nowhere"],
-        ["embed", "/nowhere", "--data", "digits"], ["embed", "/nowhere", "--data", "digits", "--out", "x.txt"], ["embed", "/nowhere", "--data", "digits", "--out", "x.npy"],
-        ["export", "/nowhere", "--out", "x"], ["export", "/nowhere"], ["report"], ["report", "/nowhere"], ["inspect"], ["inspect", "/nowhere"], ["inspect", "digit"],
-        ["inspect", "digits", "--picture", "x.jpg"], ["inspect", "digits", "--system", "lewm"], ["inspect", "digits", "--system", "x"], ["list", "x"], ["list", "a", "b"], ["list", ""],
-        ["\0"], ["😀"], ["a" * 10_000], ["pretrain", "i-jepa", "--" + "a" * 10_000], ["evaluate", "/dev/null"], ["resume", "/dev/null"], ["embed", "/dev/null", "--data", "digits", "--out", "x.npy"],
-    ]  # fmt: skip
+        ["pretrian"],
+        ["Pretrain"],
+        ["--data"],
+        ["pretrain", ""],
+        ["pretrain", "i-jepas"],
+        ["pretrain"],
+        ["pretrain", "i-jepa", "--out", "x"],
+        ["pretrain", "os.system"],
+        ["pretrain", "i-jepa", "--data", "digits"],
+        ["pretrain", "--config"],
+        ["pretrain", "--config", ""],
+        ["pretrain", "--config", "/nowhere.yaml"],
+        ["pretrain", "--config=/"],
+        ["resume"],
+        ["resume", "/nowhere"],
+        ["resume", ""],
+        ["resume", "a", "b"],
+        ["evaluate"],
+        ["evaluate", "/nowhere"],
+        ["evaluate", "\0"],
+        ["embed", "/nowhere"],
+        ["embed", "/nowhere", "--data", "digits"],
+        ["embed", "/nowhere", "--data", "digits", "--out", "x.txt"],
+        ["embed", "/nowhere", "--data", "digits", "--out", "x.npy"],
+        ["export", "/nowhere", "--out", "x"],
+        ["export", "/nowhere"],
+        ["report"],
+        ["report", "/nowhere"],
+        ["inspect"],
+        ["inspect", "/nowhere"],
+        ["inspect", "digit"],
+        ["inspect", "digits", "--picture", "x.jpg"],
+        ["inspect", "digits", "--system", "lewm"],
+        ["inspect", "digits", "--system", "x"],
+        ["list", "x"],
+        ["list", "a", "b"],
+        ["list", ""],
+        ["\0"],
+        ["😀"],
+        ["a" * 10_000],
+        ["pretrain", "i-jepa", "--" + "a" * 10_000],
+        ["evaluate", "/dev/null"],
+        ["resume", "/dev/null"],
+        ["embed", "/dev/null", "--data", "digits", "--out", "x.npy"],
+    ]
     begin = ["pretrain", "i-jepa", "--data", "digits", "--out", "{}"]
-    unknown = ["--stepz", "--batch_sise", "--seed-", "--mask.targets", "--masks.targetz", "--Steps", "-s", "--", "--=", "--data.x", "---steps"]
+    unknown = [
+        "--stepz",
+        "--batch_sise",
+        "--seed-",
+        "--mask.targets",
+        "--masks.targetz",
+        "--Steps",
+        "-s",
+        "--",
+        "--=",
+        "--data.x",
+        "---steps",
+    ]
     lines += [[*begin, word, "3"] for word in unknown]
     lines += [[*begin, word] for word in ("extra", "--steps", "--size", "--lr", "--image-size")]
-    lines += [[*begin, option, NUMBERS[(3 * place + n) % len(NUMBERS)]] for place, option in enumerate(NUMERIC) for n in (0, 5, 10)]
-    lines += [[*begin, option, "x"] for option in ("--size", "--target", "--schedule", "--precision", "--device", "--on-bad-file", "--parallel", "--loggers", "--anti-collapse")]
+    lines += [
+        [*begin, option, NUMBERS[(3 * place + n) % len(NUMBERS)]] for place, option in enumerate(NUMERIC) for n in (0, 5, 10)
+    ]
+    lines += [
+        [*begin, option, "x"]
+        for option in (
+            "--size",
+            "--target",
+            "--schedule",
+            "--precision",
+            "--device",
+            "--on-bad-file",
+            "--parallel",
+            "--loggers",
+            "--anti-collapse",
+        )
+    ]
     lines += [[*begin, "--channels", number] for number in ("2", "0", "4", "-3", "x")]
-    lines += [[*begin, "--image-size", *words] for words in (["1"], ["1", "2", "3"], ["0", "0"], ["7", "7"], ["-8", "8"], ["a", "b"])]
-    lines += [[*begin, "--steps", "5", "--epochs", "5"], [*begin, "--target", "frozen"], [*begin, "--encoder", "/nowhere"], [*begin, "--group-by", "path:0"]]
-    lines += [[*begin, "--labels", place] for place in ("/nowhere.npy", "/nowhere.csv", "x", "")] + [[*begin, "--init", "/nowhere"]]
+    lines += [
+        [*begin, "--image-size", *words] for words in (["1"], ["1", "2", "3"], ["0", "0"], ["7", "7"], ["-8", "8"], ["a", "b"])
+    ]
+    lines += [
+        [*begin, "--steps", "5", "--epochs", "5"],
+        [*begin, "--target", "frozen"],
+        [*begin, "--encoder", "/nowhere"],
+        [*begin, "--group-by", "path:0"],
+    ]
+    lines += [[*begin, "--labels", place] for place in ("/nowhere.npy", "/nowhere.csv", "x", "")] + [
+        [*begin, "--init", "/nowhere"]
+    ]
     return lines
 
 
@@ -172,7 +344,9 @@ def test_command_line(words: list[str], folder: Path, monkeypatch):
     """Status 2 and a message, or (the options are fine) a run that would start: it is stopped there. Nothing is left behind."""
     monkeypatch.chdir(folder)
     started: list[Any] = []
-    monkeypatch.setattr("jepakit.verbs.pretrain.announce", lambda *given: started.append(given) or (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        "jepakit.verbs.pretrain.announce", lambda *given: started.append(given) or (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     heard = io.StringIO()
     with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
         try:
@@ -201,13 +375,30 @@ METRICS = "".join(json.dumps({**LINE, "step": 10 * n}) + "\n" for n in range(1, 
 def metrics_files() -> dict[str, bytes]:
     middle = METRICS.splitlines(keepends=True)
     junk = {
-        "a word": "x", "a list": "[1]", "a number": "5", "null": "null", "half a line": middle[0][:20], "no step": '{"loss": 1}', "a step of text": '{"step": "1"}', "a step of NaN": '{"step": NaN}',
-        "a step of half": '{"step": 1.5}', "a step of true": '{"step": true}', "a step twice": '{"step": 1, "step": 2}', "deep": "[" * 100_000, "a huge number": '{"step": 1' + "0" * 5000 + "}", "zeros": "\0" * 50,
-    }  # fmt: skip
+        "a word": "x",
+        "a list": "[1]",
+        "a number": "5",
+        "null": "null",
+        "half a line": middle[0][:20],
+        "no step": '{"loss": 1}',
+        "a step of text": '{"step": "1"}',
+        "a step of NaN": '{"step": NaN}',
+        "a step of half": '{"step": 1.5}',
+        "a step of true": '{"step": true}',
+        "a step twice": '{"step": 1, "step": 2}',
+        "deep": "[" * 100_000,
+        "a huge number": '{"step": 1' + "0" * 5000 + "}",
+        "zeros": "\0" * 50,
+    }
     cases = {f"{name} in the middle": "".join([*middle[:4], text + "\n", *middle[4:]]).encode() for name, text in junk.items()}
     cases |= {f"{name} at the end": (METRICS + text).encode() for name, text in junk.items()}
     cases |= {damage: content for damage, content in mutations(METRICS.encode(), seed=6, flips=40, header=200)}
-    return cases | {"Latin-1": METRICS.encode() + b"\xe9\n", "UTF-16": METRICS.encode("utf-16"), "empty": b"", "CRLF": METRICS.replace("\n", "\r\n").encode()}
+    return cases | {
+        "Latin-1": METRICS.encode() + b"\xe9\n",
+        "UTF-16": METRICS.encode("utf-16"),
+        "empty": b"",
+        "CRLF": METRICS.replace("\n", "\r\n").encode(),
+    }
 
 
 METRICS_FILES = [pytest.param(content, id=name) for name, content in metrics_files().items()]

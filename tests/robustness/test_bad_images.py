@@ -175,7 +175,10 @@ def bad_contents() -> dict[str, tuple[str, bytes]]:
     bombs = {
         "PNG that claims 50,000 x 50,000": ("x.png", png(50_000, 50_000, 8, 2, bytes(1000))),
         "PNG that claims 2^31 - 1 squared": ("x.png", png(2**31 - 1, 2**31 - 1, 8, 2, bytes(1000))),
-        "PNG with a text of 64 MB": ("x.png", png(1, 1, 8, 0, bytes(2), extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26))))),
+        "PNG with a text of 64 MB": (
+            "x.png",
+            png(1, 1, 8, 0, bytes(2), extra=chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(1 << 26)))),
+        ),
         "PNG of no width": ("x.png", png(0, 5, 8, 0, bytes(5))),
         "BMP that claims 65,000 x 65,000": ("x.bmp", replaced(sound["a.bmp"], 18, struct.pack("<ii", 65_000, 65_000))),
         "BMP of negative width": ("x.bmp", replaced(sound["a.bmp"], 18, struct.pack("<ii", -28, 20))),
@@ -183,9 +186,15 @@ def bad_contents() -> dict[str, tuple[str, bytes]]:
         "PPM that claims 10^5 x 10^5": ("x.ppm", b"P6 100000 100000 255\n" + bytes(100)),
         "PPM of 10^30 columns": ("x.ppm", b"P6 " + b"9" * 30 + b" 1 255\n" + bytes(100)),
         "PGM of 0 grey values": ("x.pgm", b"P5 2 2 0\n" + bytes(4)),
-        "JPEG that claims 65,500 x 65,500": ("x.jpg", replaced(sound["a.jpg"], _frame(sound["a.jpg"]), struct.pack(">HH", 65500, 65500))),
+        "JPEG that claims 65,500 x 65,500": (
+            "x.jpg",
+            replaced(sound["a.jpg"], _frame(sound["a.jpg"]), struct.pack(">HH", 65500, 65500)),
+        ),
     }
-    texts = {f"text named {name}": (name, "This is no picture.\n".encode()) for name in ("x.png", "x.jpg", "x.gif", "x.tif", "x.webp", "x.bmp", "x.ppm")}
+    texts = {
+        f"text named {name}": (name, b"This is no picture.\n")
+        for name in ("x.png", "x.jpg", "x.gif", "x.tif", "x.webp", "x.bmp", "x.ppm")
+    }
     empty = {f"nothing in {name}": (name, b"") for name in ("x.png", "x.jpg", "x.gif", "x.tiff", "x.webp", "x.bmp", "x.pbm")}
     others = {
         "HTML named .jpg": ("x.jpg", b"<!DOCTYPE html><html><body>404</body></html>"),
@@ -195,7 +204,10 @@ def bad_contents() -> dict[str, tuple[str, bytes]]:
         "git-lfs pointer": ("x.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n"),
         "NaN pixels": ("x.tif", encoded(Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF")),
         "infinite pixels": ("x.tif", encoded(Image.fromarray(np.full((4, 4), np.inf, np.float32)), "TIFF")),
-        "pixels of unknown range": ("x.tif", encoded(Image.fromarray(np.arange(16, dtype=np.int32).reshape(4, 4) * 10**6), "TIFF")),
+        "pixels of unknown range": (
+            "x.tif",
+            encoded(Image.fromarray(np.arange(16, dtype=np.int32).reshape(4, 4) * 10**6), "TIFF"),
+        ),
     }
     return bombs | texts | empty | others
 
@@ -233,16 +245,35 @@ def sound_contents() -> dict[str, bytes]:
     sized = {
         f"{mode} {width} x {height}.{ending}": encoded(picture.resize((width, height)).convert(mode), kind)
         for width, height in ((1, 1), (1, 2), (2, 1), (1, 5000), (5000, 1), (3, 301), (301, 3))
-        for mode, ending, kind in (("RGB", "png", "PNG"), ("L", "png", "PNG"), ("RGB", "jpg", "JPEG"), ("1", "pbm", "PPM"), ("L", "gif", "GIF"))
+        for mode, ending, kind in (
+            ("RGB", "png", "PNG"),
+            ("L", "png", "PNG"),
+            ("RGB", "jpg", "JPEG"),
+            ("1", "pbm", "PPM"),
+            ("L", "gif", "GIF"),
+        )
     }
     modes = {
         f"{mode}.{ending}": encoded(picture.convert(mode), kind)
         for mode, ending, kind in (
-            ("1", "tif", "TIFF"), ("P", "png", "PNG"), ("P", "gif", "GIF"), ("P", "bmp", "BMP"), ("LA", "tif", "TIFF"),
-            ("RGBA", "webp", "WEBP"), ("RGBA", "tif", "TIFF"), ("CMYK", "tif", "TIFF"), ("YCbCr", "tif", "TIFF"), ("LAB", "tif", "TIFF"),
+            ("1", "tif", "TIFF"),
+            ("P", "png", "PNG"),
+            ("P", "gif", "GIF"),
+            ("P", "bmp", "BMP"),
+            ("LA", "tif", "TIFF"),
+            ("RGBA", "webp", "WEBP"),
+            ("RGBA", "tif", "TIFF"),
+            ("CMYK", "tif", "TIFF"),
+            ("YCbCr", "tif", "TIFF"),
+            ("LAB", "tif", "TIFF"),
         )
-    }  # fmt: skip
-    named = {"PNG.jpg": files["a.png"], "JPEG.png": files["a.jpg"], "GIF.webp": files["moving.gif"], "UPPER.JPG": files["a.jpg"]}
+    }
+    named = {
+        "PNG.jpg": files["a.png"],
+        "JPEG.png": files["a.jpg"],
+        "GIF.webp": files["moving.gif"],
+        "UPPER.JPG": files["a.jpg"],
+    }
     special = {
         "no end.png": encoded(picture, "PNG")[:-12],
         "interlaced.png": png(1, 1, 8, 2, b"\0\x10\x20\x30", interlaced=1),
@@ -276,10 +307,34 @@ def test_odd_but_sound(name: str, content: bytes, folder: Path):
 
 
 NAMES = [
-    "naïve café.png", "日本語.png", "😀🎉.png", "new\nline.png", "tab\there.png", "quote's\".png", "semi;colon,comma.png", " .png",
-    "-rf.png", "--help.png", "%s%d{0}.png", "[bold]rich.png", "[nonsense.png", "C:\\x.png", "a" * 251 + ".png", "\udcff\udc80.png",
-    "x.png.png", "x..png", "~.png", "$HOME.png", "*.png", "?.png", "\x1b[31mred.png", "\u202egnp.x.png", "e\u0301.png", "\u00e9.png", "PNG.PNG",
-]  # fmt: skip
+    "naïve café.png",
+    "日本語.png",
+    "😀🎉.png",
+    "new\nline.png",
+    "tab\there.png",
+    "quote's\".png",
+    "semi;colon,comma.png",
+    " .png",
+    "-rf.png",
+    "--help.png",
+    "%s%d{0}.png",
+    "[bold]rich.png",
+    "[nonsense.png",
+    "C:\\x.png",
+    "a" * 251 + ".png",
+    "\udcff\udc80.png",
+    "x.png.png",
+    "x..png",
+    "~.png",
+    "$HOME.png",
+    "*.png",
+    "?.png",
+    "\x1b[31mred.png",
+    "\u202egnp.x.png",
+    "e\u0301.png",
+    "\u00e9.png",
+    "PNG.PNG",
+]
 
 
 @pytest.mark.parametrize("name", NAMES, ids=ascii)

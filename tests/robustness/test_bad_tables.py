@@ -60,7 +60,9 @@ def sound_labels() -> dict[str, tuple[str, bytes, str, list[object]]]:
         "all quoted": table(plain, quoting=csv.QUOTE_ALL),
         "no last line end": table(plain).rstrip(),
         "empty lines": table(plain).replace(b"\n", b"\n\n  \n"),
-        "more columns": table([[*row, "note", "7"] if number else [*row, "remark", "page"] for number, row in enumerate(plain)]),
+        "more columns": table(
+            [[*row, "note", "7"] if number else [*row, "remark", "page"] for number, row in enumerate(plain)]
+        ),
         "unnamed columns": table([[*row, "", ""] for row in plain]),
         "an index column": table([[number if number else "", *row] for number, row in enumerate(plain)]),
         "capitals": table([["Path", "Label"], *plain[1:]]),
@@ -68,18 +70,29 @@ def sound_labels() -> dict[str, tuple[str, bytes, str, list[object]]]:
         "spaces": table([[f" {cell} " for cell in row] for row in plain]),
         "paths with ./ and ../": table([plain[0], *([f"./x/../{path}", label] for path, label in plain[1:])]),
         "line breaks in cells": table([[*row, "two\nlines"] if number else [*row, "note"] for number, row in enumerate(plain)]),
-        "odd line ends in cells": table([[*row, "a\x0b\x1c\u2028\x85b"] if number else [*row, "note"] for number, row in enumerate(plain)]),
+        "odd line ends in cells": table(
+            [[*row, "a\x0b\x1c\u2028\x85b"] if number else [*row, "note"] for number, row in enumerate(plain)]
+        ),
     }
     cases = {name: ("x.csv", content, "classification", CLASSES) for name, content in named.items()}
     cases["tabs"] = ("x.tsv", table(plain, delimiter="\t"), "classification", CLASSES)
     cases["tabs, capitals"] = ("x.TSV", table(plain, delimiter="\t"), "classification", CLASSES)
     values = {
-        "whole numbers": [3, 10, 3, 10, -2, -2], "leading zeros": ["01", "02", "01", "02", "03", "03"], "words and numbers": ["1", "b", "1", "b", "3", "3"],
-        "names like 1_2": ["1_2", "3_4", "1_2", "3_4", "5_6", "5_6"], "names of signs": ["+-1", "--5", "+-1", "--5", "-", "-"],
-        "dates": ["2020-01-01", "2020-01-02"] * 3, "one class": ["a"] * 6,
-        "other digits": ["٣", "٤", "٣", "٤", "５", "５"], "superscripts": ["²", "³", "²", "³", "¹", "¹"], "emoji": ["😀", "🎉"] * 3,
-        "markup": ["<script>", "[red]"] * 3, "true and false": ["True", "False"] * 3, "quotes": ['say "x"', "it's"] * 3, "versions": ["1.2.3", "1.2.4"] * 3,
-    }  # fmt: skip
+        "whole numbers": [3, 10, 3, 10, -2, -2],
+        "leading zeros": ["01", "02", "01", "02", "03", "03"],
+        "words and numbers": ["1", "b", "1", "b", "3", "3"],
+        "names like 1_2": ["1_2", "3_4", "1_2", "3_4", "5_6", "5_6"],
+        "names of signs": ["+-1", "--5", "+-1", "--5", "-", "-"],
+        "dates": ["2020-01-01", "2020-01-02"] * 3,
+        "one class": ["a"] * 6,
+        "other digits": ["٣", "٤", "٣", "٤", "５", "５"],
+        "superscripts": ["²", "³", "²", "³", "¹", "¹"],
+        "emoji": ["😀", "🎉"] * 3,
+        "markup": ["<script>", "[red]"] * 3,
+        "true and false": ["True", "False"] * 3,
+        "quotes": ['say "x"', "it's"] * 3,
+        "versions": ["1.2.3", "1.2.4"] * 3,
+    }
     cases |= {name: ("x.csv", table(rows("label", v)), "classification", [str(x) for x in v]) for name, v in values.items()}
     numbers = {"numbers": [0.5, 1, 2, -3.25, 1e-3, 7], "exponents": ["1e3", "-2E-4", ".5", "5.", "+1.5", "0"]}
     cases |= {name: ("x.csv", table(rows("label", v)), "regression", [float(x) for x in v]) for name, v in numbers.items()}
@@ -98,7 +111,9 @@ def test_sound_labels(name: str, content: bytes, task: str, values: list[object]
     data = outcome(lambda: labelled(folder, name), name)
     assert isinstance(data, ImageData), data
     assert data.task == task
-    given = {os.path.relpath(path, folder / "data"): label for path, label in zip(data.train.paths, data.train.labels, strict=True)}
+    given = {
+        os.path.relpath(path, folder / "data"): label for path, label in zip(data.train.paths, data.train.labels, strict=True)
+    }
     assert set(given) == set(PICTURES)
     for picture, value in zip(PICTURES, values, strict=True):
         found = given[picture]
@@ -119,24 +134,44 @@ def labelled(folder: Path, name: str, group_by: str | None = None) -> ImageData:
 def bad_labels() -> dict[str, bytes]:
     plain = rows("label", CLASSES)
     cases = {
-        "empty": b"", "empty lines": b"\n\n  \n", "header only": b"path,label\n", "no path column": table([["image_id", "label"], *plain[1:]]),
-        "no header": table(plain[1:]), "semicolons": table(plain, delimiter=";"), "tabs": table(plain, delimiter="\t"), "UTF-16": table(plain).decode().encode("utf-16"),
-        "Latin-1": table(plain).decode().encode("latin-1"), "binary": bytes(range(256)), "zeros": bytes(100), "a picture": b"\x89PNG\r\n\x1a\n" + bytes(50),
-        "a row twice": table([*plain, plain[1]]), "a row twice, another label": table([*plain, [plain[1][0], "w"]]),
+        "empty": b"",
+        "empty lines": b"\n\n  \n",
+        "header only": b"path,label\n",
+        "no path column": table([["image_id", "label"], *plain[1:]]),
+        "no header": table(plain[1:]),
+        "semicolons": table(plain, delimiter=";"),
+        "tabs": table(plain, delimiter="\t"),
+        "UTF-16": table(plain).decode().encode("utf-16"),
+        "Latin-1": table(plain).decode().encode("latin-1"),
+        "binary": bytes(range(256)),
+        "zeros": bytes(100),
+        "a picture": b"\x89PNG\r\n\x1a\n" + bytes(50),
+        "a row twice": table([*plain, plain[1]]),
+        "a row twice, another label": table([*plain, [plain[1][0], "w"]]),
         "a column twice": table([[*row, "other"] if number else [*row, "label"] for number, row in enumerate(plain)]),
         "a column in two cases": table([[*row, "other"] if number else [*row, "Label"] for number, row in enumerate(plain)]),
-        "an unknown picture": table([*plain, ["a/9.png", "u"]]), "absolute path": table([*plain, ["/etc/passwd", "u"]]),
-        "path that leaves": table([*plain, ["../../../etc/passwd", "u"]]), "empty path": table([*plain, ["", "u"]]),
-        "NUL in a path": table([*plain, ["a/\0.png", "u"]]), "a cell too few": table([*plain[:3], [plain[3][0]], *plain[4:]]),
-        "a cell too many": table([*plain[:3], [*plain[3], "x"], *plain[4:]]), "an open quote": table(plain).replace(b"b/1 2", b'"b/1 2'),
+        "an unknown picture": table([*plain, ["a/9.png", "u"]]),
+        "absolute path": table([*plain, ["/etc/passwd", "u"]]),
+        "path that leaves": table([*plain, ["../../../etc/passwd", "u"]]),
+        "empty path": table([*plain, ["", "u"]]),
+        "NUL in a path": table([*plain, ["a/\0.png", "u"]]),
+        "a cell too few": table([*plain[:3], [plain[3][0]], *plain[4:]]),
+        "a cell too many": table([*plain[:3], [*plain[3], "x"], *plain[4:]]),
+        "an open quote": table(plain).replace(b"b/1 2", b'"b/1 2'),
         "a huge cell": table([[*row, "x" * 200_000] if number else [*row, "note"] for number, row in enumerate(plain)]),
-        "all labels empty": table(rows("label", [""] * 6)), "one label empty": table(rows("label", [*CLASSES[:5], ""])),
-        "one label blank": table(rows("label", [*CLASSES[:5], "  "])), "NaN": table(rows("label", [0.5, 1, 2, 3, 4, "nan"])),
-        "infinity": table(rows("label", [0.5, 1, 2, 3, 4, "-inf"])), "long numbers": table(rows("label", ["9" * 5000, "1", "9" * 5000, "1", "2", "2"])), "overflow": table(rows("label", [0.5, 1, 2, 3, 4, "1e999"])),
-        "several, all empty": table(rows("labels", ["", ";", " ; ", "", "", ""])), "JSON": json.dumps({"a": 1}).encode(),
-        "HTML": b"<!DOCTYPE html>\n<html>\n</html>", "backslashes": table([[str(cell).replace("/", "\\") for cell in row] for row in plain]),
+        "all labels empty": table(rows("label", [""] * 6)),
+        "one label empty": table(rows("label", [*CLASSES[:5], ""])),
+        "one label blank": table(rows("label", [*CLASSES[:5], "  "])),
+        "NaN": table(rows("label", [0.5, 1, 2, 3, 4, "nan"])),
+        "infinity": table(rows("label", [0.5, 1, 2, 3, 4, "-inf"])),
+        "long numbers": table(rows("label", ["9" * 5000, "1", "9" * 5000, "1", "2", "2"])),
+        "overflow": table(rows("label", [0.5, 1, 2, 3, 4, "1e999"])),
+        "several, all empty": table(rows("labels", ["", ";", " ; ", "", "", ""])),
+        "JSON": json.dumps({"a": 1}).encode(),
+        "HTML": b"<!DOCTYPE html>\n<html>\n</html>",
+        "backslashes": table([[str(cell).replace("/", "\\") for cell in row] for row in plain]),
         "no endings": table([plain[0], *([path.removesuffix(".png"), label] for path, label in plain[1:])]),
-    }  # fmt: skip
+    }
     return cases | {f"without row {number}": table([*plain[:number], *plain[number + 1 :]]) for number in range(1, 7)}
 
 
@@ -158,7 +193,24 @@ def test_no_label_file(what: str, folder: Path):
     refusal(lambda: labelled(folder, what), what or "labels")
 
 
-GROUPS = ["", "path", "path:", "path:-1", "path:1.5", "path:9", "path:٣", "path:²", "label", "colour", "Path", "path: 0", "PATH:0", "\0", "labels", "path:" + "9" * 5000]
+GROUPS = [
+    "",
+    "path",
+    "path:",
+    "path:-1",
+    "path:1.5",
+    "path:9",
+    "path:٣",
+    "path:²",
+    "label",
+    "colour",
+    "Path",
+    "path: 0",
+    "PATH:0",
+    "\0",
+    "labels",
+    "path:" + "9" * 5000,
+]
 
 
 @pytest.mark.parametrize("group_by", GROUPS, ids=lambda group: ascii(group)[:20])
@@ -182,7 +234,10 @@ def test_any_labels(values: list[str]):
             return  # half a surrogate pair cannot be written
         data = outcome(lambda: labelled(folder, "x.csv"), "x.csv", "labels")
         if isinstance(data, ImageData) and data.task == "classification":
-            given = {os.path.relpath(path, folder / "data"): label for path, label in zip(data.train.paths, data.train.labels, strict=True)}
+            given = {
+                os.path.relpath(path, folder / "data"): label
+                for path, label in zip(data.train.paths, data.train.labels, strict=True)
+            }
             for picture, value in zip(PICTURES, values, strict=True):
                 assert data.classes[given[picture]] == value.replace("\r\n", "\n").replace("\r", "\n").strip()
 
@@ -191,7 +246,12 @@ ANY_LABELS = range(120)
 
 # --- Pairs of texts -------------------------------------------------------------------------------------------------------
 
-PAIRS = [("lines with a", ".*a.*"), ('quotes " and commas, too', "x|y"), ("zwei Wörter 😀", "\\w+"), ("four\nlines\nof\ntext", "(ab)*")] * 3
+PAIRS = [
+    ("lines with a", ".*a.*"),
+    ('quotes " and commas, too', "x|y"),
+    ("zwei Wörter 😀", "\\w+"),
+    ("four\nlines\nof\ntext", "(ab)*"),
+] * 3
 JSONL = "".join(json.dumps({"text": text, "code": code}) + "\n" for text, code in PAIRS).encode()
 TEXT_CSV = table([["text", "code"], *PAIRS])
 
@@ -199,18 +259,46 @@ TEXT_CSV = table([["text", "code"], *PAIRS])
 def text_files() -> dict[str, tuple[str, bytes]]:
     line = b'{"text": "a", "code": "b"}\n'
     lines = {
-        "empty": b"", "blank": b"\n \n", "an array": b'[["a", "b"]]\n', "numbers": b"1\n2\n", "null": b"null\n", "cut": line + line[:-5], "no braces": line + b'"text": "a"',
-        "deep": line + b"[" * 100_000 + b"]" * 100_000, "deep objects": line + b'{"text":' * 50_000, "a number of 5,000 digits": line + b'{"text": ' + b"9" * 5000 + b', "code": "x"}',
-        "NaN": b'{"text": NaN, "code": "x"}', "a list for a text": b'{"text": ["a"], "code": "x"}', "true": b'{"text": true, "code": "x"}', "empty text": b'{"text": "", "code": "x"}',
-        "blank text": b'{"text": " \\n", "code": "x"}', "no code": b'{"text": "a"}', "another case": b'{"Text": "a", "code": "x"}', "half a pair": b'{"text": "\\ud800", "code": "x"}\n' * 3,
-        "UTF-16": JSONL.decode().encode("utf-16"), "Latin-1": '{"text": "é", "code": "x"}'.encode("latin-1"), "NUL": b'{"text": "a\\u0000b", "code": "x"}\n' * 3,
-        "a name twice": b'{"text": "a", "text": "b", "code": "x"}\n' * 3, "control characters": b'{"text": "a\x01b", "code": "x"}\n', "long": b'{"text": "' + b"a " * 300 + b'", "code": "x"}\n' * 1,
-    }  # fmt: skip
+        "empty": b"",
+        "blank": b"\n \n",
+        "an array": b'[["a", "b"]]\n',
+        "numbers": b"1\n2\n",
+        "null": b"null\n",
+        "cut": line + line[:-5],
+        "no braces": line + b'"text": "a"',
+        "deep": line + b"[" * 100_000 + b"]" * 100_000,
+        "deep objects": line + b'{"text":' * 50_000,
+        "a number of 5,000 digits": line + b'{"text": ' + b"9" * 5000 + b', "code": "x"}',
+        "NaN": b'{"text": NaN, "code": "x"}',
+        "a list for a text": b'{"text": ["a"], "code": "x"}',
+        "true": b'{"text": true, "code": "x"}',
+        "empty text": b'{"text": "", "code": "x"}',
+        "blank text": b'{"text": " \\n", "code": "x"}',
+        "no code": b'{"text": "a"}',
+        "another case": b'{"Text": "a", "code": "x"}',
+        "half a pair": b'{"text": "\\ud800", "code": "x"}\n' * 3,
+        "UTF-16": JSONL.decode().encode("utf-16"),
+        "Latin-1": '{"text": "é", "code": "x"}'.encode("latin-1"),
+        "NUL": b'{"text": "a\\u0000b", "code": "x"}\n' * 3,
+        "a name twice": b'{"text": "a", "text": "b", "code": "x"}\n' * 3,
+        "control characters": b'{"text": "a\x01b", "code": "x"}\n',
+        "long": b'{"text": "' + b"a " * 300 + b'", "code": "x"}\n' * 1,
+    }
     tables = {
-        "empty": b"", "header only": b"text,code\n", "a column twice": b"text,code,code\na,b,c\n", "a cell too few": b"text,code\na\n", "a cell too many": b"text,code\na,b,c\n",
-        "semicolons": b"text;code\na;b\n", "open quote": b'text,code\na,"b\n' + b"c,d\n" * 3, "other columns": b"source,target\na,b\n", "huge cell": b"text,code\na," + b"x" * 200_000,
-        "NUL": b"text,code\na\0,b\n", "empty cell": b"text,code\na,\n", "UTF-16": TEXT_CSV.decode().encode("utf-16"), "binary": bytes(range(256)),
-    }  # fmt: skip
+        "empty": b"",
+        "header only": b"text,code\n",
+        "a column twice": b"text,code,code\na,b,c\n",
+        "a cell too few": b"text,code\na\n",
+        "a cell too many": b"text,code\na,b,c\n",
+        "semicolons": b"text;code\na;b\n",
+        "open quote": b'text,code\na,"b\n' + b"c,d\n" * 3,
+        "other columns": b"source,target\na,b\n",
+        "huge cell": b"text,code\na," + b"x" * 200_000,
+        "NUL": b"text,code\na\0,b\n",
+        "empty cell": b"text,code\na,\n",
+        "UTF-16": TEXT_CSV.decode().encode("utf-16"),
+        "binary": bytes(range(256)),
+    }
     cases = {f"jsonl, {name}": ("x.jsonl", content) for name, content in lines.items()}
     cases |= {f"csv, {name}": ("x.csv", content) for name, content in tables.items()}
     cases |= {f"jsonl, {damage}": ("x.jsonl", content) for damage, content in mutations(JSONL, seed=3, flips=25)}
@@ -238,7 +326,9 @@ def reference_pairs(name: str, content: bytes) -> list[tuple[str, str]]:
     if name.endswith("jsonl"):
         found = [json.loads(line) for line in text.split("\n") if line.strip()]
     else:
-        found = [row for row in csv.DictReader(io.StringIO(text), strict=True) if any((cell or "").strip() for cell in row.values())]
+        found = [
+            row for row in csv.DictReader(io.StringIO(text), strict=True) if any((cell or "").strip() for cell in row.values())
+        ]
     return [(str(row["text"]), str(row["code"])) for row in found]
 
 
@@ -263,9 +353,20 @@ def graph_files() -> dict[str, dict[str, str | bytes | None]]:
         first, rest = text.split("\n", 1)
         columns = first.count(",") + 1
         for name, value in {
-            "a word": "x", "NaN": "nan", "infinity": "inf", "half": "1.5", "zero": "0", "minus one": "-1", "huge": "1e300", "2^63": "9223372036854775808",
-            "10^12": "1000000000000", "a million": "1000000", "hexadecimal": "0x1", "underscore": "1_0", "nothing": "",
-        }.items():  # fmt: skip
+            "a word": "x",
+            "NaN": "nan",
+            "infinity": "inf",
+            "half": "1.5",
+            "zero": "0",
+            "minus one": "-1",
+            "huge": "1e300",
+            "2^63": "9223372036854775808",
+            "10^12": "1000000000000",
+            "a million": "1000000",
+            "hexadecimal": "0x1",
+            "underscore": "1_0",
+            "nothing": "",
+        }.items():
             cases[f"{what} starts with {name}"] = {what: ",".join([value] * columns) + "\n" + rest}
         cases |= {
             f"{what}: a column more": {what: "".join(f"{line},1\n" for line in text.splitlines())},

@@ -39,7 +39,13 @@ def same_weights(model: PretrainedEncoder, wanted: PretrainedEncoder) -> bool:
 
 
 FLIPS = 9
-FILES = {"model.safetensors": FLIPS, "checkpoint/__0_0.distcp": FLIPS, "checkpoint/.metadata": FLIPS, "checkpoint/state.pt": 3, "checkpoint/rank-0.pt": 3}
+FILES = {
+    "model.safetensors": FLIPS,
+    "checkpoint/__0_0.distcp": FLIPS,
+    "checkpoint/.metadata": FLIPS,
+    "checkpoint/state.pt": 3,
+    "checkpoint/rank-0.pt": 3,
+}
 DAMAGED = [(name, number) for name, flips in FILES.items() for number in range(17 + 2 * flips + 7)]
 
 
@@ -90,16 +96,29 @@ LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
     **{
         f"{name}: {ascii(value)[:30]}": described(**{name: value})
         for name, values in {
-            "format": [0, 2, None, "1", [1]], "architecture": ["os.system", "jepakit.nn.vit:VisionTransformer", "../x.py", [], None, {}, "vit", "video", "graph"],
-            "modality": ["os", [], None, 3, "video", "texts", "__import__"], "encoder": [None, [], "x", {}, {"_target_": "os.system"}], "inputs": [None, [], {}, {"mean": []}],
-            "encoder__dim": [0, -1, 1, 10**6, 10**9, 2**62, 1e3, "128", None, True], "encoder__width": [0, 10**9, 31], "encoder__blocks": [0, 2, 10**9],
-            "encoder__image_size": [[0, 0], [-8, 8], [10**9, 10**9], [8], "8", [8, 8, 8], [1, 1]], "encoder__channels": [0, 2, 10**9], "encoder__extra": [1],
-            "inputs__std": [[0.0], [-1.0], [float("nan")], [float("inf")], [1e400], [], [1.0, 1.0]], "inputs__mean": [[float("nan")], ["x"], [None]], "inputs__image_size": [[0, 0], [-1, 8]], "inputs__channels": [0, -1, 2],
+            "format": [0, 2, None, "1", [1]],
+            "architecture": ["os.system", "jepakit.nn.vit:VisionTransformer", "../x.py", [], None, {}, "vit", "video", "graph"],
+            "modality": ["os", [], None, 3, "video", "texts", "__import__"],
+            "encoder": [None, [], "x", {}, {"_target_": "os.system"}],
+            "inputs": [None, [], {}, {"mean": []}],
+            "encoder__dim": [0, -1, 1, 10**6, 10**9, 2**62, 1e3, "128", None, True],
+            "encoder__width": [0, 10**9, 31],
+            "encoder__blocks": [0, 2, 10**9],
+            "encoder__image_size": [[0, 0], [-8, 8], [10**9, 10**9], [8], "8", [8, 8, 8], [1, 1]],
+            "encoder__channels": [0, 2, 10**9],
+            "encoder__extra": [1],
+            "inputs__std": [[0.0], [-1.0], [float("nan")], [float("inf")], [1e400], [], [1.0, 1.0]],
+            "inputs__mean": [[float("nan")], ["x"], [None]],
+            "inputs__image_size": [[0, 0], [-1, 8]],
+            "inputs__channels": [0, -1, 2],
         }.items()
         for value in values
     },
-    "a list": lambda _: [1], "a word": lambda _: "x", "null": lambda _: None, "nothing": lambda _: {},
-}  # fmt: skip
+    "a list": lambda _: [1],
+    "a word": lambda _: "x",
+    "null": lambda _: None,
+    "nothing": lambda _: {},
+}
 
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
@@ -117,17 +136,35 @@ def header(entries: dict[str, Any] | str, body: bytes = b"", length: int | None 
 
 ENTRY = {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 16]}
 HEADERS = {
-    "offsets beyond the file": header({"a": {**ENTRY, "data_offsets": [0, 160]}}, bytes(16)), "overlapping": header({"a": ENTRY, "b": ENTRY}, bytes(16)),
-    "a hole": header({"a": ENTRY, "b": {**ENTRY, "data_offsets": [32, 48]}}, bytes(48)), "negative offsets": header({"a": {**ENTRY, "data_offsets": [-16, 0]}}, bytes(16)),
-    "offsets turned": header({"a": {**ENTRY, "data_offsets": [16, 0]}}, bytes(16)), "a header of 2^63": header({"a": ENTRY}, bytes(16), 2**63), "of 2^40": header({"a": ENTRY}, bytes(16), 2**40),
-    "too short a header": header({"a": ENTRY}, bytes(16), 5), "no header": struct.pack("<Q", 0), "shape larger": header({"a": {**ENTRY, "shape": [2, 3]}}, bytes(16)),
-    "shape overflows": header({"a": {**ENTRY, "shape": [2**62, 2**62]}}, bytes(16)), "negative shape": header({"a": {**ENTRY, "shape": [-2, -2]}}, bytes(16)),
-    "unknown type": header({"a": {**ENTRY, "dtype": "F99"}}, bytes(16)), "a type that is an object": header({"a": {**ENTRY, "dtype": {}}}, bytes(16)),
-    "a name twice": header('{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)),
-    "not JSON": header("{a: 1}"), "a list": header("[1, 2]"), "deep": header("[" * 50_000), "bytes behind": header({"a": ENTRY}, bytes(99)), "nothing": b"", "no tensors": header({}),
-    "a zip": b"PK\x03\x04" + bytes(100), "a pickle": b"\x80\x02}q\x00.", "text": b"version https://git-lfs.github.com/spec/v1\n",
-    "metadata of numbers": header({"__metadata__": {"crc32": 5}, "a": ENTRY}, bytes(16)), "metadata that is no map": header({"__metadata__": "x", "a": ENTRY}, bytes(16)),
-}  # fmt: skip
+    "offsets beyond the file": header({"a": {**ENTRY, "data_offsets": [0, 160]}}, bytes(16)),
+    "overlapping": header({"a": ENTRY, "b": ENTRY}, bytes(16)),
+    "a hole": header({"a": ENTRY, "b": {**ENTRY, "data_offsets": [32, 48]}}, bytes(48)),
+    "negative offsets": header({"a": {**ENTRY, "data_offsets": [-16, 0]}}, bytes(16)),
+    "offsets turned": header({"a": {**ENTRY, "data_offsets": [16, 0]}}, bytes(16)),
+    "a header of 2^63": header({"a": ENTRY}, bytes(16), 2**63),
+    "of 2^40": header({"a": ENTRY}, bytes(16), 2**40),
+    "too short a header": header({"a": ENTRY}, bytes(16), 5),
+    "no header": struct.pack("<Q", 0),
+    "shape larger": header({"a": {**ENTRY, "shape": [2, 3]}}, bytes(16)),
+    "shape overflows": header({"a": {**ENTRY, "shape": [2**62, 2**62]}}, bytes(16)),
+    "negative shape": header({"a": {**ENTRY, "shape": [-2, -2]}}, bytes(16)),
+    "unknown type": header({"a": {**ENTRY, "dtype": "F99"}}, bytes(16)),
+    "a type that is an object": header({"a": {**ENTRY, "dtype": {}}}, bytes(16)),
+    "a name twice": header(
+        '{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)
+    ),
+    "not JSON": header("{a: 1}"),
+    "a list": header("[1, 2]"),
+    "deep": header("[" * 50_000),
+    "bytes behind": header({"a": ENTRY}, bytes(99)),
+    "nothing": b"",
+    "no tensors": header({}),
+    "a zip": b"PK\x03\x04" + bytes(100),
+    "a pickle": b"\x80\x02}q\x00.",
+    "text": b"version https://git-lfs.github.com/spec/v1\n",
+    "metadata of numbers": header({"__metadata__": {"crc32": 5}, "a": ENTRY}, bytes(16)),
+    "metadata that is no map": header({"__metadata__": "x", "a": ENTRY}, bytes(16)),
+}
 
 
 @pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
@@ -139,9 +176,16 @@ def test_lying_header(content: bytes, run: Path, exported: Path, folder: Path):
 
 
 TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
-    "missing": lambda _: None, "NaN": lambda t: torch.full_like(t, torch.nan), "infinity": lambda t: torch.full_like(t, torch.inf), "whole numbers": lambda t: t.long(),
-    "booleans": lambda t: t > 0, "complex": lambda t: t.to(torch.complex64), "transposed shape": lambda t: t.reshape(-1), "empty": lambda t: t[:0], "one axis more": lambda t: t[None],
-}  # fmt: skip
+    "missing": lambda _: None,
+    "NaN": lambda t: torch.full_like(t, torch.nan),
+    "infinity": lambda t: torch.full_like(t, torch.inf),
+    "whole numbers": lambda t: t.long(),
+    "booleans": lambda t: t > 0,
+    "complex": lambda t: t.to(torch.complex64),
+    "transposed shape": lambda t: t.reshape(-1),
+    "empty": lambda t: t[:0],
+    "one axis more": lambda t: t[None],
+}
 
 
 @pytest.mark.parametrize("change", TENSORS.values(), ids=TENSORS)
@@ -157,7 +201,10 @@ def test_other_tensors(change: Callable[[torch.Tensor], torch.Tensor | None], ex
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_other_precision_is_read(dtype: torch.dtype, exported: Path, folder: Path):
     place = copied(exported, folder)
-    weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in load_file(place / "model.safetensors").items()}
+    weights = {
+        name: tensor.to(dtype) if tensor.is_floating_point() else tensor
+        for name, tensor in load_file(place / "model.safetensors").items()
+    }
     save_file(weights, place / "model.safetensors")
     model = outcome(lambda: load(place), str(place))
     assert isinstance(model, PretrainedEncoder)
@@ -166,7 +213,11 @@ def test_other_precision_is_read(dtype: torch.dtype, exported: Path, folder: Pat
 
 
 def released() -> dict[str, Any]:
-    weights = {"patch_embed.proj.weight": torch.zeros(192, 3, 2, 2), "pos_embed": torch.zeros(1, 4, 192), "blocks.0.mlp.fc1.weight": torch.zeros(768, 192)}
+    weights = {
+        "patch_embed.proj.weight": torch.zeros(192, 3, 2, 2),
+        "pos_embed": torch.zeros(1, 4, 192),
+        "blocks.0.mlp.fc1.weight": torch.zeros(768, 192),
+    }
     return {"encoder": dict(weights), "target_encoder": dict(weights)}
 
 
@@ -177,14 +228,30 @@ def _with(**changed: Any) -> dict[str, Any]:
 
 
 RELEASES: dict[str, Any] = {
-    "a list": [1], "a number": 3, "a tensor": torch.zeros(3), "nothing": {}, "no target": {"encoder": {}}, "a target of None": {"target_encoder": None}, "an empty target": {"target_encoder": {}},
-    "names of numbers": {"target_encoder": {1: torch.zeros(1)}}, "numbers for tensors": _with(pos_embed=3), "lacks most": released(),
-    "a patch embedding of video": _with(**{"patch_embed.proj.weight": torch.zeros(192, 3, 2, 2, 2)}), "one axis": _with(**{"patch_embed.proj.weight": torch.zeros(192)}),
-    "four channels": _with(**{"patch_embed.proj.weight": torch.zeros(192, 4, 2, 2)}), "positions of one axis": _with(pos_embed=torch.zeros(4)), "no square": _with(pos_embed=torch.zeros(1, 5, 192)),
-    "no positions": _with(pos_embed=torch.zeros(1, 0, 192)), "another width": _with(**{"patch_embed.proj.weight": torch.zeros(7, 3, 2, 2)}), "no width": _with(**{"patch_embed.proj.weight": torch.zeros(0, 3, 2, 2)}),
-    "patches of nothing": _with(**{"patch_embed.proj.weight": torch.zeros(192, 3, 0, 0)}), "no mlp": _with(**{"blocks.0.mlp.fc1.weight": torch.zeros(0, 192)}), "mlp of no axis": _with(**{"blocks.0.mlp.fc1.weight": torch.tensor(3.0)}),
-    "a billion blocks": _with(**{"blocks.999999999.norm1.weight": torch.zeros(192)}), "a block of 5,000 digits": _with(**{f"blocks.{'9' * 5000}.norm1.weight": torch.zeros(192)}),
-}  # fmt: skip
+    "a list": [1],
+    "a number": 3,
+    "a tensor": torch.zeros(3),
+    "nothing": {},
+    "no target": {"encoder": {}},
+    "a target of None": {"target_encoder": None},
+    "an empty target": {"target_encoder": {}},
+    "names of numbers": {"target_encoder": {1: torch.zeros(1)}},
+    "numbers for tensors": _with(pos_embed=3),
+    "lacks most": released(),
+    "a patch embedding of video": _with(**{"patch_embed.proj.weight": torch.zeros(192, 3, 2, 2, 2)}),
+    "one axis": _with(**{"patch_embed.proj.weight": torch.zeros(192)}),
+    "four channels": _with(**{"patch_embed.proj.weight": torch.zeros(192, 4, 2, 2)}),
+    "positions of one axis": _with(pos_embed=torch.zeros(4)),
+    "no square": _with(pos_embed=torch.zeros(1, 5, 192)),
+    "no positions": _with(pos_embed=torch.zeros(1, 0, 192)),
+    "another width": _with(**{"patch_embed.proj.weight": torch.zeros(7, 3, 2, 2)}),
+    "no width": _with(**{"patch_embed.proj.weight": torch.zeros(0, 3, 2, 2)}),
+    "patches of nothing": _with(**{"patch_embed.proj.weight": torch.zeros(192, 3, 0, 0)}),
+    "no mlp": _with(**{"blocks.0.mlp.fc1.weight": torch.zeros(0, 192)}),
+    "mlp of no axis": _with(**{"blocks.0.mlp.fc1.weight": torch.tensor(3.0)}),
+    "a billion blocks": _with(**{"blocks.999999999.norm1.weight": torch.zeros(192)}),
+    "a block of 5,000 digits": _with(**{f"blocks.{'9' * 5000}.norm1.weight": torch.zeros(192)}),
+}
 
 
 @pytest.mark.parametrize("content", RELEASES.values(), ids=RELEASES)
@@ -200,7 +267,9 @@ def release_bytes() -> bytes:
     return buffer.getvalue()
 
 
-DAMAGED_RELEASES = [pytest.param(content, id=damage) for damage, content in mutations(release_bytes(), seed=9, flips=20, header=2000)]
+DAMAGED_RELEASES = [
+    pytest.param(content, id=damage) for damage, content in mutations(release_bytes(), seed=9, flips=20, header=2000)
+]
 
 
 @pytest.mark.parametrize("content", DAMAGED_RELEASES)
@@ -209,7 +278,14 @@ def test_damaged_release(content: bytes, folder: Path):
     refusal(lambda: load(folder / "x.pt"), "x.pt")
 
 
-RESUMES = ["config.yaml", "metrics.jsonl", "checkpoint/state.pt", "checkpoint/.metadata", "checkpoint/__0_0.distcp", "checkpoint/rank-0.pt"]
+RESUMES = [
+    "config.yaml",
+    "metrics.jsonl",
+    "checkpoint/state.pt",
+    "checkpoint/.metadata",
+    "checkpoint/__0_0.distcp",
+    "checkpoint/rank-0.pt",
+]
 
 
 @pytest.mark.parametrize("how", ["empty", "half", "noise", "missing"])
@@ -224,7 +300,9 @@ def test_damaged_runs_are_not_resumed(name: str, how: str, run: Path, folder: Pa
     else:
         content = file.read_bytes()
         noise = np.random.default_rng(0).integers(0, 256, 300, dtype=np.uint8).tobytes()
-        file.write_bytes({"empty": b"", "half": content[: len(content) // 2], "noise": replaced(content, len(content) // 3, noise)}[how])
+        file.write_bytes(
+            {"empty": b"", "half": content[: len(content) // 2], "noise": replaced(content, len(content) // 3, noise)}[how]
+        )
     if name == "metrics.jsonl" and how != "noise":
         return
     before = {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and path.name != ".lock"}
@@ -232,7 +310,22 @@ def test_damaged_runs_are_not_resumed(name: str, how: str, run: Path, folder: Pa
     assert {path: path.read_bytes() for path in place.rglob("*") if path.is_file() and path.name != ".lock"} == before
 
 
-EVALUATIONS = ["", "{", "[1]", "null", '"x"', "3", '{"rows": 3}', '{"rows": [{"x": 1}]}', '{"rows": []}', "[" * 50_000, '{"rows": [], "rows": []}', "\0", '{"rows": [null]}', '{"rows": [{"features": 3}]}']
+EVALUATIONS = [
+    "",
+    "{",
+    "[1]",
+    "null",
+    '"x"',
+    "3",
+    '{"rows": 3}',
+    '{"rows": [{"x": 1}]}',
+    '{"rows": []}',
+    "[" * 50_000,
+    '{"rows": [], "x": 1, "x": 2}',
+    "\0",
+    '{"rows": [null]}',
+    '{"rows": [{"features": 3}]}',
+]
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "environment.json"])
@@ -246,7 +339,7 @@ def test_report_of_damaged_json(name: str, content: str, run: Path, folder: Path
         assert page.read_text("utf-8").startswith("<!")
 
 
-PLACES = ["", "/", "/nowhere", "/dev/null", "/dev/zero", "\0", "a" * 5000, "~", ".", "..", "hf:x", "http://127.0.0.1:9/x", "😀"]
+PLACES = ["", "/", "/nowhere", "/dev/null", "/dev/zero", "\0", "~", ".", "..", "hf:x", "http://127.0.0.1:9/x", "😀"]
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda place: ascii(place)[:20])
@@ -261,6 +354,16 @@ def test_folder_is_a_run(run: Path):
 
 
 CASES = [
-    *DAMAGED, *DESCRIPTIONS, *LIES, *HEADERS, *TENSORS, *RELEASES, *RELEASES, *DAMAGED_RELEASES, *EVALUATIONS, *EVALUATIONS, *PLACES,
+    *DAMAGED,
+    *DESCRIPTIONS,
+    *LIES,
+    *HEADERS,
+    *TENSORS,
+    *RELEASES,
+    *RELEASES,
+    *DAMAGED_RELEASES,
+    *EVALUATIONS,
+    *EVALUATIONS,
+    *PLACES,
     *(RESUMES * 4),
-]  # fmt: skip
+]

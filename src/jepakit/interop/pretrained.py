@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -36,6 +36,7 @@ ARCHITECTURES: dict[str, tuple[type, type]] = {
     "graph": (GraphEncoder, GraphEncoderConfig),
 }
 Which = Literal["target", "encoder"]
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class PretrainedEncoder(nn.Module):
@@ -121,7 +122,7 @@ class PretrainedEncoder(nn.Module):
         return cls(encoder, inputs, str(description.get("system", "")), str(description.get("which", "encoder")), modality)
 
 
-def build_empty(kind: type[nn.Module], config: Any) -> nn.Module:
+def build_empty(kind: type[Built], config: Any) -> Built:
     """A module whose tensors take no memory yet: what describes it may be anyone's, and claim any size."""
     try:
         with torch.device("meta"):

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jepakit.errors import UserError, check_range
-from jepakit.modalities.modality import Companion, Inputs, Modality
+from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
 from jepakit.modalities.pendulum import pendulum_episodes
 from jepakit.modalities.splits import random_split
 from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
@@ -119,6 +119,7 @@ class TrajectoryInputs(Inputs):
                 f"inputs: an observation of shape {list(self.shape)} needs {self.shape[0] if self.shape else 1} means and "
                 f"deviations and 1 or 3 axes; got {len(self.mean)} and {len(self.std)}."
             )
+        check_scale(self.shape, (*self.std, *self.action_std))
 
     @classmethod
     def of(cls, data: TrajectoryData) -> TrajectoryInputs:

@@ -24,7 +24,7 @@ from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.bouncing_digits import DIRECTIONS, TRAIN, BouncingDigits
 from jepakit.modalities.crops import center_view
 from jepakit.modalities.image_labels import Labels
-from jepakit.modalities.modality import Companion, Inputs, Modality
+from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
 from jepakit.modalities.splits import random_split, stratified_split
 from jepakit.modalities.video_arrays import ArrayClips, read_clips, read_stills
 from jepakit.randomness import derive_seed
@@ -250,6 +250,11 @@ class VideoInputs(Inputs):
     stills: bool = False
 
     plain_name: ClassVar[str] = "pixels"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise UserError(f"inputs: mean {self.mean} and std {self.std} must have {self.channels} channels each.")
+        check_scale((self.frames, *self.image_size), self.std)
 
     @classmethod
     def of(cls, data: VideoData) -> VideoInputs:

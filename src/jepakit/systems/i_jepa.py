@@ -92,7 +92,7 @@ class IJEPAConfig:
         if (self.target == "frozen") != (self.encoder is not None):
             raise UserError(
                 "target frozen needs the teacher: give its run as --encoder RUN." if self.encoder is None
-                else f"encoder {self.encoder!r} is the teacher of target frozen, target is {self.target!r}: use --target frozen."
+                else f"encoder {self.encoder!r} is the teacher of target frozen, target {self.target!r}: use --target frozen."
             )
 
 

@@ -173,6 +173,9 @@ def _save(path: Path, content: Any) -> None:
 
 def _load(path: Path, checkpoint: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as content:  # torch does not look at the checksums it wrote
+            if content.testzip() is not None:
+                raise ValueError(f"{path.name} is damaged: its checksum does not fit")
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise _unreadable(checkpoint, error) from error

@@ -64,8 +64,8 @@ class RunFolder:
         """
         if self.checkpoints.is_symlink() or self.metrics.is_symlink():
             raise UserError(
-                f"checkpoints or metrics.jsonl in {self.path} is a link: what it leads to would be changed. Put the file or folder "
-                "itself there, or link the whole run folder."
+                f"checkpoints or metrics.jsonl in {self.path} is a link: what it leads to would be changed. Put the file or "
+                "folder itself there, or link the whole run folder."
             )
         lock = FileLock(self.checkpoints / ".lock")
         try:
