@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import socket
@@ -97,10 +98,8 @@ def reference(content: bytes) -> NDArray[np.float64] | None:
         try:
             with Image.open(io.BytesIO(content)) as image:
                 image.load()
-                try:
+                with contextlib.suppress(Exception):
                     image = ImageOps.exif_transpose(image)
-                except Exception:
-                    pass
                 if image.mode.startswith("I"):
                     grey = np.asarray(image).astype(np.float64) / 65535
                     return np.repeat(grey[..., None], 3, axis=2)

@@ -112,7 +112,7 @@ class PretrainedEncoder(nn.Module):
         kind, config = ARCHITECTURES[description["architecture"]]
         modality = load_named(MODALITIES[description.get("modality", "images")])
         try:
-            encoder = build_empty(kind, from_plain(config, description.get("encoder"), "encoder"))
+            encoder: nn.Module = build_empty(kind, from_plain(config, description.get("encoder"), "encoder"))
             inputs = from_plain(modality.Inputs, description.get("inputs"), "inputs")
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
