@@ -101,7 +101,7 @@ def test_option_names_are_unique_across_the_sections():
         ({"augment": 3}, r"model.augment: expected a group of options, got 3"),
         ({"loggers": ("tensorbord",)}, r"loggers: 'tensorbord' is not known. Did you mean 'tensorboard'"),
         ({"batch_size": 10, "accumulate": 3}, r"batch_size 10 must be a multiple of accumulate 3"),
-        ({"lr": float("nan")}, r"lr must be at least 0, got nan"),
+        ({"lr": float("nan")}, r"training.lr: expected a finite number, got nan"),
         ({"epochs": 0}, r"epochs must be above 0"),
         ({"lr": {"a": 1}}, r"training.lr: expected float"),
     ],

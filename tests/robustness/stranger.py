@@ -111,6 +111,9 @@ def _outside(event: str, place: Any) -> None:
     if isinstance(place, int):
         return
     real = Path(os.path.realpath(os.fsdecode(place)))
+    if event in ("os.remove", "os.rename", "os.symlink", "os.link"):  # a link itself is meant, not what it leads to
+        given = Path(os.path.abspath(os.fsdecode(place)))
+        real = given.parent.resolve() / given.name
     allowed = watched is not None and real.is_relative_to(watched)
     if not allowed and "matplotlib" not in str(real) and str(real) != os.devnull:
         events.append(f"{event} {real}")
