@@ -4,6 +4,7 @@
     python recipes/i_jepa_fashion_mnist.py --part losses    # without and with each anti-collapse loss, one seed
     python recipes/i_jepa_fashion_mnist.py --part images    # with fewer unlabelled images, one seed
     python recipes/i_jepa_fashion_mnist.py --part probes    # linear against attentive probe, numbers of labels
+    python recipes/i_jepa_fashion_mnist.py --part blocks    # the paper's blocks in one predictor pass or in four
 
 Fashion-MNIST is read from an idx folder (Debian package dataset-fashion-mnist, or --data FOLDER).
 """
@@ -30,11 +31,12 @@ LOSSES: dict[str, dict[str, Any]] = {
     "barlow": {"anti_collapse": "barlow", "barlow": {"weight": 0.01}},
     "infonce": {"anti_collapse": "infonce", "infonce": {"weight": 0.1}},
 }
+PAPER_MASKS: dict[str, Any] = {"targets": 4, "target_scale": (0.15, 0.2), "contexts": 1}
 IMAGES = (600, 6_000)  # all 60,000 are the run without anti-collapse of --part losses
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--part", choices=["seeds", "losses", "images", "probes"], default="seeds")
+    parser.add_argument("--part", choices=["seeds", "losses", "images", "probes", "blocks"], default="seeds")
     parser.add_argument("--data", default="fashion-mnist")
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
@@ -52,6 +54,10 @@ if __name__ == "__main__":
     for name, options in LOSSES.items() if asked.part == "losses" else ():
         folders = run(f"i-jepa-fashion-{name}", "i-jepa", first, asked.out, **SHORT, **common, **options)
         print(f"\n## anti-collapse {name}\n\n{table(folders, EVALUATORS, ['encoder', 'random init', 'pixels'])}")
+    for predict in ("parallel", "separate") if asked.part == "blocks" else ():
+        masks = {**PAPER_MASKS, "predict": predict}
+        folders = run(f"i-jepa-fashion-{predict}", "i-jepa", seeds, asked.out, **SHORT, **common, masks=masks)
+        print(f"\n## blocks {predict}\n\n{table(folders, EVALUATORS)}")
     for count in IMAGES if asked.part == "images" else ():
         folders = run(f"i-jepa-fashion-{count}-images", "i-jepa", first, asked.out, **SHORT, limit=count, **common)
         print(f"\n## {count} unlabelled images\n\n{table(folders, EVALUATORS, ['encoder', 'random init', 'pixels'])}")

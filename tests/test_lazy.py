@@ -20,7 +20,7 @@ ROWS: list[set[str]] = [
     {"systems"},
     {"core", "modalities", "masks"},
     {"nn"},
-    {"collectives", "errors", "files", "randomness", "registry"},
+    {"collectives", "errors", "files", "native", "randomness", "registry"},
 ]
 # A package with a verb's name answers as the verb (only when called: nothing of it is imported before).
 ALLOWED = {("jepakit.report.__init__", "jepakit.verbs.report")}

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.export import export
     from jepakit.verbs.inspect import inspect
     from jepakit.verbs.listing import list_names as list
+    from jepakit.verbs.pack import pack
     from jepakit.verbs.pretrain import pretrain, resume
     from jepakit.verbs.report import report
 
@@ -34,12 +35,13 @@ _PLACES = {
     "export": "jepakit.verbs.export",
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
+    "pack": "jepakit.verbs.pack",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
     "register": "jepakit.registry",
 }
 
-__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pretrain", "register", "report", "resume"]
+__all__ = ["embed", "evaluate", "export", "inspect", "list", "load", "pack", "pretrain", "register", "report", "resume"]
 
 
 def __getattr__(name: str) -> Any:

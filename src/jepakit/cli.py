@@ -19,6 +19,7 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
   jepakit export RUN --out FOLDER                 weights as safetensors, torch.export or ONNX
   jepakit report RUN                              write RUN/report.html again
   jepakit inspect DATA                            look at a data set before training on it
+  jepakit pack DATA OUT                           images into memory-mapped shards, to train from quickly
   jepakit list [systems|datasets|evaluators|sizes]
 
   SYSTEM is {systems} (jepakit list systems).
@@ -29,7 +30,7 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
 
   jepakit VERB --help lists a verb's options; jepakit pretrain SYSTEM --help those of a system.
 """
-VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "list")
+VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "pack", "list")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

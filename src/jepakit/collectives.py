@@ -66,6 +66,12 @@ def global_count(count: Count) -> Count:
     return int(_all_reduce(torch.tensor(count, device=_backend_device())))
 
 
+def global_length(tensor: Tensor, axis: int) -> int | Tensor:
+    """Length of an axis summed over ranks: of several ranks a tensor on the tensor's device, without waiting for it."""
+    length = tensor.shape[axis]
+    return length if world_size() == 1 else _all_reduce(torch.tensor(length, device=tensor.device))
+
+
 def _backend_device() -> torch.device:
     """The device on which the default process group can reduce."""
     return torch.device("cuda", torch.cuda.current_device()) if "nccl" in dist.get_backend() else torch.device("cpu")

@@ -25,6 +25,7 @@ def run(verb: str, words: Sequence[str]) -> int:
         "export": _export,
         "report": _report,
         "inspect": _inspect,
+        "pack": _pack,
     }[verb](list(words))
 
 
@@ -118,6 +119,13 @@ def _inspect(words: list[str]) -> int:
     return 0
 
 
+def _pack(words: list[str]) -> int:
+    from jepakit.verbs.pack import pack
+
+    print(_call(pack, "pack", words, {"data": str}))
+    return 0
+
+
 def _status(result: Any) -> int:
     outcome = result.outcome
     if outcome.ended == "interrupted":
@@ -132,15 +140,15 @@ def _call(
     types: Mapping[str, Any] | None = None,
     hidden: Sequence[str] = (),
 ) -> Any:
-    """Call a verb with options parsed after its signature. The first parameter is positional; `types` are narrower
+    """Call a verb with options parsed after its signature. What is positional in Python is so here; `types` are narrower
     types than Python allows (a path instead of any object), `hidden` are parameters that only Python can give."""
     hints = {**get_type_hints(verb), **(types or {})}
     fields: list[Any] = []
-    for position, parameter in enumerate(inspect.signature(verb).parameters.values()):
+    for parameter in inspect.signature(verb).parameters.values():
         if parameter.name in hidden:
             continue
         kind: Any = hints[parameter.name]
-        if position == 0:
+        if parameter.kind is not parameter.KEYWORD_ONLY:
             kind = tyro.conf.Positional[kind]  # type: ignore[misc]
         required = parameter.default is inspect.Parameter.empty
         fields.append((parameter.name, kind) if required else (parameter.name, kind, parameter.default))

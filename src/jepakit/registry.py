@@ -43,6 +43,8 @@ DATASETS = {
         "70,000 grey 28 x 28 articles, 10 classes, from an idx folder (Debian package dataset-fashion-mnist)",
     ),
     "FOLDER": Entry("jepakit.modalities.images:open_images", "your images; labels from sub-folders or --labels a.csv"),
+    "SHARDS": Entry("jepakit.modalities.images:open_images", "a folder that jepakit pack wrote: images, memory-mapped"),
+    "a-{00..15}.tar": Entry("jepakit.modalities.images:open_images", "tar shards as webdataset has them, or a folder of them"),
     "FILE.npy, FILE.npz": Entry("jepakit.modalities.images:open_images", "an array of images, with labels in an .npz"),
     "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32, generated"),
     "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),

@@ -44,7 +44,7 @@ def build(target="ema", **options):
 def draw(samples=5, contexts=1, blocks=3, ids=None):
     """A batch with ragged contexts and blocks."""
     config = MultiBlockConfig(
-        contexts=contexts, targets=blocks, target_scale=(0.05, 0.3), context_scale=(0.4, 1.0), min_keep=2, joint=False
+        contexts=contexts, targets=blocks, target_scale=(0.05, 0.3), context_scale=(0.4, 1.0), min_keep=2, predict="separate"
     )
     ids = list(range(samples)) if ids is None else ids
     masks = multi_block(config, GRID)(Draws(0, "masks", 0, ids))

@@ -111,3 +111,18 @@ def test_the_order_of_tokens_does_not_matter_and_constant_dimensions_are_silent(
 def test_messages(options, words):
     with pytest.raises(UserError, match=words):
         AttentiveConfig(**options)
+
+
+def test_a_memory_map_in_blocks_gives_the_same(tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    labels = np.arange(60) % 2
+    tokens = (generator.normal(size=(60, 4, 6)) + labels[:, None, None]).astype(np.float32)
+    targets = read_targets(labels[:40], labels[40:])
+    config = AttentiveConfig(heads=1, width=4, epochs=2)
+    expected, detail = attentive_probe(torch.from_numpy(tokens[:40]), torch.from_numpy(tokens[40:]), targets, config)
+    np.save(tmp_path / "tokens.npy", tokens)
+    mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
+    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 7 * 24)
+    found, same = attentive_probe(mapped[:40], mapped[40:], targets, config)
+    assert same == detail
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

@@ -17,6 +17,21 @@ def test_any_kind_of_numbers_becomes_a_detached_tensor():
     assert Features("f", np.broadcast_to(1.0, (4, 3)), ONES).train.shape == (4, 3)  # read-only memory
 
 
+def test_a_memory_map_is_not_copied(tmp_path):
+    np.save(tmp_path / "x.npy", ONES.astype(np.float32))
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    features = Features("f", mapped, mapped[:2])
+    assert (features.train.data_ptr(), features.test.data_ptr()) == (mapped.ctypes.data, mapped.ctypes.data)
+
+
+def test_bad_values_are_counted_over_all_blocks(monkeypatch):
+    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 6)
+    bad = np.ones((9, 3))
+    bad[[0, 4, 8], 1] = np.nan, np.inf, -np.inf
+    with pytest.raises(UserError, match="3 of 9 samples hold NaN"):
+        Features("f", bad, ONES)
+
+
 NAN = np.where(np.arange(12).reshape(4, 3) == 5, np.nan, 1.0)
 
 

@@ -53,13 +53,40 @@ def test_multilabel_is_each_label_by_itself():
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_working_in_parts_changes_nothing(metric):
-    bank = torch.from_numpy(np.random.default_rng(1).normal(size=(2**20, 2)))  # 16 queries a part
-    values, positions = nearest(QUERIES[:, :2], bank, 3, metric)
-    for i in (0, 15, 16, 49):
-        alone, same = nearest(QUERIES[i : i + 1, :2], bank, 3, metric)
-        torch.testing.assert_close(values[i], alone[0])
-        assert positions[i].tolist() == same[0].tolist()
+@pytest.mark.parametrize("k", [1, 9, 200])
+@pytest.mark.parametrize("block", [1, 7, 64])
+def test_working_in_blocks_changes_nothing(metric, k, block, monkeypatch):
+    values, positions = nearest(QUERIES, BANK, k, metric)
+    monkeypatch.setattr("jepakit.evaluation.knn.BANK_BLOCK", block)
+    monkeypatch.setattr("jepakit.evaluation.knn.QUERY_BLOCK", block)
+    in_blocks, same = nearest(QUERIES, BANK, k, metric)
+    torch.testing.assert_close(in_blocks, values)
+    assert torch.equal(same, positions)
+
+
+@pytest.mark.parametrize("block", [1, 7, 300])
+@pytest.mark.parametrize("k", [1, 5, 40, 300])
+def test_of_equally_near_ones_the_first_are_taken(block, k, monkeypatch):
+    """Few different distances, all of them exact: a stable sort of everything is the reference."""
+    bank = GENERATOR.integers(0, 3, (300, 2)).astype(np.float32)
+    queries = GENERATOR.integers(0, 3, (20, 2)).astype(np.float32)
+    distances = np.sqrt(((queries[:, None] - bank) ** 2).sum(-1))
+    monkeypatch.setattr("jepakit.evaluation.knn.BANK_BLOCK", block)
+    values, positions = nearest(queries, bank, k, "euclidean")
+    expected = np.argsort(distances, axis=1, kind="stable")[:, :k]
+    np.testing.assert_array_equal(positions, expected)
+    np.testing.assert_array_equal(values, np.take_along_axis(distances, expected, axis=1))
+
+
+@pytest.mark.parametrize("block", [1, 7, 1000])
+def test_a_memory_map_in_blocks_equals_scikit_learn(tmp_path, block, monkeypatch):
+    np.save(tmp_path / "bank.npy", BANK.numpy().astype(np.float32))
+    bank = np.load(tmp_path / "bank.npy", mmap_mode="r")
+    monkeypatch.setattr("jepakit.evaluation.knn.BANK_BLOCK", block)
+    queries = QUERIES.numpy().astype(np.float32)
+    reference = KNeighborsClassifier(7, metric="cosine", algorithm="brute").fit(bank, CLASSES)
+    found = knn_scores(bank, CLASSES, queries, "classification", KNNConfig(k=7, vote="majority"))
+    np.testing.assert_allclose(found, reference.predict_proba(queries))
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

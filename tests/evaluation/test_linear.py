@@ -4,9 +4,11 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
-from sklearn.linear_model import LogisticRegression, RidgeCV
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.model_selection import train_test_split
+from sklearn.preprocessing import StandardScaler
 
+from jepakit.evaluation.blocks import Rows
 from jepakit.evaluation.intervals import wilson
 from jepakit.evaluation.labels import low_shot_draws, read_targets
 from jepakit.evaluation.linear import (
@@ -99,6 +101,61 @@ def test_ridge_and_its_leave_one_out_choice_equal_scikit_learn(n, dim):
     np.testing.assert_allclose(fit(x)[:, 0], reference.predict(x), rtol=1e-6)
 
 
+@pytest.fixture(params=[1, 7, 1000])
+def block_rows(request, monkeypatch):
+    """Rows of eight numbers in a block; nothing is held standardised, so that float32 is streamed."""
+    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 8 * request.param)
+    monkeypatch.setattr("jepakit.evaluation.linear.IN_MEMORY", 0)
+    return request.param
+
+
+def test_streamed_logistic_regression_equals_scikit_learn(block_rows):
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % 3
+    raw = (generator.normal(size=(120, 8)) @ generator.normal(size=(8, 8)) + 2 * np.eye(3, 8)[labels]).astype(np.float32)
+    (x,) = standardise(raw)
+    assert isinstance(x, Rows)
+    codes = Rows(torch.from_numpy(labels), lambda rows: F.one_hot(rows, 3).float())
+    fit = fit_logistic(x, codes, 1e-2, tolerance=1e-7, iterations=3000)
+    scaled = StandardScaler().fit_transform(raw)
+    reference = LogisticRegression(C=1 / (1e-2 * 120), tol=1e-10, max_iter=10_000).fit(scaled, labels)
+    np.testing.assert_allclose(fit(x).softmax(1), reference.predict_proba(scaled), atol=5e-4)  # float32
+
+
+@pytest.mark.parametrize(("n", "dim"), [(80, 8), (30, 60)])
+def test_streamed_ridge_equals_scikit_learn(block_rows, n, dim):
+    generator = np.random.default_rng(0)
+    x = (generator.normal(size=(n, dim)) + 3).astype(np.float32)
+    y = x[:, 0] * 2 + generator.normal(size=n) + 5
+    fit = fit_ridge(torch.from_numpy(x), torch.from_numpy(y))
+    reference = RidgeCV(alphas=[n * s for s in RIDGE_STRENGTHS]).fit(x.astype(np.float64), y)
+    assert n * fit.strength == pytest.approx(reference.alpha_)
+    np.testing.assert_allclose(fit(torch.from_numpy(x))[:, 0], reference.predict(x), rtol=1e-5)
+    plain = Ridge(alpha=n * 0.1).fit(x.astype(np.float64), y)
+    alone = fit_ridge(torch.from_numpy(x), torch.from_numpy(y), [0.1])
+    np.testing.assert_allclose(alone.weight[:, 0], plain.coef_, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
+def test_a_streamed_probe_scores_as_one_in_memory(task, tmp_path, monkeypatch):
+    generator = np.random.default_rng(0)
+    x = generator.normal(size=(300, 8)).astype(np.float32) + 5
+    signal = x[:, :3] - 5 + 0.5 * generator.normal(size=(300, 3))
+    y = {"classification": signal.argmax(1), "multilabel": (signal > 0).astype(int), "regression": signal[:, 0]}[task]
+    targets = read_targets(y[:200], y[200:], task)
+    np.save(tmp_path / "x.npy", x)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    expected, detail = linear_probe(x[:200], x[200:], targets)
+    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 8 * 7)
+    monkeypatch.setattr("jepakit.evaluation.linear.IN_MEMORY", 0)
+    scores, same = linear_probe(mapped[:200], mapped[200:], targets)
+    assert same == detail
+    np.testing.assert_allclose(scores, expected, atol=0.01 * np.abs(expected).max())
+    if task == "classification":
+        draws = [low_shot_probe(mapped[:200], mapped[200:], targets, 5, draws=1)[0][0] for _ in range(2)]
+        np.testing.assert_array_equal(*draws)
+
+
 def test_the_strength_follows_the_noise():
     generator = np.random.default_rng(0)
     labels = np.arange(400) % 2
@@ -122,8 +179,8 @@ def test_standardisation_uses_training_statistics_and_silences_constants():
     train = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 10.0]])
     test = torch.tensor([[5.0, 9.0, 5.0]])
     x, x_test = standardise(train, test)
-    torch.testing.assert_close(x, torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]]))
-    torch.testing.assert_close(x_test, torch.tensor([[3.0, 0.0, 0.0]]))
+    torch.testing.assert_close(x, torch.tensor([[-1.0, 0.0, -1.0], [1.0, 0.0, 1.0]], dtype=torch.float64))
+    torch.testing.assert_close(x_test, torch.tensor([[3.0, 0.0, 0.0]], dtype=torch.float64))
 
 
 def test_the_full_probe_on_digits(digits):

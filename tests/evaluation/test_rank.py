@@ -182,3 +182,20 @@ def test_half_precision_is_computed_in_float64():
 def test_messages(call, words):
     with pytest.raises(UserError, match=words):
         call()
+
+
+METRICS = [
+    rankme, lambda z: rankme(z, centre=True), lambda z: alpha_req(z).alpha, participation, lambda z: dimension_std(z).tolist(),
+    normalised_std, mean_cosine, mean_correlation, lambda z: lidar(z.reshape(-1, 5, 6)).value,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("rows", [1, 7])
+@pytest.mark.parametrize("n", [5, 50])
+def test_working_in_blocks_of_a_memory_map_changes_nothing(metric, rows, n, tmp_path, monkeypatch):
+    np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(n, 30)) + 3)
+    z = np.load(tmp_path / "z.npy", mmap_mode="r")
+    whole = metric(z)
+    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", rows * 30)
+    assert metric(z) == pytest.approx(whole, rel=1e-6)  # the root of a rounded zero is about 1e-8

@@ -12,7 +12,7 @@ from jepakit.randomness import Draws
 
 SAMPLERS = ("corrected", "legacy")
 PAPER = {
-    "contexts": 1, "targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0), "joint": False,
+    "contexts": 1, "targets": 4, "target_scale": (0.15, 0.2), "context_scale": (0.85, 1.0), "predict": "separate",
     "min_keep": 2,
 }  # fmt: skip
 grids = st.tuples(st.integers(4, 20), st.integers(4, 20))
@@ -205,8 +205,18 @@ def test_contexts_of_one_image_share_its_targets_and_differ():
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
+def test_parallel_blocks_lie_side_by_side_with_their_numbers(sampler):
+    apart, parallel = draw(sampler, (14, 14)), draw(sampler, (14, 14), predict="parallel")
+    assert contexts(parallel) == contexts(apart)
+    numbers = lists(parallel.parts, parallel.target_lengths)
+    for (ids,), (parts,), blocks in zip(targets(parallel), numbers, targets(apart), strict=True):
+        assert ids == [i for block in blocks for i in block]
+        assert parts == [number for number, block in enumerate(blocks, start=1) for _ in block]
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
 def test_joint_blocks_are_their_union(sampler):
-    apart, joint = draw(sampler, (14, 14)), draw(sampler, (14, 14), joint=True)
+    apart, joint = draw(sampler, (14, 14)), draw(sampler, (14, 14), predict="joint")
     assert contexts(joint) == contexts(apart)
     for (union,), blocks in zip(targets(joint), targets(apart), strict=True):
         assert union == sorted(set().union(*blocks))

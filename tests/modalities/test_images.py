@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from jepakit.errors import UserError
 from jepakit.modalities.image_files import UnreadableImage
-from jepakit.modalities.images import ImageDataConfig, open_images, stack_images
+from jepakit.modalities.images import ImageDataConfig, in_pieces, open_images, stack_images
 
 
 def fill(root: Path, *names: str, size: tuple[int, int] = (12, 10)) -> Path:
@@ -279,3 +279,17 @@ def test_all_files_bad(tmp_path):
 def test_mistakes_are_named(options, named):
     with pytest.raises(UserError, match=named):
         ImageDataConfig(data="digits", **options)
+
+
+def test_a_batch_made_in_pieces_is_the_batch_made_at_once(photographs):
+    data = opened(photographs, on_bad_file="skip", image_size=(40, 40))
+    samples = [data.train[i] for i in range(16)]
+
+    def make(few):
+        canvas, sizes = stack_images(few)
+        return {"means": canvas.sum(dim=(2, 3)), "sizes": sizes}
+
+    at_once = make(samples)
+    for size in ((4, 4), (40, 40), (300, 300)):
+        pieces = in_pieces(make, samples, size)
+        torch.testing.assert_close(pieces, at_once)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jepakit.errors import UserError
-from jepakit.modalities.splits import check_groups, grouped_split, random_split, stratified_split
+from jepakit.modalities.splits import check_groups, grouped_split, held_out, limited, random_split, stratified_split
 
 FRACTIONS = st.floats(0.0, 0.99)
 SEEDS = st.integers(0, 100)
@@ -63,3 +63,25 @@ def test_many_groups_come_close_to_the_fraction():
 def test_a_group_on_both_sides_is_named():
     with pytest.raises(UserError, match="anna"):
         check_groups(["anna", "ben", "anna"], np.array([True, False, False]))
+
+
+def test_the_test_set_is_of_whole_groups_else_by_class_else_any():
+    classes, groups = np.repeat([0, 1], [10, 30]), [str(index // 4) for index in range(40)]
+    assert np.bincount(classes[held_out(40, 0.2, classes=classes)]).tolist() == [2, 6]
+    test = held_out(40, 0.2, classes=classes, groups=groups)
+    assert {group for group, out in zip(groups, test, strict=True) if out}.isdisjoint(
+        {group for group, out in zip(groups, test, strict=True) if not out}
+    )
+    assert held_out(40, 0.2).sum() == 8
+    assert (held_out(40, 0.2) == held_out(40, 0.2)).all()
+
+
+def test_a_limit_draws_with_the_seed_and_keeps_the_order():
+    ids = np.arange(100, 150)
+    assert limited(ids, None, 0) is ids
+    assert limited(ids, 50, 0) is ids
+    few = limited(ids, 10, 3)
+    assert (few == np.sort(few)).all()
+    assert len(set(few) & set(ids)) == 10
+    assert (few == limited(ids, 10, 3)).all()
+    assert (few != limited(ids, 10, 4)).any()

@@ -14,6 +14,7 @@ import pickle
 import shutil
 import struct
 import sys
+import tarfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 import jepakit
 from jepakit.config import read_config
@@ -258,6 +260,25 @@ def attempts() -> dict[str, Callable[[Path], object]]:
         (folder / "dataset_infos.json").write_text("{}")
         (folder / "state.json").write_text("{}")
         return open_images(ImageDataConfig(data=f"hf:{folder}"), 0)
+
+    for what in ("../../outside/x.png", "/absolute.png", "a link", "a hard link", "a device"):
+
+        def shard(folder: Path, what: str = what) -> object:
+            with tarfile.open(folder / "x.tar", "w", format=tarfile.PAX_FORMAT) as archive:
+                for name in ("good", "evil"):
+                    member = tarfile.TarInfo(what if name == "evil" and "/" in what else f"{name}.png")
+                    picture = io.BytesIO()
+                    Image.new("L", (8, 8)).save(picture, "PNG")
+                    member.size = len(picture.getvalue())
+                    if name == "evil" and "/" not in what:
+                        member.size, member.linkname = 0, str(OUTSIDE / "file")
+                        member.type = {"a link": tarfile.SYMTYPE, "a hard link": tarfile.LNKTYPE, "a device": tarfile.CHRTYPE}[
+                            what
+                        ]
+                    archive.addfile(member, io.BytesIO(picture.getvalue()[: member.size]))
+            return open_images(ImageDataConfig(data=str(folder), test_fraction=0.0), 0)
+
+        attempt(f"a tar shard with {what}")(shard)
 
     @attempt("a table with formulas")
     def _(folder: Path) -> object:

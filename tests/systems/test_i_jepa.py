@@ -15,7 +15,7 @@ INPUTS = ImageInputs(image_size=(14, 21), channels=1, mean=(0.4,), std=(0.3,))
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 
 
-PAPER = MultiBlockConfig(contexts=1, targets=4, target_scale=(0.15, 0.2), joint=False, min_keep=1)
+PAPER = MultiBlockConfig(contexts=1, targets=4, target_scale=(0.15, 0.2), predict="separate", min_keep=1)
 
 
 def build(seed=0, **options):

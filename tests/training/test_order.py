@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_runs import tiny_trainer
 
-from jepakit.training.order import DrawnDataset, StreamSampler
+from jepakit.training.order import WINDOW, DrawnDataset, StreamSampler, permutation
 
 
 @given(samples=st.integers(1, 40), batch=st.integers(1, 40), steps=st.integers(1, 12), seed=st.integers(0, 2**40))
@@ -47,6 +47,29 @@ def test_order_changes_with_epoch_and_seed_and_is_uniform():
     first = [order(seed, 0)[0] for seed in range(2000)]
     counts = np.bincount(first, minlength=50)
     assert ((counts - 40) ** 2 / 40).sum() < 94  # chi squared, 49 degrees: p = 1e-4
+
+
+@given(sizes=st.lists(st.integers(1, 9), min_size=1, max_size=13), seed=st.integers(0, 2**40))
+def test_shards_are_read_a_window_after_the_other_and_mixed_within(sizes, seed):
+    shards = np.random.default_rng(seed).permutation(np.repeat(3 * np.arange(len(sizes)), sizes))  # some shards may be held out
+    order = permutation(len(shards), np.random.default_rng(seed), shards)
+    assert sorted(order) == list(range(len(shards)))
+    read = shards[order]
+    places = {shard: np.flatnonzero(read == shard) for shard in set(read.tolist())}
+    begun = np.array([sum(at[0] <= place <= at[-1] for at in places.values()) for place in range(len(read))])
+    assert begun.max() <= WINDOW
+
+
+@given(start=st.integers(0, 9), ranks=st.integers(1, 3))
+def test_reading_by_shards_is_resumed_and_shared_exactly(start, ranks):
+    shards = np.repeat(np.arange(9), 4)
+    whole = list(StreamSampler(36, 7, 12, seed=3, shards=shards))
+    assert list(StreamSampler(36, 7, 12, seed=3, start=start, shards=shards)) == whole[start:]
+    parts = [list(StreamSampler(36, 7, 12, seed=3, shards=shards, rank=rank, ranks=ranks)) for rank in range(ranks)]
+    assert [list(itertools.chain(*shares)) for shares in zip(*parts, strict=True)] == whole
+    epochs = np.array([draw.sample for draws in whole for draw in draws])[:72].reshape(2, 36)
+    assert (np.sort(epochs) == np.arange(36)).all()
+    assert (epochs[0] != epochs[1]).any()
 
 
 COMPANIONS = {"stills": (11, 3), "sounds": (2, 5)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -17,6 +17,8 @@ from jepakit.core.anticollapse import AntiCollapse
 from jepakit.core.batch import Batch, count_of, map_tensors
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.latent import FreeEnergy
+from jepakit.core.masked_batch import MaskedBatch
+from jepakit.core.schedules import linear
 from jepakit.core.system import System
 from jepakit.core.targets import FrozenTarget, Target
 from jepakit.errors import UserError, check_choice, check_range
@@ -54,61 +56,19 @@ class Stream:
     visible: VisibleLoss | None = None
 
 
-@dataclass(frozen=True)
-class MaskedBatch:
-    """A masked batch with contexts and blocks folded into the batch axis, context-major within a sample."""
-
-    inputs: Any  # a tensor or a dict of tensors, [batch, ...]
-    context: Ids  # [batch * contexts, kept]
-    targets: Ids  # [batch * contexts * blocks, predicted]
-    condition: Tensor | None  # [batch * contexts * blocks, width]
-    samples: int
-    contexts: int
-    blocks: int
-
-    @staticmethod
-    def read(batch: Batch) -> MaskedBatch:
-        kept, asked, lengths = batch["context"], batch["targets"], batch["target_lengths"]
-        contexts = kept.shape[1]
-        if asked.ndim == 3:  # the same blocks for every context
-            asked, lengths = (repeat(x, "b m ... -> b e m ...", e=contexts) for x in (asked, lengths))
-        blocks, condition = asked.shape[2], batch.get("condition")
-        return MaskedBatch(
-            inputs=batch["inputs"],
-            context=Ids(kept.flatten(0, 1), batch["context_lengths"].flatten()),
-            targets=Ids(asked.flatten(0, 2), lengths.flatten()),
-            condition=None if condition is None else repeat(condition, "b ... -> (b r) ...", r=contexts * blocks),
-            samples=len(kept),
-            contexts=contexts,
-            blocks=blocks,
-        )
-
-    def visible(self) -> Ids:
-        """The context once for each of its blocks, `[batch * contexts * blocks, kept]`."""
-        lengths = None if self.context.lengths is None else self.each_block(self.context.lengths)
-        return Ids(self.each_block(self.context.values), lengths)
-
-    def each_block(self, x: Tensor) -> Tensor:
-        return repeat(x, "n ... -> (n m) ...", m=self.blocks)
-
-    def gather(self, tokens: Tensor, ids: Ids) -> Tensor:
-        """`[batch, tokens, ...]` at ids `[batch * contexts * blocks, count]`, without repeating the tokens."""
-        rows, count = self.contexts * self.blocks, ids.values.shape[1]
-        found = Ids(ids.values.reshape(self.samples, rows * count)).gather(tokens)
-        return found.reshape(self.samples * rows, count, *tokens.shape[2:])
-
-
 class Masked(System):
     """Encoder sees the context, predictor is asked at the target blocks, target encoder sees everything.
 
     Batch: `inputs [batch, ...]` (a tensor or a dict of them), `context [batch, contexts, kept]`, its `context_lengths [batch,
     contexts]`, `targets [batch, blocks, predicted]`, its `target_lengths [batch, blocks]` (or `[batch, contexts, blocks,
-    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor; `step`, and for
-    a ramp `progress`. With named streams, one such batch for each name, and the numbers of no dimension beside them.
+    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor and, in the shape
+    of `targets`, the `target_parts` to predict in parallel; `step`, and for a ramp `progress`. With named streams, one such
+    batch for each name, and the numbers of no dimension beside them.
 
     Args:
-        encoder, predictor: `encoder(inputs, keep) -> Tokens`, `predictor(context, queries) -> predictions`; with a loss on
-            visible tokens `predictor(context, queries, visible=True) -> predictions, predictions at the context`.
+        encoder, predictor: `encoder(inputs, keep) -> Tokens`, where neighbouring rows of `keep` may be of one sample (see
+            `Ids.gather`), `predictor(context, queries) -> predictions`; with a loss on visible tokens
+            `predictor(context, queries, visible=True) -> predictions, predictions at the context`.
         target: where the targets come from.
         target_sees: "all" tokens, or only those "asked" for, each block by itself (Graph-JEPA; for audio arXiv 2405.08679).
         own_ids: True where a number names another token in every sample (the parts of a graph), so that the energy with a
@@ -124,6 +84,8 @@ class Masked(System):
         anti_collapse, projector: a loss on the projected mean of a context's tokens; a sample's contexts are its views.
         invariance: weight of the squared distance of a sample's projected contexts from their mean; for a method that
             does not align views itself.
+        momentum: of a target that follows the encoder, at the start and at the end of the training; it changes linearly.
+            None: the target is not told.
     """
 
     def __init__(
@@ -142,6 +104,7 @@ class Masked(System):
         anti_collapse: AntiCollapse | None = None,
         projector: nn.Module | None = None,
         invariance: float = 0.0,
+        momentum: tuple[float, float] | None = None,
     ):
         super().__init__()
         check_choice("target_norm", target_norm, ("layer", "none"))
@@ -150,7 +113,7 @@ class Masked(System):
         if streams is not None and (visible is not None or anti_collapse is not None):
             raise UserError("With several streams, visible belongs to each stream, and there is no anti_collapse.")
         self.encoder, self.predictor, self.target = encoder, predictor, target
-        self.projector = projector
+        self.projector, self.momentum = projector, momentum
         self.measure, self.levels, self.target_norm = energy, levels, target_norm
         self.streams = {"": Stream(visible=visible)} if streams is None else dict(streams)
         self.target_sees, self.own_ids = target_sees, own_ids
@@ -168,13 +131,13 @@ class Masked(System):
         for name, stream, part in self._parts(batch):
             b = MaskedBatch.read(part)
             context, targets = self._contexts(b), self._targets(b)
-            visible = b.visible()
-            seen = None if stream.visible is None else b.gather(targets.values, visible)
+            visible = None if stream.visible is None else b.visible()
+            seen = None if visible is None else visible.gather(targets.values)
             energy, at_visible = self._energies(b, context, self._asked(b, targets), seen)
             terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
             losses.append(stream.weight * terms[f"{name}prediction"])
-            if stream.visible is not None:
-                here, hidden = (b.gather(targets.positions, ids) for ids in (visible, b.targets))
+            if stream.visible is not None and visible is not None:
+                here, hidden = (ids.gather(targets.positions) for ids in (visible, b.targets))
                 weights = stream.visible.at(batch["progress"]) * nearness(here, hidden, b.targets.valid)
                 terms[f"{name}visible"] = _mean(weights * at_visible, visible.valid, batch, f"{name}visible")
                 losses.append(stream.weight * terms[f"{name}visible"])
@@ -199,15 +162,13 @@ class Masked(System):
 
     def _contexts(self, b: MaskedBatch) -> Tokens:
         """Embeddings of the contexts, `[batch * contexts, kept, (levels,) dim]`."""
-        repeated = map_tensors(lambda x: repeat(x, "b ... -> (b e) ...", e=b.contexts), b.inputs)
         asked = {} if self.levels is None else {"levels": self.levels}
-        return self.encoder(repeated, keep=b.context, **asked)
+        return self.encoder(b.inputs, keep=b.context, **asked)
 
     def _targets(self, b: MaskedBatch) -> Tokens:
         """Targets of all tokens, `[batch, tokens, levels * dim]`, or of those asked for, `[batch * contexts * blocks, ...]`."""
         if self.target_sees == "asked":
-            repeated = map_tensors(lambda x: repeat(x, "b ... -> (b r) ...", r=b.contexts * b.blocks), b.inputs)
-            tokens = self.target(repeated, keep=b.targets, levels=self.levels)
+            tokens = self.target(b.inputs, keep=b.targets, levels=self.levels)
         else:
             tokens = self.target(b.inputs, levels=self.levels)
         values = tokens.values
@@ -217,7 +178,7 @@ class Masked(System):
 
     def _asked(self, b: MaskedBatch, targets: Tokens) -> Tensor:
         """The targets asked for, `[batch * contexts * blocks, predicted, levels * dim]`."""
-        return targets.values if self.target_sees == "asked" else b.gather(targets.values, b.targets)
+        return targets.values if self.target_sees == "asked" else b.targets.gather(targets.values)
 
     def _energies(
         self, b: MaskedBatch, context: Tokens, asked: Tensor, seen: Tensor | None = None
@@ -235,10 +196,10 @@ class Masked(System):
         return energy[:, None].expand(b.targets.valid.shape), None
 
     def _predict(self, b: MaskedBatch, context: Tokens, visible: bool) -> tuple[Tensor, Any]:
-        """Every block by itself from its context: blocks do not see each other. `[batch * contexts * blocks, ...]`"""
+        """Every block from its context: blocks do not see each other. `[batch * contexts * blocks, ...]`"""
         lengths = None if context.lengths is None else b.each_block(context.lengths)
         repeated = Tokens(b.each_block(context.values), b.each_block(context.positions), lengths)
-        asked = {} if b.condition is None else {"condition": b.condition}
+        asked = {name: x for name, x in (("condition", b.condition), ("parts", b.parts)) if x is not None}
         if visible:
             return self.predictor(repeated, b.targets, visible=True, **asked)
         return self.predictor(repeated, b.targets, **asked), None
@@ -265,6 +226,13 @@ class Masked(System):
         learned = self.encoder if isinstance(self.target, FrozenTarget) else self.target.encoder
         return {"target": learned, "encoder": self.encoder}
 
+    def after_step(self, progress: float) -> dict[str, float]:
+        if self.momentum is None:
+            return {}
+        momentum = linear(*self.momentum, progress)
+        self.target.update(momentum)
+        return {"ema": momentum}
+
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled context embeddings, one for each context mask."""
         b = MaskedBatch.read(self._main(batch))
@@ -281,7 +249,8 @@ class Masked(System):
         b, other = MaskedBatch.read(part), MaskedBatch.read({**part, **theirs})
         energy, _ = self._energies(other, self._contexts(b), self._asked(other, self._targets(other)))
         valid = other.targets.valid
-        energy, valid = (rearrange(x, "(b r) k -> b (r k)", b=b.samples) for x in (torch.where(valid, energy, 0), valid))
+        rows = {"r": b.contexts * b.blocks}
+        energy, valid = (rearrange(x, "(b r) k -> b (r k)", **rows) for x in (torch.where(valid, energy, 0), valid))
         return energy.sum(1) / valid.sum(1).clamp_min(1)
 
 

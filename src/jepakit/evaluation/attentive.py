@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import UserError, check_range
+from jepakit.evaluation.blocks import Array, Rows, as_tensor, moments
 from jepakit.evaluation.labels import Targets, held_out
 from jepakit.randomness import derive_seed
 
@@ -93,14 +94,15 @@ def scaled_targets(targets: Targets) -> tuple[Tensor, float, float]:
 
 
 def attentive_probe(
-    train: Float[Tensor, "n tokens dim"],
-    test: Float[Tensor, "m tokens dim"],
+    train: Array,
+    test: Array,
     targets: Targets,
     config: AttentiveConfig | None = None,
     seed: int = 0,
 ) -> tuple[np.ndarray, dict]:
-    """Scores of the test samples, and what was chosen."""
+    """Scores of the test samples `[m, tokens, dim]`, and what was chosen. Tokens are read a batch at a time."""
     config = config or AttentiveConfig()
+    train, test = as_tensor(train), as_tensor(test)
     labels, mean, scale = scaled_targets(targets)
     rows = np.arange(len(train))
     if len(rows) > config.max_samples:
@@ -109,29 +111,32 @@ def attentive_probe(
     fit, check = torch.from_numpy(rows[~held]), torch.from_numpy(rows[held])
     curves = {}
     for rate in config.learning_rates:
-        probe = _new_probe(train[fit], targets, config, seed)
+        probe = _new_probe(train, fit, targets, config, seed)
         curves[rate] = [
-            float(task_loss(_scores(probe, train[check]), labels[check].to(train.device), targets.task))
+            float(task_loss(_scores(probe, train, check), labels[check].to(train.device), targets.task))
             for _ in _train(probe, train, labels, fit, targets.task, rate, config.epochs, config, seed)
         ]
     rate = min(curves, key=lambda rate: min(curves[rate]))
     epochs = int(np.argmin(curves[rate])) + 1
     everything = torch.from_numpy(rows)
-    probe = _new_probe(train[everything], targets, config, seed)
+    probe = _new_probe(train, everything, targets, config, seed)
     for _ in _train(probe, train, labels, everything, targets.task, rate, epochs, config, seed):
         pass
-    scores = _scores(probe, test).double().cpu().numpy() * scale + mean
+    scores = _scores(probe, test, torch.arange(len(test))).double().cpu().numpy() * scale + mean
     detail = {"learning_rate": rate, "epochs": epochs, "train": len(rows)}
     return scores[:, 0] if targets.task == "regression" else scores, detail
 
 
-def _new_probe(tokens: Tensor, targets: Targets, config: AttentiveConfig, seed: int) -> AttentiveProbe:
-    flat = tokens.float().flatten(0, 1)
-    std = flat.std(dim=0, correction=0)
+def _new_probe(
+    tokens: Tensor, rows: Tensor, targets: Targets, config: AttentiveConfig, seed: int
+) -> AttentiveProbe:
+    """A probe at its random weights, with the statistics of the tokens of these rows."""
+    mean, variance = moments(Rows(rows, lambda part: tokens[part].flatten(0, 1)))
+    std = variance.sqrt()
     std = torch.where(std > 1e-6 * std.amax(), std, torch.inf)  # a constant dimension becomes 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "attentive weights"))
-        probe = AttentiveProbe(flat.mean(dim=0).cpu(), std.cpu(), outputs_of(targets), config.heads, config.width)
+        probe = AttentiveProbe(mean.float().cpu(), std.float().cpu(), outputs_of(targets), config.heads, config.width)
     return probe.to(tokens.device)
 
 
@@ -161,5 +166,5 @@ def _train(
 
 
 @torch.no_grad()
-def _scores(probe: AttentiveProbe, tokens: Tensor) -> Tensor:
-    return torch.cat([probe(part.float()) for part in tokens.split(1024)])
+def _scores(probe: AttentiveProbe, tokens: Tensor, rows: Tensor) -> Tensor:
+    return torch.cat([probe(tokens[part].float()) for part in rows.split(128)])

@@ -188,6 +188,9 @@ def evaluate_arrays(
     Without a test part, `test_fraction` of the samples is held out at random, classes in proportion. Samples that
     belong together (frames of a video, slices of a patient) must not straddle the split: give your own test part.
     Tokens are mean-pooled for the evaluators that want one vector, and go to "attentive" as they are.
+
+    Of a memory map (what `jepakit.embed` returns) nothing is copied where you give the test part; holding one out copies both
+    parts into memory.
     """
     if (test_embeddings is None) != (test_labels is None):
         raise UserError("give test_embeddings and test_labels together, or neither (then a part is held out).")

@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 from jepakit.errors import UserError
+from jepakit.evaluation.blocks import Array, as_tensor, blocks
 from jepakit.randomness import derive_seed
-
-Array = Tensor | np.ndarray
 
 
 class Features:
     """Embeddings of one encoder: `train [n, dim]`, `test [m, dim]`, and for token evaluators `[n, tokens, dim]`.
 
-    Arrays or tensors of any float (or integer) type; kept as float32 tensors, or float64 where given so. Where tensors
-    lie on an accelerator, the evaluators work there.
+    Arrays or tensors of any float (or integer) type; kept as float32 tensors, or float64 where given so. float32 and float64
+    are not copied: a memory map (`np.load(..., mmap_mode="r")`) stays on disk, and evaluators read it a block at a time. Where
+    tensors lie on an accelerator, the evaluators work there.
 
     Raises:
         UserError: NaN or infinite values; parts that do not fit together.
@@ -53,24 +53,18 @@ class Features:
 
 
 def as_features(values: Array, name: str) -> Tensor:
-    """A detached, finite tensor of float32 (or float64, where given so).
+    """A detached, finite tensor of float32 (or float64, where given so): the given numbers themselves, if they are that.
 
     Raises:
         UserError: NaN or infinite values, or not an array of numbers.
     """
-    if not isinstance(values, Tensor):
-        array = np.asarray(values)
-        if array.dtype.kind not in "fiub":
-            raise UserError(f"{name}: expected numbers, got an array of type {array.dtype}.")
-        values = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-    values = values.detach()
+    values = as_tensor(values, name)
     if values.dtype not in (torch.float32, torch.float64):
         values = values.float()
     if not values.numel():
         raise UserError(f"{name}: empty, shape {list(values.shape)}.")
-    finite = torch.isfinite(values)
-    if not finite.all():
-        rows = int((~finite).reshape(len(values), -1).any(dim=1).sum())
+    rows = sum(int((~torch.isfinite(block)).reshape(len(block), -1).any(dim=1).sum()) for (block,) in blocks(values))
+    if rows:
         raise UserError(
             f"{name}: {rows} of {len(values)} samples hold NaN or infinite values. "
             "Look at the encoder (did training diverge?) or leave these samples out."

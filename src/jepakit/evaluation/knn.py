@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -13,8 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice, check_range
+from jepakit.evaluation.blocks import Array, as_tensor
 from jepakit.evaluation.labels import Task
 
+QUERY_BLOCK = BANK_BLOCK = 2**12
 Metric = Literal["cosine", "euclidean"]
 Vote = Literal["weighted", "majority"]
 
@@ -40,38 +41,61 @@ class KNNConfig:
 
 
 def nearest(
-    queries: Float[Tensor, "queries dim"], bank: Float[Tensor, "bank dim"], k: int, metric: Metric = "cosine"
+    queries: Array, bank: Array, k: int, metric: Metric = "cosine"
 ) -> tuple[Float[Tensor, "queries k"], Int[Tensor, "queries k"]]:
-    """The k nearest of `bank` for each query, nearest first: cosines (or Euclidean distances) and positions.
+    """The k nearest of `bank [n, dim]` for each of `queries [m, dim]`, nearest first: cosines (or Euclidean distances) and
+    positions. Of equally near ones, those that come first in the bank.
 
-    Exact. Works through the queries in parts, so that about 64 MiB of similarities exist at once.
+    Exact. Works through both a block at a time; a bank that is a memory map stays on disk. Of its own the process then needs
+    under 256 MiB for 1,000,000 × 384 float32 (measured: 61 MiB for 1,000 queries, 155 MiB for 8,192), and the result.
     """
+    queries, bank = as_tensor(queries, "queries"), as_tensor(bank, "bank")
     if k > len(bank):
         raise UserError(f"{k} neighbours were asked for, but there are only {len(bank)} samples to choose from.")
-    if metric == "cosine":
-        queries, bank = F.normalize(queries, dim=1), F.normalize(bank, dim=1)
-    values, positions = zip(*_parts(queries, bank, k, metric), strict=True)
+    near = [_nearest(part, bank, k, metric) for part in queries.split(QUERY_BLOCK)]
+    values, positions = zip(*near, strict=True)
     return torch.cat(values), torch.cat(positions)
 
 
-def _parts(queries: Tensor, bank: Tensor, k: int, metric: Metric) -> Iterator[tuple[Tensor, Tensor]]:
-    for part in queries.split(max(1, 2**24 // len(bank))):
+def _nearest(queries: Tensor, bank: Tensor, k: int, metric: Metric) -> tuple[Tensor, Tensor]:
+    """`nearest` for queries that fit: the best k of each block of the bank join the best k so far."""
+    if metric == "cosine":
+        queries = F.normalize(queries, dim=1)
+    values, positions = queries.new_empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.long, device=bank.device)
+    for start in range(0, len(bank), BANK_BLOCK):
+        block = bank[start : start + BANK_BLOCK]
         if metric == "cosine":
-            yield torch.topk(part @ bank.T, k, dim=1)
+            near = queries @ F.normalize(block, dim=1).T
         else:
             # the faster way by inner products loses the small distances, which are the ones that matter
-            distances = torch.cdist(part, bank, compute_mode="donot_use_mm_for_euclid_dist")
-            yield torch.topk(distances, k, dim=1, largest=False)
+            near = -torch.cdist(queries, block, compute_mode="donot_use_mm_for_euclid_dist")
+        found, places = _largest(near, min(k, len(block)))
+        values, order = torch.cat([values, found], dim=1).sort(dim=1, descending=True, stable=True)  # earlier blocks first
+        values, positions = values[:, :k], torch.cat([positions, places + start], dim=1).gather(1, order[:, :k])
+    return values if metric == "cosine" else -values, positions
+
+
+def _largest(values: Float[Tensor, "rows n"], k: int) -> tuple[Float[Tensor, "rows k"], Int[Tensor, "rows k"]]:
+    """The k largest of each row, largest first; of equal ones those that come first (which `torch.topk` leaves open)."""
+    found, places = torch.topk(values, min(k + 1, values.shape[1]), dim=1)
+    if found.shape[1] > k:
+        tied = found[:, k - 1] == found[:, k]  # the last of the chosen and the first left out
+        found, places = found[:, :k].contiguous(), places[:, :k].contiguous()
+        if tied.any():
+            places[tied] = values[tied].sort(dim=1, descending=True, stable=True).indices[:, :k]
+    places = places.sort(dim=1).values
+    found, order = values.gather(1, places).sort(dim=1, descending=True, stable=True)
+    return found, places.gather(1, order)
 
 
 def knn_scores(
-    train: Float[Tensor, "train dim"],
+    train: Array,
     targets: np.ndarray,
-    test: Float[Tensor, "test dim"],
+    test: Array,
     task: Task,
     config: KNNConfig | None = None,
 ) -> np.ndarray:
-    """Scores of the test samples from their neighbours in the train part.
+    """Scores of the test samples `[m, dim]` from their neighbours in the train part `[n, dim]`.
 
     Classification: share of the vote `[test, classes]`; multilabel: `[test, labels]`; regression: the (weighted) mean
     of the neighbours' labels `[test]`. `targets` as in `Targets.train`.
@@ -88,7 +112,7 @@ def knn_scores(
     else:
         weights = values[:, :1].clamp_min(1e-12) / values.clamp_min(1e-12)
     weights = weights / weights.sum(dim=1, keepdim=True)
-    labels = torch.as_tensor(targets, device=train.device)[positions]
+    labels = torch.as_tensor(targets, device=positions.device)[positions]
     if task == "classification":
         scores = weights.new_zeros(len(test), int(targets.max()) + 1).scatter_add_(1, labels, weights)
     elif task == "multilabel":

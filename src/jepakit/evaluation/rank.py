@@ -1,7 +1,7 @@
 """Label-free signs of health: how many directions an embedding uses, and whether they carry anything.
 
-Every function takes embeddings `[n, dim]` (LiDAR: `[n, views, dim]`) as a tensor or an array and computes in float64.
-None of them needs a label; all are cheap enough for a batch during training.
+Every function takes embeddings `[n, dim]` (LiDAR: `[n, views, dim]`) as a tensor, an array or a memory map of any length,
+and computes in float64, a block at a time. None of them needs a label; all are cheap enough for a batch during training.
 """
 
 from __future__ import annotations
@@ -15,27 +15,37 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.errors import UserError
+from jepakit.evaluation.blocks import Rows, as_tensor, blocks, gram, moments
 
 Embeddings = Float[Tensor, "..."] | Float[np.ndarray, "..."]  # [n, dim], checked inside with a message
 EmbeddedViews = Float[Tensor, "..."] | Float[np.ndarray, "..."]  # [n, views, dim]
 
 
-def _float64(embeddings: Tensor | np.ndarray, axes: int = 2) -> Tensor:
-    z = torch.as_tensor(embeddings).detach().to(torch.float64)
+def _float64(embeddings: Tensor | np.ndarray, axes: int = 2) -> Rows:
+    z = as_tensor(embeddings)
     if z.dim() != axes:
         names = "[samples, dim]" if axes == 2 else "[samples, views, dim]"
         raise UserError(f"embeddings must be {names}, got shape {list(z.shape)}.")
     if z.shape[0] < 2:
         raise UserError(f"at least two samples are needed, got {z.shape[0]}.")
-    if not torch.isfinite(z).all():
+    if not all(bool(torch.isfinite(block).all()) for (block,) in blocks(z)):
         raise UserError("embeddings hold NaN or infinite values: look at the loss and the learning rate first.")
-    return z
+    return Rows(z, Tensor.double)
 
 
-def _spectrum(z: Float[Tensor, "n dim"]) -> Float[Tensor, "k"]:
+def _centred(z: Rows) -> Rows:
+    mean, _ = moments(z)
+    return Rows(z, lambda rows: rows - mean)
+
+
+def _normalised(z: Rows) -> Rows:
+    return Rows(z, lambda rows: torch.nn.functional.normalize(rows, dim=1))
+
+
+def _spectrum(z: Rows) -> Float[Tensor, "k"]:
     """Eigenvalues of z'z, descending, through the smaller of the two Gram matrices (same non-zero spectrum)."""
-    gram = z.T @ z if z.shape[0] >= z.shape[1] else z @ z.T
-    return torch.linalg.eigvalsh(gram).flip(0).clamp_min(0)
+    n, dim = z.shape
+    return torch.linalg.eigvalsh(gram(z) if n >= dim else z[:] @ z[:].T).flip(0).clamp_min(0)
 
 
 def _exp_entropy(values: Float[Tensor, "k"], eps: float) -> float:
@@ -50,8 +60,7 @@ def rankme(embeddings: Embeddings, *, centre: bool = False) -> float:
     Use one view of each sample, and n well above dim.
     """
     z = _float64(embeddings)
-    z = z - z.mean(dim=0) if centre else z
-    return _exp_entropy(_spectrum(z).sqrt(), eps=1e-7)
+    return _exp_entropy(_spectrum(_centred(z) if centre else z).sqrt(), eps=1e-7)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,13 +87,11 @@ def lidar(views: EmbeddedViews, *, delta: float = 1e-4) -> Lidar:
     n, q, dim = e.shape
     if q < 2:
         raise UserError("lidar needs at least two views of each sample.")
-    means = e.mean(dim=1)
-    between = (means - means.mean(dim=0)).reshape(n, dim)
-    within = (e - means[:, None]).reshape(n * q, dim)
-    s_w = within.T @ within / (n * (q - 1)) + delta * torch.eye(dim, dtype=e.dtype, device=e.device)
-    variance, axes = torch.linalg.eigh(s_w)
-    whitened = between @ (axes * variance.clamp_min(delta).rsqrt()) / math.sqrt(n - 1)
-    eigenvalues = _spectrum(whitened)
+    between = _centred(Rows(e, lambda views: views.mean(dim=1)))
+    within = gram(Rows(e, lambda views: (views - views.mean(dim=1, keepdim=True)).flatten(0, 1)))
+    variance, axes = torch.linalg.eigh(within / (n * (q - 1)) + delta * torch.eye(dim).to(within))
+    whiten = axes * variance.clamp_min(delta).rsqrt() / math.sqrt(n - 1)
+    eigenvalues = _spectrum(Rows(between, lambda means: means @ whiten))
     top = float(eigenvalues[0])
     return Lidar(value=_exp_entropy(eigenvalues, eps=1e-8), n=n, q=q, top=top, noise=top < 5 / q)
 
@@ -108,12 +115,11 @@ def alpha_req(embeddings: Embeddings, *, first: int = 2, floor: float = 1e-9) ->
 
     The line leaves out the ranks before `first` and the numerical tail (eigenvalues below `floor` of the largest).
     """
-    z = _float64(embeddings)
-    spectrum = _spectrum(z - z.mean(dim=0))
+    spectrum = _spectrum(_centred(_float64(embeddings)))
     last = int((spectrum > floor * spectrum[0]).sum())
     if last - first < 1:
         return AlphaReq(alpha=math.inf, fit=0.0, first=first, last=last)
-    x = torch.arange(first, last + 1, dtype=torch.float64, device=z.device).log()
+    x = torch.arange(first, last + 1, dtype=torch.float64, device=spectrum.device).log()
     y = spectrum[first - 1 : last].log()
     x, y = x - x.mean(), y - y.mean()
     slope = float((x @ y) / (x @ x))
@@ -123,28 +129,29 @@ def alpha_req(embeddings: Embeddings, *, first: int = 2, floor: float = 1e-9) ->
 
 def participation(embeddings: Embeddings) -> float:
     """Participation ratio of the covariance spectrum, (sum l)² / sum l²: 1 to dim, 0 when all samples are equal."""
-    z = _float64(embeddings)
-    spectrum = _spectrum(z - z.mean(dim=0))
+    spectrum = _spectrum(_centred(_float64(embeddings)))
     total = spectrum.square().sum()
     return float(spectrum.sum().square() / total) if total > 0 else 0.0
 
 
 def dimension_std(embeddings: Embeddings) -> Float[Tensor, "dim"]:
     """Standard deviation of each dimension over the samples, in the embedding's own unit."""
-    return _float64(embeddings).std(dim=0)
+    z = _float64(embeddings)
+    return (moments(z)[1] * len(z) / (len(z) - 1)).sqrt()
 
 
 def normalised_std(embeddings: Embeddings) -> float:
     """Mean per-dimension std of L2-normalised embeddings × sqrt(dim): 1 = spread over the sphere, 0 = collapsed."""
-    z = torch.nn.functional.normalize(_float64(embeddings), dim=1)
-    return float(z.std(dim=0).mean() * math.sqrt(z.shape[1]))
+    z = _normalised(_float64(embeddings))
+    n, dim = z.shape
+    return float((moments(z)[1] * n / (n - 1)).sqrt().mean() * math.sqrt(dim))
 
 
 def mean_cosine(embeddings: Embeddings) -> float:
     """Mean cosine over *all* pairs of different samples, in closed form: near 0 = spread, 1 = collapsed."""
-    z = torch.nn.functional.normalize(_float64(embeddings), dim=1)
-    n = z.shape[0]
-    return float((z.sum(dim=0).square().sum() - z.square().sum()) / (n * (n - 1)))
+    z = _normalised(_float64(embeddings))
+    n, own = len(z), sum(block.square().sum() for (block,) in blocks(z))  # n, but for zero vectors
+    return float(((moments(z)[0] * n).square().sum() - own) / (n * (n - 1)))
 
 
 def mean_correlation(embeddings: Embeddings) -> float:
@@ -156,6 +163,7 @@ def mean_correlation(embeddings: Embeddings) -> float:
     dim = z.shape[1]
     if dim < 2:
         raise UserError("mean_correlation needs at least two dimensions.")
-    z = torch.nn.functional.normalize(z - z.mean(dim=0), dim=0)
-    correlation = (z.T @ z).abs()
+    covariance = gram(_centred(z))
+    scale = covariance.diagonal().sqrt().clamp_min(1e-12)  # as `normalize` has it
+    correlation = (covariance / scale / scale[:, None]).abs()
     return float((correlation.sum() - correlation.diagonal().sum()) / (dim * (dim - 1)))

@@ -40,14 +40,15 @@ class MultiBlockConfig:
     """Aspect of a target block."""
     context_scale: tuple[float, float] = (0.85, 1.0)
     """Area of the context block, before the targets are taken out."""
-    joint: bool = True
-    """Predict all blocks of an image together, in one pass over their union (V-JEPA); no-joint: each by itself, as the
-    paper does."""
+    predict: Literal["joint", "parallel", "separate"] = "joint"
+    """How the predictor is asked for an image's blocks. joint: in one pass over their union, all seeing one another (V-JEPA);
+    parallel: in one pass, each block sees the context and itself; separate: in a pass for each block, as the paper does."""
     min_keep: int = 10
     """Fewest tokens of a context; capped at a quarter of the grid."""
 
     def __post_init__(self) -> None:
         check_choice("masks.sampler", self.sampler, ("corrected", "legacy"))
+        check_choice("masks.predict", self.predict, ("joint", "parallel", "separate"))
         check_range("masks.contexts", self.contexts, 1)
         check_range("masks.targets", self.targets, 1)
         check_range("masks.min_keep", self.min_keep, 1)
@@ -64,34 +65,53 @@ class BlockMasks:
     """Kept and predicted token ids of a batch, padded at the end with a valid id.
 
     context `[batch, contexts, kept]`, context_lengths `[batch, contexts]`,
-    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`; blocks predicted jointly count as one.
+    targets `[batch, blocks, predicted]`, target_lengths `[batch, blocks]`; blocks predicted in one pass count as one.
     Where each context has blocks of its own: `[batch, contexts, blocks, predicted]` and `[batch, contexts, blocks]`.
+    parts: for blocks predicted in parallel, which of them (from 1) each of the targets belongs to, in the targets' shape.
     """
 
     context: Tensor
     context_lengths: Tensor
     targets: Tensor
     target_lengths: Tensor
+    parts: Tensor | None = None
+
+    def batch(self) -> dict[str, Tensor]:
+        """Under the names that a masked batch has for them."""
+        named = {
+            "context": self.context,
+            "context_lengths": self.context_lengths,
+            "targets": self.targets,
+            "target_lengths": self.target_lengths,
+        }
+        return named if self.parts is None else {**named, "target_parts": self.parts}
 
 
 def _inside(top: NDArray, left: NDArray, height: NDArray, width: NDArray, grid: tuple[int, int]) -> NDArray[np.bool_]:
     """Which cells lie inside blocks: `[...] -> [..., rows * columns]`."""
     rows, columns = np.arange(grid[0])[:, None], np.arange(grid[1])[None, :]
     t, l, h, w = (a[..., None, None] for a in (top, left, height, width))  # noqa: E741
-    cells = (rows >= t) & (rows < t + h) & (columns >= l) & (columns < l + w)
+    cells = ((rows >= t) & (rows < t + h)) & ((columns >= l) & (columns < l + w))
     return cells.reshape(*top.shape, grid[0] * grid[1])
 
 
-def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> NDArray[np.bool_]:
-    """The target blocks, or their union as one block: `[batch, blocks, cells]`."""
-    return np.logical_or.reduce(targets, axis=1, keepdims=True) if config.joint else targets
+def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> tuple[Tensor, ...]:
+    """Ids and lengths of the target blocks `[batch, blocks, cells]`, or of one block made of them, and its parts."""
+    if config.predict == "separate":
+        return cells_to_ids(targets)
+    if config.predict == "joint":
+        return cells_to_ids(np.logical_or.reduce(targets, axis=1, keepdims=True))
+    batch, blocks, cells = targets.shape
+    ids, lengths = cells_to_ids(targets.reshape(batch, 1, blocks * cells))
+    return ids % cells, lengths, ids // cells + 1
 
 
 def cells_to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
     """Cells to padded raster ids and their lengths: `[..., cells] -> [..., longest], [...]`."""
-    lengths = cells.sum(-1)
-    order = np.argsort(~cells, axis=-1, kind="stable")[..., : int(lengths.max(initial=1))]
-    ids = np.where(np.arange(order.shape[-1]) < lengths[..., None], order, 0)
+    lengths = np.count_nonzero(cells, axis=-1)
+    ids = np.zeros((*lengths.shape, int(lengths.max(initial=1))), dtype=np.int64)
+    filled = np.arange(ids.shape[-1]) < lengths[..., None]
+    ids[filled] = np.flatnonzero(cells) % cells.shape[-1]  # both go through the samples, and the cells of each, in order
     return torch.from_numpy(ids), torch.from_numpy(lengths)
 
 
@@ -155,7 +175,7 @@ class MultiBlock:
                 f"The target blocks cover all {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
                 "Lower masks.target_scale or masks.targets, or use a smaller patch_size."
             )
-        return BlockMasks(*cells_to_ids(taken), *cells_to_ids(_asked(asked, config)))
+        return BlockMasks(*cells_to_ids(taken), *_asked(asked, config))
 
 
 class LegacyMultiBlock:
@@ -209,7 +229,7 @@ class LegacyMultiBlock:
         ids, lengths = cells_to_ids(context)
         shortest = int(lengths.min())
         kept = ids[..., :shortest].contiguous()
-        return BlockMasks(kept, torch.full_like(lengths, shortest), *cells_to_ids(_asked(targets, config)))
+        return BlockMasks(kept, torch.full_like(lengths, shortest), *_asked(targets, config))
 
 
 def multi_block(config: MultiBlockConfig, grid: tuple[int, int]) -> MultiBlock | LegacyMultiBlock:

@@ -26,10 +26,8 @@ from jepakit.modalities.graph_families import motif_graphs
 from jepakit.modalities.graph_files import mutag_folder, read_folder
 from jepakit.modalities.graph_parts import Cut, cut_graph, walks
 from jepakit.modalities.modality import Companion, Inputs, Modality
-from jepakit.modalities.splits import random_split, stratified_split
-from jepakit.randomness import derive_seed
+from jepakit.modalities.splits import held_out, limited
 
-_SPLIT_SEED = 0
 MOST_PLAIN_DEGREE = 9  # the last bin of the plain features' histogram
 
 
@@ -73,7 +71,6 @@ class GraphData:
     """Changes with the graphs, their labels or the split: a resumed run checks that it is the same data."""
     notes: list[str] = field(default_factory=list)
     noun: str = "graphs"
-    bad_files: list[Any] = field(default_factory=list)
     companions: dict[str, Companion] = field(default_factory=dict)
 
 
@@ -89,16 +86,10 @@ def open_graphs(config: GraphDataConfig, seed: int, source: object | None = None
     collection = _read(config, source)
     if not collection.graphs or max(map(len, collection.graphs)) < 2:
         raise UserError(f"{collection.name}: no graph has two nodes, so there is no part to predict from another.")
-    generator = np.random.default_rng(derive_seed(_SPLIT_SEED, "split"))
-    if collection.task == "classification" and collection.labels is not None:
-        test = stratified_split(collection.labels, config.test_fraction, generator)
-    else:
-        test = random_split(len(collection.graphs), config.test_fraction, generator)
+    classes = collection.labels if collection.task == "classification" else None
+    test = held_out(len(collection.graphs), config.test_fraction, classes=classes)
     ids = np.arange(len(collection.graphs))
-    train_ids = ids[~test]
-    if config.limit is not None and config.limit < len(train_ids):
-        drawn = np.random.default_rng(derive_seed(seed, "limit")).permutation(train_ids)
-        train_ids = np.sort(drawn[: config.limit])
+    train_ids = limited(ids[~test], config.limit, seed)
 
     def part(chosen: NDArray[np.int64]) -> GraphDataset:
         return GraphDataset(collection.graphs, chosen, None if collection.labels is None else collection.labels[chosen])

@@ -11,6 +11,7 @@ from jepakit.errors import UserError, missing_extra
 from jepakit.modalities.image_collection import Collection, ImageDataConfig
 from jepakit.modalities.image_labels import Labels, array_labels, class_names, multilabel
 from jepakit.modalities.image_survey import survey_files
+from jepakit.modalities.names import Names
 
 if TYPE_CHECKING:
     import datasets
@@ -56,12 +57,10 @@ def read_hugging_face(config: ImageDataConfig, source: object | None) -> Collect
     encoded = [part.with_format(None).select_columns([column]) for part in parts]
     encoded = [part.cast_column(column, datasets.Image(decode=False)) for part in encoded]
     files = EncodedColumn(encoded, column)
-    names = [
-        f"row {row:,} of {split}"
-        for split, part in zip(("train", "test"), parts, strict=False)
-        for row in range(len(part))
-    ]
-    if not names:
+    names = Names.of(
+        f"row {row:,} of {split}" for split, part in zip(("train", "test"), parts, strict=False) for row in range(len(part))
+    )
+    if not len(names):
         raise UserError(f"data: {config.data} has no rows.")
     survey = survey_files(files, names, config)
     labels = None if config.labels == "none" else _labels(parts, datasets)

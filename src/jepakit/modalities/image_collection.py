@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.image_files import BadFile, Pixels
 from jepakit.modalities.image_labels import Labels
+from jepakit.modalities.names import Names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,8 +20,9 @@ class ImageDataConfig:
     """Which pictures, and how they are split."""
 
     data: str
-    """A folder, a .npy or .npz file, a folder of idx files, a built-in name (digits, fashion-mnist), or hf:PATH for a
-    Hugging Face data set saved with save_to_disk."""
+    """A folder, a folder that `jepakit pack` wrote, tar shards ('train-{000..015}.tar', or a folder of them), a .npy or .npz
+    file, a folder of idx files, a built-in name (digits, fashion-mnist), or hf:PATH for a Hugging Face data set saved with
+    save_to_disk."""
     labels: str | None = None
     """A CSV (columns path, label); a .npy beside array data; "none" to ignore labels. Default: labels from sub-folders
     or from the array file."""
@@ -41,6 +43,9 @@ class ImageDataConfig:
     value_range: tuple[float, float] | None = None
     """The pixel values that become black and white where pixels are not 8 bits. Default: the bit depth; floats within
     [0, 1] as they are, other arrays from their smallest to their largest value."""
+    shuffle: Literal["full", "shards"] = "full"
+    """The order of packed or tar shards in training: any, or shard after shard and mixed within four of them at a time
+    (for disks and networks that are slow at reading here and there)."""
 
     def __post_init__(self) -> None:
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
@@ -50,6 +55,7 @@ class ImageDataConfig:
         if not 0.0 <= self.test_fraction < 1.0:
             raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
         check_choice("on_bad_file", self.on_bad_file, ("error", "skip"))
+        check_choice("shuffle", self.shuffle, ("full", "shards"))
         if self.limit is not None:
             check_range("limit", self.limit, 1)
         if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
@@ -80,9 +86,9 @@ class Collection:
     modes: dict[str, int]
     """How many pictures are stored in which way (RGB, L, I;16, uint8, ...)."""
     labels: Labels | None = None
-    paths: list[str] | None = None
+    paths: Names | None = None
     """As the user can open them."""
-    relative: list[str] | None = None
+    relative: Names | None = None
     """Relative to the data folder."""
     groups: list[str] | None = None
     test: NDArray[np.bool_] | None = None
@@ -91,3 +97,5 @@ class Collection:
     notes: list[str] = field(default_factory=list)
     """What a user should know about how the data was read, in sentences."""
     value_range: tuple[float, float] | None = None
+    shards: NDArray[np.int64] | None = None
+    """Where each shard of the data ends, as a number of pictures; None: there are no shards."""

@@ -54,7 +54,7 @@ class Table:
                 return _parse(self.columns[column], f"column {column!r} of {self.name}")
         return None
 
-    def take(self, rows: Sequence[int]) -> Table:
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Table:
         return Table({name: [cells[row] for row in rows] for name, cells in self.columns.items()}, self.name)
 
     def groups(self, column: str) -> list[str]:
@@ -73,6 +73,16 @@ def folder_labels(paths: Sequence[str]) -> Labels | None:
     if len(names) < 2 or any(len(part) < 2 for part in parts):
         return None
     return class_names([part[0] for part in parts])
+
+
+def told_labels(cells: Sequence[str], names: Sequence[str]) -> Labels | None:
+    """Labels that came beside each picture; None where none did. Errors: some pictures have none."""
+    empty = next((index for index, cell in enumerate(cells) if not cell), None)
+    if empty is None:
+        return _parse(list(cells), "the samples")
+    if any(cells):
+        raise UserError(f'labels: {names[empty]} has no label, others have. Add it, or ignore labels with "none".')
+    return None
 
 
 def class_names(names: Sequence[str]) -> Labels:
@@ -201,3 +211,36 @@ def _list(names: Sequence[object]) -> str:
 
 def _some(what: str, names: Sequence[object]) -> str:
     return f"{what} {_list(names)} has" if len(names) == 1 else f"{what}s {_list(names)} have"
+
+
+def label_table(labels: str | None, root: Path, pictures: Sequence[str]) -> Table | None:
+    """The label file that the option `labels` names, with a row for each of `pictures`; None where it names none."""
+    if labels in (None, "none"):
+        return None
+    assert labels is not None
+    if not labels.lower().endswith((".csv", ".tsv")):
+        raise UserError(f'labels: {labels!r} is not understood. Give a .csv or .tsv file, or "none".')
+    return read_table(labels, root, pictures)
+
+
+def groups_of(group_by: str | None, table: Table | None, pictures: Sequence[str]) -> list[str] | None:
+    """The group of each picture that the option `group_by` names: a column of the label file, or a part of the path."""
+    if group_by is None:
+        return None
+    if not group_by.startswith("path:"):
+        if table is None:
+            raise UserError(
+                f"group_by: {group_by!r} would be a column of the label file, but --labels names none. "
+                "Give --labels FILE.csv, or a part of the path as path:0, path:1, ..."
+            )
+        return table.groups(group_by)
+    part = group_by.removeprefix("path:")
+    if not re.fullmatch("[0-9]{1,4}", part):
+        raise UserError(f"group_by: {group_by[:80]!r} is not understood; expected path:0, path:1, ...")
+    groups = []
+    for path in pictures:
+        folders = path.split("/")[:-1]
+        if len(folders) <= int(part):
+            raise UserError(f"group_by: {path} has no folder number {part} (path:0 is the first folder). Give a lower one.")
+        groups.append(folders[int(part)])
+    return groups

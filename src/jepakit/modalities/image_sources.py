@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -24,8 +25,11 @@ from jepakit.modalities.image_arrays import (
 )
 from jepakit.modalities.image_collection import Collection, ImageDataConfig
 from jepakit.modalities.image_files import EXTENSIONS, find_images
-from jepakit.modalities.image_labels import Labels, Table, array_labels, folder_labels, read_table
-from jepakit.modalities.image_survey import chosen_size, survey_files
+from jepakit.modalities.image_labels import Labels, array_labels, folder_labels, groups_of, label_table, told_labels
+from jepakit.modalities.image_survey import chosen_size, each, survey_files
+from jepakit.modalities.names import Names
+from jepakit.modalities.shards import is_packed, read_packed
+from jepakit.modalities.tar_shards import TarPictures, find_tars, open_tar
 
 BUILT_IN = ("digits", "fashion-mnist")
 
@@ -43,8 +47,12 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
     if config.data == "fashion-mnist":
         arrays = read_idx_folder(fashion_mnist_folder())
         return _from_arrays(config, arrays, "fashion-mnist", classes=FASHION_CLASSES)
+    if config.data.endswith(".tar") and ("{" in config.data or Path(config.data).expanduser().is_file()):
+        return _from_tars(config, find_tars(config.data))
     path = Path(config.data).expanduser()
     if path.is_dir():
+        if is_packed(path):
+            return read_packed(config, path)
         if find_idx(path):
             return _from_arrays(config, read_idx_folder(path), "idx")
         return _from_folder(config, path)
@@ -56,7 +64,7 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
     if path.suffix not in (".npy", ".npz"):
         raise UserError(
             f"data: {path} is a file that is not understood. Give a folder of pictures, a .npy or .npz file, a folder "
-            f"of idx files, or one of {', '.join(BUILT_IN)}. Unpack archives first."
+            f"of idx files, tar shards, or one of {', '.join(BUILT_IN)}. Unpack archives first."
         )
     return _from_arrays(config, read_arrays(path), "array")
 
@@ -88,7 +96,7 @@ def _from_arrays(
         image_size=chosen_size(config, shapes),
         channels=pictures.channels,
         shapes=shapes,
-        modes=dict(Counter(str(array.dtype) for array in arrays.images for _ in range(len(array)))),
+        modes=dict(sum((Counter({str(array.dtype): len(array)}) for array in arrays.images), Counter())),
         labels=labels,
         test=test,
         value_range=pictures.found_range,
@@ -123,14 +131,20 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     if closed and (config.on_bad_file == "error" or not found):
         raise UserError(f"data: {closed[0].path}: {closed[0].reason}. Make it readable, or give --on-bad-file skip.")
     if not found:
+        if tars := find_tars(str(root)):
+            return _from_tars(config, tars)
         raise UserError(_nothing_found(root, others))
-    table = _label_table(config, root, found)
+    table = label_table(config.labels, root, found)
     split, left_out = _split_folders(found)
-    chosen = [index for index, side in enumerate(split) if side is not None]
-    files = [str(root / found[index]) for index in chosen]
+    chosen = np.array([index for index, side in enumerate(split) if side is not None])
+    notes = [f"Files passed over because they are not images: {others:,}."] if others else []
+    if left_out:
+        notes.append(f"Images not used because they lie outside of {' and '.join(_split_names(found))}: {left_out:,}.")
+    names = Names.of(found).take(chosen)
+    files = names.under(f"{root}{os.sep}")
     survey = survey_files(files, files, config)
-    kept = [chosen[index] for index in survey.good]
-    relative = [found[index] for index in kept]
+    kept = chosen[survey.good]
+    relative = names.take(survey.good)
     in_split = [path.split("/", 1)[1] for path in relative] if any(split) else relative
     test = np.array([split[index] == "test" for index in kept]) if any(split) else None
     if table is not None:
@@ -138,9 +152,6 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     labels = None
     if config.labels != "none":
         labels = (table.labels() if table is not None else None) or folder_labels(in_split)
-    notes = [f"Files passed over because they are not images: {others:,}."] if others else []
-    if left_out:
-        notes.append(f"Images not used because they lie outside of {' and '.join(_split_names(found))}: {left_out:,}.")
     return Collection(
         name=root.resolve().name,
         kind="folder",
@@ -150,13 +161,57 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
         shapes=survey.shapes,
         modes=survey.modes,
         labels=labels,
-        paths=[str(root / path) for path in relative],
+        paths=files.take(survey.good),
         relative=relative,
-        groups=_groups(config, table, relative),
+        groups=groups_of(config.group_by, table, relative),
         test=test,
         bad_files=closed + survey.bad,
         notes=notes,
     )
+
+
+def _from_tars(config: ImageDataConfig, tars: Sequence[Path]) -> Collection:
+    indices = list(each(lambda number: open_tar(tars[number]), range(len(tars)), "Indexing tars", few=2))
+    files = TarPictures(tars, indices)
+    if not len(files):
+        raise UserError(f"data: no pictures in {config.data}: a sample is key.jpg (or another image), and key.cls or key.json.")
+    names = Names.of(f"{tar.name}/{name}" for tar, index in zip(tars, indices, strict=True) for name in index.names)
+    told = Names.of(label for index in indices for label in index.labels)
+    table = label_table(config.labels, tars[0].parent, names)
+    survey = survey_files(files, names, config)
+    relative = names.take(survey.good)
+    split = _split_tars(tars)
+    labels = None
+    if table is not None:
+        table = table.take(survey.good)
+        labels = table.labels()
+    elif config.labels is None:
+        labels = told_labels(told.take(survey.good), relative)
+    return Collection(
+        name=tars[0].name if len(tars) == 1 else Path(config.data).name,
+        kind="tar",
+        pictures=survey.pictures,
+        image_size=survey.image_size,
+        channels=survey.channels,
+        shapes=survey.shapes,
+        modes=survey.modes,
+        labels=labels,
+        paths=relative,
+        relative=relative,
+        groups=groups_of(config.group_by, table, relative),
+        test=None if split is None else np.repeat(split, [len(index.starts) for index in indices])[survey.good],
+        bad_files=survey.bad,
+        shards=np.searchsorted(survey.good, files.ends),
+    )
+
+
+def _split_tars(tars: Sequence[Path]) -> NDArray[np.bool_] | None:
+    """True for the tars of the test set, where their names (train-000.tar, val-000.tar) make a split."""
+    words = [re.split(r"[^a-z]", tar.name.lower())[0] for tar in tars]
+    if not all(word in (*_TRAIN_FOLDERS, *_TEST_FOLDERS) for word in words) or len(set(words)) < 2:
+        return None
+    test = np.array([word in _TEST_FOLDERS for word in words])
+    return test if test.any() and not test.all() else None
 
 
 def _nothing_found(root: Path, others: int) -> str:
@@ -164,15 +219,6 @@ def _nothing_found(root: Path, others: int) -> str:
         return f"data: {root} is a saved Hugging Face data set. Give it as hf:{root}."
     what = f"{others:,} other files" if others else "nothing else"
     return f"data: no image files under {root} ({what} there). Give one with {', '.join(EXTENSIONS)}, in sub-folders or not."
-
-
-def _label_table(config: ImageDataConfig, root: Path, found: list[str]) -> Table | None:
-    if config.labels in (None, "none"):
-        return None
-    assert config.labels is not None
-    if not config.labels.lower().endswith((".csv", ".tsv")):
-        raise UserError(f'labels: {config.labels!r} is not understood. Give a .csv or .tsv file, or "none".')
-    return read_table(config.labels, root, found)
 
 
 def _split_names(found: Sequence[str]) -> tuple[str, ...]:
@@ -191,23 +237,3 @@ def _split_folders(found: Sequence[str]) -> tuple[list[str | None], int]:
     side = {names[0]: "train", names[1]: "test"}
     split = [side.get(path.split("/")[0]) if "/" in path else None for path in found]
     return split, split.count(None)
-
-
-def _groups(config: ImageDataConfig, table: Table | None, relative: Sequence[str]) -> list[str] | None:
-    if config.group_by is None:
-        return None
-    if not config.group_by.startswith("path:"):
-        if table is None:
-            raise UserError(
-                f"group_by: {config.group_by!r} would be a column of the label file, but --labels names none. "
-                "Give --labels FILE.csv, or a part of the path as path:0, path:1, ..."
-            )
-        return table.groups(config.group_by)
-    part = config.group_by.removeprefix("path:")
-    if not re.fullmatch("[0-9]{1,4}", part):
-        raise UserError(f"group_by: {config.group_by[:80]!r} is not understood; expected path:0, path:1, ...")
-    folders = [path.split("/")[:-1] for path in relative]
-    short = [path for path, parts in zip(relative, folders, strict=True) if len(parts) <= int(part)]
-    if short:
-        raise UserError(f"group_by: {short[0]} has no folder number {part} (path:0 is the first folder). Give a lower one.")
-    return [parts[int(part)] for parts in folders]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
@@ -20,12 +19,10 @@ from jepakit.errors import UserError
 from jepakit.modalities.image_collection import ImageDataConfig
 from jepakit.modalities.image_files import (
     BadFile,
-    Header,
     Pixels,
     UnreadableImage,
     cover_size,
     is_grey,
-    loaded_size,
     read_header,
     read_image,
     with_channels,
@@ -48,7 +45,7 @@ class FileImages:
     Args:
         files: paths, or the files' contents; any sequence that can be pickled.
         names: what to call each in errors.
-        headers: of each file, for the sum of the decoded sizes.
+        decoded: bytes of all pictures when decoded.
         cover: pictures are reduced to `loaded_size(height, width, cover)`.
     """
 
@@ -56,24 +53,28 @@ class FileImages:
         self,
         files: Sequence[str | bytes],
         names: Sequence[str],
-        headers: Sequence[Header],
+        decoded: int,
         cover: tuple[int, int],
         value_range: tuple[float, float] | None,
     ):
         self._files, self._names = files, names
         self._cover, self._range = cover, value_range
-        self._bytes = sum(h.bytes_per_pixel * math.prod(loaded_size(h.height, h.width, cover)) for h in headers)
-        self._members = np.arange(len(files))
+        self._bytes = decoded
+        self._members: NDArray[np.int64] | None = None
         self._cache: dict[int, Pixels] = {}
         self.channels: int | None = None
         """Channels that `read` gives; None: as stored."""
 
     def __len__(self) -> int:
-        return len(self._members)
+        return len(self._files if self._members is None else self._members)
+
+    def file(self, index: int) -> str | bytes:
+        """Path or content of the file of picture `index`."""
+        return self._files[self._member(index)]
 
     def read(self, index: int) -> Pixels:
         """Pixels of picture `index`. Raises `UnreadableImage`."""
-        member = int(self._members[index])
+        member = self._member(index)
         pixels = self._cache.get(member)
         if pixels is None:
             pixels = read_image(self._files[member], self._cover, self._range, self._names[member])
@@ -82,9 +83,17 @@ class FileImages:
                 self._cache[member] = pixels
         return with_channels(pixels, self.channels or len(pixels))
 
-    def keep(self, indices: Sequence[int]) -> None:
+    @property
+    def in_memory(self) -> bool:
+        """Whether all of them have been decoded already, by this process."""
+        return all(self._member(index) in self._cache for index in range(len(self)))
+
+    def keep(self, indices: NDArray[np.int64]) -> None:
         """Forget all but these."""
-        self._members = self._members[np.asarray(indices, dtype=np.int64)]
+        self._members = indices if self._members is None else self._members[indices]
+
+    def _member(self, index: int) -> int:
+        return index if self._members is None else int(self._members[index])
 
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_cache": {}}
@@ -95,7 +104,7 @@ class Survey:
     """What was seen. `good` are the positions of the usable files, to which everything else but `bad` refers."""
 
     pictures: FileImages
-    good: list[int]
+    good: NDArray[np.int64]
     bad: list[BadFile]
     image_size: tuple[int, int]
     channels: int
@@ -109,32 +118,49 @@ def survey_files(files: Sequence[str | bytes], names: Sequence[str], config: Ima
     Raises:
         UserError: bad files under `on_bad_file="error"` (the first ten are listed), or no usable file at all.
     """
-    seen = _each(lambda index: read_header(files[index], names[index]), range(len(files)), names, "Looking at images")
-    headers = {index: header for index, header in enumerate(seen) if isinstance(header, Header)}
-    bad = {index: file for index, file in enumerate(seen) if isinstance(file, BadFile)}
-    grey = {index: header.grey for index, header in headers.items()}
-    image_size = chosen_size(config, np.array([(h.height, h.width) for h in headers.values()])) if headers else (0, 0)
-    pictures = FileImages(files, names, list(headers.values()), cover_size(image_size), config.value_range)
-    if len(files) <= _DECODE_FIRST or config.on_bad_file == "skip":
-        decoded = _each(lambda index: is_grey(pictures.read(index)), list(headers), names, "Decoding images")
-        for index, result in zip(headers, decoded, strict=True):
+    count = len(files)
+    shapes, grey = np.zeros((count, 2), dtype=np.int64), np.ones(count, dtype=bool)
+    depth, mode_of, modes = np.zeros(count, dtype=np.int64), np.zeros(count, dtype=np.int16), dict[str, int]()
+    bad: dict[int, BadFile] = {}
+    headers = each(_careful(lambda index: read_header(files[index], names[index]), names), range(count), "Looking at images")
+    for index, header in enumerate(headers):
+        if isinstance(header, BadFile):
+            bad[index] = header
+        else:
+            shapes[index], grey[index], depth[index] = (header.height, header.width), header.grey, header.bytes_per_pixel
+            mode_of[index] = modes.setdefault(header.mode, len(modes))
+    sound = np.array([index for index in range(count) if index not in bad], dtype=np.int64)
+    image_size = chosen_size(config, shapes[sound]) if len(sound) else (0, 0)
+    cover = cover_size(image_size)
+    pictures = FileImages(files, names, decoded_bytes(shapes[sound], depth[sound], cover), cover, config.value_range)
+    if count <= _DECODE_FIRST or config.on_bad_file == "skip":
+        seen = each(_careful(lambda index: is_grey(pictures.read(index)), names), sound, "Decoding images")
+        for index, result in zip(sound.tolist(), seen, strict=True):
             if isinstance(result, BadFile):
                 bad[index] = result
             else:
                 grey[index] = result
-    good = [index for index in headers if index not in bad]
-    _refuse([bad[index] for index in sorted(bad)], len(files), config.on_bad_file)
-    pictures.keep(good)
-    pictures.channels = config.channels or (1 if all(grey[index] for index in good) else 3)
+        sound = sound[[index not in bad for index in sound.tolist()]]
+    _refuse([bad[index] for index in sorted(bad)], count, config.on_bad_file)
+    if bad:
+        pictures.keep(sound)
+    pictures.channels = config.channels or (1 if grey[sound].all() else 3)
+    found = np.bincount(mode_of[sound], minlength=len(modes)).tolist()
     return Survey(
         pictures=pictures,
-        good=good,
+        good=sound,
         bad=[bad[index] for index in sorted(bad)],
         image_size=image_size,
         channels=pictures.channels,
-        shapes=np.array([(headers[index].height, headers[index].width) for index in good], dtype=np.int64),
-        modes=dict(Counter(headers[index].mode for index in good)),
+        shapes=shapes[sound],
+        modes={mode: number for mode, number in zip(modes, found, strict=True) if number},
     )
+
+
+def decoded_bytes(shapes: NDArray, depth: NDArray | int, cover: tuple[int, int]) -> int:
+    """About how many bytes pictures of these sizes `[n, 2]` take when decoded, at `depth` bytes a pixel."""
+    scale = np.minimum(1.0, (np.array(cover) / np.maximum(shapes, 1)).max(axis=1, keepdims=True))
+    return int((np.minimum(shapes * scale, 2 * np.array(cover)).prod(axis=1) * depth).sum())
 
 
 def chosen_size(config: ImageDataConfig, shapes: NDArray[np.int64]) -> tuple[int, int]:
@@ -158,8 +184,8 @@ def _refuse(bad: Sequence[BadFile], total: int, policy: str) -> None:
         raise UserError(f"None of the {total:,} image files can be read:\n{listed}{more}\nRepair or replace them.")
 
 
-def _each(look: Callable[[int], T], indices: Sequence[int], names: Sequence[str], label: str) -> list[T | BadFile]:
-    """`look(index)` for each, in order, on all cores; a `BadFile` where the picture cannot be read."""
+def _careful(look: Callable[[int], T], names: Sequence[str]) -> Callable[[int], T | BadFile]:
+    """`look`, giving a `BadFile` where the picture cannot be read."""
 
     def attempt(index: int) -> T | BadFile:
         try:
@@ -167,8 +193,15 @@ def _each(look: Callable[[int], T], indices: Sequence[int], names: Sequence[str]
         except UnreadableImage as error:
             return BadFile(names[index], error.reason)
 
+    return attempt
+
+
+def each(
+    look: Callable[[int], T], indices: Sequence[int] | NDArray, label: str, ahead: int = 1_024, few: int = 5_000
+) -> Iterator[T]:
+    """`look(index)` for each, in order, on all cores, at most `ahead` at a time; a bar shows it where there are not `few`."""
     with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
-        results: Iterable[T | BadFile] = pool.map(attempt, indices)
-        short = len(indices) < 5_000
+        pieces = (indices[start : start + ahead] for start in range(0, len(indices), ahead))
+        results = chain.from_iterable(pool.map(look, map(int, piece)) for piece in pieces)
         console = Console(stderr=True)
-        return list(track(results, label, len(indices), console=console, transient=True, disable=short))
+        yield from track(results, label, len(indices), console=console, transient=True, disable=len(indices) < few)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from jepakit.errors import UserError
 from jepakit.modalities.crops import center_view
-from jepakit.modalities.images import ImageData, ImageDataConfig, open_images, stack_images
+from jepakit.modalities.images import ImageData, ImageDataConfig, in_pieces, open_images, stack_images
 from jepakit.modalities.modality import Inputs, Modality, check_scale
 
 
@@ -57,7 +57,11 @@ class ImageInputs(Inputs):
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch channels height width"]:
         """Samples of a data set as the encoder's input, without chance: resized, cut at the centre, normalised."""
-        return self.normalise(center_view(*stack_images(samples), self.image_size))
+
+        def prepared(few: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+            return {"images": self.normalise(center_view(*stack_images(few), self.image_size))}
+
+        return in_pieces(prepared, samples, self.image_size)["images"]
 
     def describe(self) -> str:
         """The input's size in words."""

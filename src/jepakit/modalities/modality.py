@@ -21,7 +21,10 @@ class Samples(Protocol):
 
     ids: np.ndarray  # each sample's id: its place in the whole data set, whatever the split
     labels: np.ndarray | None
-    paths: list[str] | None  # the files that are decoded on the way, None where nothing is
+
+    @property
+    def paths(self) -> Sequence[str] | None:
+        """The files that are decoded on the way, None where nothing is."""
 
     def __len__(self) -> int: ...
 

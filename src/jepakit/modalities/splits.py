@@ -1,4 +1,4 @@
-"""Which samples are held out: stratified by class, or by whole groups. And how to see what leaks across a split."""
+"""Which samples are held out: stratified by class, or by whole groups. And how many of the others are trained on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,28 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
+from jepakit.randomness import derive_seed
+
+SPLIT_SEED = 0  # not the run's: runs with different seeds hold out the same samples
+
+
+def held_out(
+    count: int, fraction: float, *, classes: NDArray[np.int64] | None = None, groups: Sequence[str] | None = None
+) -> Bool[np.ndarray, "count"]:
+    """True for the samples of the test set: whole groups, else a part of each class, else any. A function of the data alone."""
+    generator = np.random.default_rng(derive_seed(SPLIT_SEED, "split"))
+    if groups is not None:
+        return grouped_split(groups, fraction, generator)
+    if classes is not None:
+        return stratified_split(classes, fraction, generator)
+    return random_split(count, fraction, generator)
+
+
+def limited(ids: NDArray[np.int64], limit: int | None, seed: int) -> NDArray[np.int64]:
+    """`limit` of the ids, drawn with the seed, in their order; all of them where there are no more, or no limit."""
+    if limit is None or limit >= len(ids):
+        return ids
+    return np.sort(np.random.default_rng(derive_seed(seed, "limit")).permutation(ids)[:limit])
 
 
 def random_split(count: int, fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, "count"]:

@@ -28,12 +28,10 @@ from torch.utils.data import Dataset
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.image_labels import Labels, Task, class_names
 from jepakit.modalities.modality import Companion, Inputs, Modality
-from jepakit.modalities.splits import random_split, stratified_split
+from jepakit.modalities.splits import SPLIT_SEED, held_out, limited
 from jepakit.modalities.text_files import Pairs, read_pairs
 from jepakit.modalities.text_regex import regex_pairs
-from jepakit.randomness import derive_seed
 
-_SPLIT_SEED = 0
 _REGEX_TEST = 400
 _WORD = re.compile(r"\w+|[^\w\s]")
 SPECIAL = ("<pad>", "<unknown>", "<separator>", "<end>")
@@ -113,7 +111,6 @@ class TextData:
     fingerprint: str
     """Changes with the texts, the labels or the split: a resumed run checks that it is the same data."""
     notes: list[str] = field(default_factory=list)
-    bad_files: list[Any] = field(default_factory=list)
     noun: str = "pairs of texts"
     companions: dict[str, Companion] = field(default_factory=dict)
 
@@ -142,17 +139,11 @@ def open_texts(config: TextDataConfig, seed: int, source: object | None = None) 
     repeated = len(pairs) - len(set(pairs))
     if repeated:
         notes.append(f"Pairs that stand there more than once: {repeated:,}; the split may have put them on both sides.")
-    generator = np.random.default_rng(derive_seed(_SPLIT_SEED, "split"))
     if read.kind == "regex":
         test = np.arange(len(pairs)) < _REGEX_TEST
-    elif labels is None:
-        test = random_split(len(pairs), config.test_fraction, generator)
     else:
-        test = stratified_split(labels.values, config.test_fraction, generator)
-    train_ids, test_ids = np.flatnonzero(~test), np.flatnonzero(test)
-    if config.limit is not None and config.limit < len(train_ids):
-        drawn = np.random.default_rng(derive_seed(seed, "limit")).permutation(train_ids)
-        train_ids = np.sort(drawn[: config.limit])
+        test = held_out(len(pairs), config.test_fraction, classes=None if labels is None else labels.values)
+    train_ids, test_ids = limited(np.flatnonzero(~test), config.limit, seed), np.flatnonzero(test)
 
     def part(ids: NDArray[np.int64]) -> TextDataset:
         return TextDataset(pairs, ids, None if labels is None else labels.values[ids])
@@ -172,7 +163,7 @@ def open_texts(config: TextDataConfig, seed: int, source: object | None = None) 
 
 def _generated() -> Pairs:
     """The built-in pairs, in the same order and with the same ones held out in every run."""
-    generated = regex_pairs(_SPLIT_SEED)
+    generated = regex_pairs(SPLIT_SEED)
     pairs = [(text, code) for text, code, _ in generated]
     return Pairs(pairs, [f"regex, pair {index:,}" for index in range(len(pairs))], [name for _, _, name in generated], "regex")
 

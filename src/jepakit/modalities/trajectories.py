@@ -22,12 +22,11 @@ from torch.utils.data import Dataset
 from jepakit.errors import UserError, check_range
 from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
 from jepakit.modalities.pendulum import pendulum_episodes
-from jepakit.modalities.splits import random_split
+from jepakit.modalities.pixels import unit
+from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
-from jepakit.randomness import derive_seed
 
 BUILT_IN = ("pendulum", "pendulum-pixels")
-_SPLIT_SEED = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +124,7 @@ class TrajectoryInputs(Inputs):
     def of(cls, data: TrajectoryData) -> TrajectoryInputs:
         """What a world model trained on this data expects."""
         episodes, chosen = data.train.episodes, _steps_of(data.train)
-        observations = _unit(torch.from_numpy(episodes.observations[chosen])).double()
+        observations = unit(torch.from_numpy(episodes.observations[chosen])).double()
         axes = [0] if observations.dim() == 2 else [0, 2, 3]
         block = torch.from_numpy(episodes.actions[chosen]).double()
         skip = data.config.frame_skip or 1
@@ -147,7 +146,7 @@ class TrajectoryInputs(Inputs):
     def normalise(self, observations: Shaped[Tensor, "*leading"]) -> Float[Tensor, "*leading"]:
         """Stored observations `[..., *shape]` to zero mean and unit deviation."""
         mean, std = (torch.tensor(v).reshape(-1, *[1] * (len(self.shape) - 1)) for v in (self.mean, self.std))
-        return (_unit(observations) - mean) / std
+        return (unit(observations) - mean) / std
 
     def normalise_actions(self, actions: Float[Tensor, "*leading block"]) -> Float[Tensor, "*leading block"]:
         """Action blocks to zero mean and unit deviation."""
@@ -191,7 +190,6 @@ class TrajectoryData:
     notes: list[str] = field(default_factory=list)
     classes: list[str] | None = None
     noun: str = "windows"
-    bad_files: list[Any] = field(default_factory=list)
     companions: dict[str, Companion] = field(default_factory=dict)
 
 
@@ -216,7 +214,7 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
             f"{config.data} holds a single episode, and whole episodes are held out. Give several (an array 'episode' numbers "
             "them within a file), or test_fraction 0."
         )
-    test = random_split(count, config.test_fraction, np.random.default_rng(derive_seed(_SPLIT_SEED, "split")))
+    test = held_out(count, config.test_fraction)
     begins, owner = _windows(episodes, config)
     ids = np.arange(len(begins))
     train_ids, test_ids = ids[~test[owner]], ids[test[owner]]
@@ -227,9 +225,7 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
             f"frame_skip {config.frame_skip}), and the episodes of one side of the split are all shorter (the longest of all "
             f"has {longest}). Lower one of these."
         )
-    if config.limit is not None and config.limit < len(train_ids):
-        generator = np.random.default_rng(derive_seed(seed, "limit"))
-        train_ids = np.sort(generator.permutation(train_ids)[: config.limit])
+    train_ids = limited(train_ids, config.limit, seed)
     short = int((episodes.lengths < _span(config)).sum())
     return TrajectoryData(
         train=WindowDataset(episodes, begins[train_ids], train_ids, config),
@@ -269,10 +265,6 @@ def _windows(episodes: Episodes, config: TrajectoryDataConfig) -> tuple[NDArray[
 def _steps_of(windows: WindowDataset) -> NDArray[np.int64]:
     """Every step that the windows see, once."""
     return np.unique((windows.begins[:, None] + np.arange(_span(windows.config))).reshape(-1))
-
-
-def _unit(observations: Tensor) -> Tensor:
-    return observations.float() / 255 if observations.dtype == torch.uint8 else observations
 
 
 def _deviation(values: Tensor, axes: list[int]) -> Tensor:

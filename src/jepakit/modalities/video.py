@@ -25,11 +25,10 @@ from jepakit.modalities.bouncing_digits import DIRECTIONS, TRAIN, BouncingDigits
 from jepakit.modalities.crops import center_view
 from jepakit.modalities.image_labels import Labels
 from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
-from jepakit.modalities.splits import random_split, stratified_split
+from jepakit.modalities.pixels import unit
+from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.video_arrays import ArrayClips, read_clips, read_stills
-from jepakit.randomness import derive_seed
 
-_SPLIT_SEED = 0
 _STATISTICS = 200  # clips that mean and deviation of the pixels are computed from
 
 Clips = ArrayClips | BouncingDigits
@@ -135,7 +134,6 @@ class VideoData:
     fingerprint: str
     companions: dict[str, Companion] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    bad_files: list[Any] = field(default_factory=list)
     noun: str = "clips"
 
 
@@ -151,24 +149,22 @@ def open_videos(config: VideoDataConfig, seed: int, source: object | None = None
     """
     clips, labels, test = _open(config, source)
     if test is None:
-        test = _split(labels, len(clips), config.test_fraction)
+        classes = labels.values if labels is not None and labels.task == "classification" else None
+        test = held_out(len(clips), config.test_fraction, classes=classes)
     chosen = clips.frames if config.frames is None else config.frames
     if chosen > clips.frames:
         raise UserError(f"frames {chosen}: the clips of {config.data} have only {clips.frames}. Lower --frames.")
     config = replace(config, frames=chosen, image_size=config.image_size or clips.image_size)
     frames = np.round(np.linspace(0, clips.frames - 1, chosen)).astype(np.int64)
-    train_ids = np.flatnonzero(~test)
-    if config.limit is not None and config.limit < len(train_ids):
-        generator = np.random.default_rng(derive_seed(seed, "limit"))
-        train_ids = np.sort(generator.permutation(train_ids)[: config.limit])
-    train, held_out = (
+    train_ids = limited(np.flatnonzero(~test), config.limit, seed)
+    train, test_clips = (
         ClipDataset(clips, ids, None if labels is None else labels.values[ids], frames)
         for ids in (train_ids, np.flatnonzero(test))
     )
     mean, std = _statistics(train)
     return VideoData(
         train=train,
-        test=held_out,
+        test=test_clips,
         config=config,
         name=config.data,
         kind="bouncing-digits" if isinstance(clips, BouncingDigits) else "array",
@@ -198,13 +194,6 @@ def _open(config: VideoDataConfig, source: object | None) -> tuple[Clips, Labels
     return clips, labels, ids >= TRAIN
 
 
-def _split(labels: Labels | None, count: int, fraction: float) -> NDArray[np.bool_]:
-    generator = np.random.default_rng(derive_seed(_SPLIT_SEED, "split"))
-    if labels is not None and labels.task == "classification":
-        return stratified_split(labels.values, fraction, generator)
-    return random_split(count, fraction, generator)
-
-
 def _companions(config: VideoDataConfig, train: ClipDataset) -> dict[str, Companion]:
     if config.stills == "none":
         return {}
@@ -220,7 +209,7 @@ def _companions(config: VideoDataConfig, train: ClipDataset) -> dict[str, Compan
 
 def _statistics(train: ClipDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:
     chosen = np.linspace(0, len(train) - 1, min(len(train), _STATISTICS)).astype(int)
-    pixels = torch.stack([_unit(train[int(index)]["clip"]) for index in chosen]).double().transpose(0, 2).flatten(1)
+    pixels = torch.stack([unit(train[int(index)]["clip"]) for index in chosen]).double().transpose(0, 2).flatten(1)
     return tuple(pixels.mean(1).tolist()), tuple(pixels.std(1).clamp_min(1e-3).tolist())
 
 
@@ -231,10 +220,6 @@ def _fingerprint(clips: Clips, labels: Labels | None, train: NDArray[np.int64], 
     for index in np.linspace(0, len(clips) - 1, 16).astype(int):
         digest.update(clips.read(int(index)).tobytes())
     return digest.hexdigest()[:16]
-
-
-def _unit(clip: Tensor) -> Tensor:
-    return clip.to(torch.float32) / 255 if clip.dtype == torch.uint8 else clip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -273,7 +258,7 @@ class VideoInputs(Inputs):
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch channels frames height width"]:
         """Clips as the encoder's input, without chance: resized, cut at the centre, normalised. All of as many frames."""
-        clips = _unit(torch.stack([sample["clip"] for sample in samples]))
+        clips = unit(torch.stack([sample["clip"] for sample in samples]))
         batch, frames = clips.shape[:2]
         sizes = torch.tensor(clips.shape[3:]).expand(batch * frames, 2)
         pictures = center_view(clips.flatten(0, 1), sizes, self.image_size)

@@ -15,7 +15,7 @@ from jepakit.errors import UserError
 def sincos_1d(coordinates: Num[Tensor, "count"], dim: int) -> Float[Tensor, "count dim"]:
     """Sine block then cosine block, base 10000 (Vaswani et al. 2017, as arranged by MAE and I-JEPA)."""
     frequencies = 10000.0 ** -(torch.arange(dim // 2, dtype=torch.float64) / (dim // 2))
-    angles = coordinates.double()[:, None] * frequencies[None, :]
+    angles = coordinates.double()[:, None] * frequencies.to(coordinates.device)[None, :]
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
+from jepakit.nn.packing import Packing
 from jepakit.nn.positions import grid_ids, sincos_table
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.transformer import Block, initialise_transformer
@@ -81,12 +83,22 @@ class MaskedPredictor(nn.Module):
 
     @overload
     def forward(
-        self, context: Tokens, queries: Ids, visible: Literal[False] = False, condition: Tensor | None = None
+        self,
+        context: Tokens,
+        queries: Ids,
+        visible: Literal[False] = False,
+        condition: Tensor | None = None,
+        parts: Tensor | None = None,
     ) -> Tensor: ...
 
     @overload
     def forward(
-        self, context: Tokens, queries: Ids, visible: Literal[True], condition: Tensor | None = None
+        self,
+        context: Tokens,
+        queries: Ids,
+        visible: Literal[True],
+        condition: Tensor | None = None,
+        parts: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     def forward(
@@ -95,6 +107,7 @@ class MaskedPredictor(nn.Module):
         queries: Ids,
         visible: bool = False,
         condition: Float[Tensor, "batch *count width"] | None = None,
+        parts: Int[Tensor, "batch queries"] | None = None,
     ) -> Float[Tensor, "batch queries out"] | tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch seen out"]]:
         """Predictions at the queried token ids, `[batch, queries, output_dim]`.
 
@@ -106,6 +119,8 @@ class MaskedPredictor(nn.Module):
             condition: what else the prediction depends on. `[batch, width]` is added to every token (a latent variable,
                 an embedding of the modality); `[batch, count, width]` joins the sequence as tokens without position (the
                 parameters of a transformation, one a token).
+            parts: numbers from 1; a query then sees the context and the queries of its own part, and the context, read once
+                for all of them, sees itself.
         """
         table = self.predictor_pos_embed.expand(len(queries.values), -1, -1)
         context_ids = Ids(grid_ids(context.positions, self.grid))
@@ -116,26 +131,38 @@ class MaskedPredictor(nn.Module):
             ],
             dim=1,
         )
-        valid = None
-        if context.lengths is not None or queries.lengths is not None:
-            valid = torch.cat([context.valid, queries.valid], dim=1)
         seen, asked = context.values.shape[1], queries.values.shape[1]
         embedded = self._condition(condition)
         if embedded is not None and embedded.dim() == 2:
             x = x + embedded[:, None]
         elif embedded is not None:
             x = torch.cat([x, embedded], dim=1)
-            if valid is not None:
-                valid = torch.cat([valid, valid.new_ones(embedded.shape[:2])], dim=1)
-        layout = None if valid is None else AttentionLayout(keys=valid)
+        further = x.shape[1] - seen - asked
+        # 0 is the part that all see: the context and the condition.
+        blocks = None if parts is None else F.pad(parts, (seen, further))
+        packing = Packing.of([(context.lengths, seen), (queries.lengths, asked), (None, further)], x.device, blocks)
+        if packing is not None:
+            x = packing.pack(x)
+        layout = packing or self._layout(context, queries, further, blocks)
         for block in self.predictor_blocks:
             x = block(x, layout)
+        if packing is not None:
+            x = packing.unpack(x)
         predictions = self.predictor_proj(self.predictor_norm(x[:, seen : seen + asked]))
         if not visible:
             return predictions
         if self.predictor_proj_context is None:
             raise UserError("This predictor has no head for visible tokens. Build it with visible=True.")
         return predictions, self.predictor_proj_context(self.predictor_norm(x[:, :seen]))
+
+    def _layout(self, context: Tokens, queries: Ids, further: int, blocks: Tensor | None) -> AttentionLayout | None:
+        """Of the padded sequence: context, queries, tokens of a condition."""
+        keys = None
+        if context.lengths is not None or queries.lengths is not None:
+            keys = F.pad(torch.cat([context.valid, queries.valid], dim=1), (0, further), value=True)
+        if blocks is not None:
+            return AttentionLayout(keys=keys, order="star", blocks=blocks)
+        return None if keys is None else AttentionLayout(keys=keys)
 
     def _condition(self, condition: Tensor | None) -> Tensor | None:
         """The condition in the predictor's width."""

@@ -12,36 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.errors import UserError
-from jepakit.nn.attention_layout import AttentionLayout
+from jepakit.nn.attention_layout import AttentionLayout, attend
+from jepakit.nn.packing import Packing
 from jepakit.nn.tokens import Ids, Tokens
 
 
-def attend(
-    q: Float[Tensor, "batch heads tokens head_dim"],
-    k: Float[Tensor, "batch heads tokens head_dim"],
-    v: Float[Tensor, "batch heads tokens head_dim"],
-    layout: AttentionLayout | None = None,
-) -> Float[Tensor, "batch heads tokens head_dim"]:
-    """Scaled dot-product attention; `layout` says who sees whom (None: all see all)."""
-    gate = None if layout is None else layout.gate
-    # The fused CPU kernel's bfloat16 backward is 2 to 8 times slower than plain products (torch 2.13).
-    by_products = gate is not None or (q.device.type == "cpu" and q.dtype == torch.bfloat16)
-    if layout is not None and layout.is_causal and not by_products:
-        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mask = None if layout is None else layout.mask(q.shape[2], q.device, q.dtype)
-    if not by_products:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else scores + mask
-    weights = scores.softmax(dim=-1)
-    if gate is not None:
-        weights = weights * gate.to(weights)
-    return weights @ v
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention over `[batch, tokens, dim]`; `layout` says who sees whom."""
+    """Multi-head self-attention over `[batch, tokens, dim]`, or over packed tokens; `layout` says who sees whom."""
 
     def __init__(self, dim: int, heads: int):
         super().__init__()
@@ -50,8 +27,10 @@ class Attention(nn.Module):
         self.proj = nn.Linear(dim, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | None = None
+        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | Packing | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
+        if isinstance(layout, Packing):
+            return self.proj(layout.attend(self.qkv(x), self.heads))
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         out = attend(q, k, v, layout)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
@@ -80,7 +59,7 @@ class Block(nn.Module):
         self.mlp = MLP(dim, round(dim * mlp_ratio))
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | None = None
+        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | Packing | None = None
     ) -> Float[Tensor, "batch tokens dim"]:
         x = x + self.attn(self.norm1(x), layout)
         return x + self.mlp(self.norm2(x))
@@ -147,15 +126,21 @@ class TokenTransformer(nn.Module):
         lengths = None
         if keep is not None:
             x, positions, lengths = keep.gather(x), keep.gather(positions), keep.lengths
-        if layout is None and lengths is not None:
-            layout = AttentionLayout.padding(lengths, x.shape[1])
+        packing = None if layout is not None else Packing.of([(lengths, x.shape[1])], x.device)
+        seen = packing or layout
+        if packing is not None:
+            x = packing.pack(x)
+        elif layout is None and lengths is not None:
+            seen = AttentionLayout.padding(lengths, x.shape[1], x.device)
         outputs: dict[int, Tensor] = {}
+        last = len(self.blocks)
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, layout)
-            if levels is not None and number in levels:
-                outputs[number] = self._normalise(x, number)
+            x = block(x, seen)
+            if number in (levels or (last,)):
+                output = self._normalise(x, number)
+                outputs[number] = output if packing is None else packing.unpack(output)
         if levels is None:
-            return Tokens(self._normalise(x, len(self.blocks)), positions, lengths)
+            return Tokens(outputs[last], positions, lengths)
         return Tokens(torch.stack([outputs[level] for level in levels], dim=2), positions, lengths)
 
     def _normalise(self, x: Tensor, number: int) -> Tensor:

@@ -35,7 +35,6 @@ from torch import Tensor, nn
 
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
-from jepakit.core.schedules import linear
 from jepakit.core.system import Batch
 from jepakit.core.targets import Target, make_target
 from jepakit.errors import check_choice, check_range
@@ -108,19 +107,13 @@ class GraphJEPA(Masked):
             target_norm="none",
             target_sees="asked",
             own_ids=True,
+            momentum=(config.ema, config.ema_end) if config.target == "ema" else None,
         )
         self.config, self.inputs = config, inputs
 
     def encode(self, inputs: dict[str, Tensor], keep: Ids | None = None) -> Tokens:
         """Embeddings of the parts, not their points."""
         return self.target.encoder(inputs, keep=keep)
-
-    def after_step(self, progress: float) -> dict[str, float]:
-        if self.config.target != "ema":
-            return {}
-        momentum = linear(self.config.ema, self.config.ema_end, progress)
-        self.target.update(momentum)
-        return {"ema": momentum}
 
     def collator(self, seed: int, views: int | None = None) -> GraphCollator:
         return GraphCollator(self.inputs, self.config.targets, self.config.drop_edges, seed, views or 1)

@@ -28,7 +28,7 @@ from jepakit.core.energies import Energy
 from jepakit.core.paired import Projected, Views
 from jepakit.core.system import Batch
 from jepakit.errors import check_choice, check_range
-from jepakit.modalities.images import stack_images
+from jepakit.modalities.images import in_pieces, stack_images
 from jepakit.modalities.inputs import IMAGES, ImageInputs
 from jepakit.modalities.modality import Modality, sample_draws, sample_facts
 from jepakit.modalities.views import ViewConfig, draw_local_views, draw_views
@@ -112,6 +112,9 @@ class LeJEPACollator:
     seed: int
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        return {**in_pieces(self._views, samples, self.inputs.image_size), **sample_facts(samples)}
+
+    def _views(self, samples: Sequence[dict[str, Any]]) -> Batch:
         canvas, sizes = stack_images(samples)
         draws = sample_draws(samples, self.seed, "views")
         size = self.inputs.image_size
@@ -119,4 +122,4 @@ class LeJEPACollator:
         if self.augment.local_views:
             local = draw_local_views(canvas, sizes, self.augment, draws, size)
             batch["local_views"] = self.inputs.normalise(local)
-        return {**batch, **sample_facts(samples)}
+        return batch

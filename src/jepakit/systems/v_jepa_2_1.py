@@ -119,6 +119,7 @@ class VJEPA21(Masked):
             levels=shape.levels_at,
             streams=streams if inputs.stills else None,
             visible=None if inputs.stills else streams["video"].visible,
+            momentum=(config.ema, config.ema),
         )
         self.config, self.inputs = config, inputs
         self.grids = dict(zip(STREAMS, (shape.grid, shape.still_grid), strict=True))
@@ -136,10 +137,6 @@ class VJEPA21(Masked):
     def peak_lr(config: VJEPA21Config) -> float:
         """1e-3 at width 128; the paper's 5.25e-4 at width 1024 and batch 3072."""
         return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
-
-    def after_step(self, progress: float) -> dict[str, float]:
-        self.target.update(self.config.ema)
-        return {"ema": self.config.ema}
 
     def collator(self, seed: int, views: int | None = None) -> VJEPACollator:
         return VJEPACollator(self.inputs, self.config.masks, self.grids, seed, views)
@@ -168,10 +165,7 @@ class VJEPACollator:
         drawn = tubes(sample_draws(samples, self.seed, f"masks of {name}"))
         batch: Batch = {
             "inputs": self._prepare(name, samples),
-            "context": drawn.context,
-            "context_lengths": drawn.context_lengths,
-            "targets": drawn.targets,
-            "target_lengths": drawn.target_lengths,
+            **drawn.batch(),
             "id": torch.tensor([sample["id"] for sample in samples], dtype=torch.int64),
         }
         if self.inputs.stills:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import platform
 from typing import Any
 
 import torch
 
-from jepakit.core.batch import map_tensors
 from jepakit.errors import UserError, check_choice
 
 
@@ -21,6 +21,11 @@ def choose_device(name: str) -> torch.device:
     if not available[name]:
         raise UserError(f"device {name!r} is not available here (torch {torch.__version__}). Use --device auto or cpu.")
     return torch.device(name)
+
+
+def available_cores() -> int:
+    """CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def native_bfloat16(device: torch.device) -> bool:
@@ -49,12 +54,13 @@ def autocast(device: torch.device, dtype: torch.dtype) -> contextlib.AbstractCon
 def to_device(batch: Any, device: torch.device, dtype: torch.dtype | None = None) -> Any:
     """A batch, or an encoder's input, on the device; its real numbers as float64 where `dtype` is that.
 
-    Single numbers stay on the host, where reading them waits for nothing.
+    Single numbers, and the lengths of masks, stay on the host, where reading them waits for nothing.
     """
-
-    def move(tensor: torch.Tensor) -> torch.Tensor:
-        if dtype == torch.float64 and tensor.is_floating_point():
-            tensor = tensor.double()
-        return tensor if tensor.ndim == 0 else tensor.to(device, non_blocking=True)
-
-    return map_tensors(move, batch)
+    if isinstance(batch, dict):
+        return {
+            name: part if name in ("context_lengths", "target_lengths") else to_device(part, device, dtype)
+            for name, part in batch.items()
+        }
+    if dtype == torch.float64 and batch.is_floating_point():
+        batch = batch.double()
+    return batch if batch.ndim == 0 else batch.to(device, non_blocking=True)

@@ -152,7 +152,7 @@ class Trainer:
         """This rank's collated batches of the steps that are left, in an order that depends on nothing but the seed."""
         sampler = StreamSampler(
             len(self.dataset), self.config.batch_size, self.steps, self.config.seed, self.step,
-            companions=self.drawn, rank=rank(), ranks=world_size(),
+            shards=getattr(self.dataset, "shards", None), companions=self.drawn, rank=rank(), ranks=world_size(),
         )  # fmt: skip
         workers = self.config.workers or 0
         loader = DataLoader(

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
 from torch.utils.data import ConcatDataset
 
-from jepakit.errors import UserError
-from jepakit.files import write_atomic
-from jepakit.interop.pretrained import Which, embed_samples, load
-from jepakit.training.device import choose_device
+from jepakit.errors import check_range
+from jepakit.interop.embedding_files import EmbeddingFile, check_ending
+from jepakit.interop.pretrained import PretrainedEncoder, Which, embed_batches, load
+from jepakit.training.device import available_cores, choose_device
 
 
 def embed(
@@ -25,21 +28,34 @@ def embed(
     tokens: bool = False,
     on_bad_file: Literal["error", "skip"] = "error",
     batch_size: int = 256,
+    workers: int | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> np.ndarray:
-    """Embed data: `out` gets a float32 array `[n, dim]` (`.npy`), the CSV beside it the path or index of each row.
+    """Embed data: `out` gets a float32 array `[n, dim]`, with the path or index of each row.
+
+    Written as it is computed, a batch at a time: all embeddings are never in memory. Killed, the same command goes on after
+    the last whole batch, to the same file bit for bit (on the same machine, number of threads and torch).
 
     Args:
         model: a run folder, or a folder that `export` wrote.
         data: what the encoder reads: a folder, a file, a built-in name, or a data set object.
-        out: file to write, `.npy`.
+        out: file to write: `.npy`, with a CSV of paths beside it, or `.parquet` with columns id, path and embedding.
         which: "target" or "encoder" of a run.
         tokens: all tokens `[n, tokens, dim]` instead of their mean.
         on_bad_file: "error" stops at unreadable files, "skip" leaves them out (and says so).
+        batch_size: samples encoded together; a run that goes on needs the same.
+        workers: processes that decode the next batches (a script that asks for them needs `if __name__ == "__main__":`). By
+            default one a core, and none where nothing is left to decode: arrays, or up to 1 GB of pictures, which are decoded
+            when they are checked.
+
+    Returns:
+        The array, memory-mapped and read-only.
+
+    Errors: `out` was begun with another model, data or options, and never finished.
     """
     out = Path(out)
-    if out.suffix != ".npy":
-        raise UserError(f"--out {out}: embeddings are written as .npy. Use {out.with_suffix('.npy')}.")
+    check_ending(out)
+    check_range("batch_size", batch_size, low=1)
     encoder = load(model, which)
     where = choose_device(device)
     named = isinstance(data, str | Path)
@@ -49,23 +65,45 @@ def embed(
     config = kind(data=str(data) if named else "object", **{name: v for name, v in options.items() if name in known})
     opened = encoder.modality.open(config, 0, source=None if named else data)
     everything: Any = ConcatDataset([opened.train, opened.test])
-    order = np.argsort([part.ids[i] for part in (opened.train, opened.test) for i in range(len(part))])
-    embeddings = embed_samples(
-        encoder.to(where), encoder.inputs, everything, order, batch_size, where, None if tokens else "mean"
-    ).numpy()
-    paths = [*(opened.train.paths or []), *(opened.test.paths or [])]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    ids = np.concatenate([opened.train.ids, opened.test.ids])
+    order = np.argsort(ids)
+    files = [*(opened.train.paths or []), *(opened.test.paths or [])]
+    if workers is None:
+        decoded = not files or getattr(getattr(opened.train, "pictures", None), "in_memory", False)
+        # to start a process takes as long as a batch or two
+        workers = 0 if decoded else min(available_cores(), (len(ids) - 1) // batch_size)
+    check_range("workers", workers, low=0)
+    origin = {
+        "model": fingerprint(encoder),
+        "data": opened.fingerprint,
+        "tokens": tokens,
+        "batch_size": batch_size,
+        "device": where.type,
+    }
+    said = Console(stderr=True)
+    with EmbeddingFile(out, ids[order], [files[i] for i in order] if files else None, origin).opened() as file:
+        if file.done:
+            said.print(f"Going on after {file.done:,} of {len(ids):,} {opened.noun}.")
+        batches = embed_batches(
+            encoder.to(where),
+            encoder.inputs,
+            everything,
+            order[file.done :],
+            batch_size,
+            where,
+            None if tokens else "mean",
+            workers,
+        )
+        left = -(-(len(ids) - file.done) // batch_size)
+        for batch in track(batches, "Embedding", left, console=said, disable=not said.is_terminal):
+            file.append(batch.numpy())
+        return file.finish()
 
-    def write_array(path: Path) -> None:
-        with open(path, "wb") as handle:
-            np.save(handle, embeddings)
 
-    def write_ids(path: Path) -> None:
-        with open(path, "w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
-            writer = csv.writer(handle)
-            writer.writerow(["row", "path" if paths else "index"])
-            writer.writerows((row, paths[i] if paths else row) for row, i in enumerate(order))
-
-    write_atomic(out, write_array)
-    write_atomic(out.with_suffix(".csv"), write_ids)
-    return embeddings
+def fingerprint(encoder: PretrainedEncoder) -> str:
+    """Changes with the encoder's weights, its config and what it expects of its input."""
+    digest = hashlib.sha256(repr((getattr(encoder.encoder, "config", None), encoder.inputs)).encode())
+    for name, tensor in encoder.encoder.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

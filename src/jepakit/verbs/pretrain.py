@@ -5,9 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import platform
 import shlex
-import sys
 import time
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
@@ -18,23 +16,23 @@ import numpy as np
 import torch
 from rich.console import Console
 
-import jepakit
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
 from jepakit.core.system import System
 from jepakit.errors import UserError
-from jepakit.files import read_json, write_atomic, write_json
+from jepakit.files import write_atomic
 from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, load_system
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
-from jepakit.training.device import choose_precision
+from jepakit.training.device import available_cores, choose_precision
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.environment import add_wall_time, write_environment
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
 
@@ -195,18 +193,13 @@ def decide(config: RunConfig, data: Data) -> RunConfig:
     )
 
 
-def available_cores() -> int:
-    """CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _absolute(place: str) -> str:
     """A path as it is found from any folder; a built-in name as it is."""
     if place in ("none", OBJECT, *DATASETS):
         return place
     scheme = "hf:" if place.startswith("hf:") else ""
     path = Path(place.removeprefix(scheme)).expanduser()
-    return scheme + str(path.absolute()) if path.exists() else place
+    return scheme + str(path.absolute()) if path.exists() or place.endswith(".tar") else place
 
 
 def held_out_count(config: RunConfig, count: int) -> int:
@@ -283,36 +276,3 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
         rows = evaluate(folder.path, opened=data) if wanted else []
         say(f"Report: {report(folder.path, opened=data)}")
     return Pretrained(folder.path, outcome, rows)
-
-
-def write_environment(folder: RunFolder, config: RunConfig, device: torch.device) -> None:
-    """What the run was made with, `environment.json`."""
-    name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
-    write_json(
-        folder.environment,
-        {
-            "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line()
-            else f"jepakit pretrain --config {shlex.quote(str(folder.config))} --out NEW",
-            "jepakit": jepakit.__version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-            "device": f"{device} ({name})",
-            "precision": str(choose_precision(config.training.precision, device)).removeprefix("torch."),
-            "threads": torch.get_num_threads(),
-            "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-            "wall_s": 0.0,
-        },
-    )
-
-
-def add_wall_time(folder: RunFolder, seconds: float) -> None:
-    """Add training seconds to `environment.json`; a resumed run adds up."""
-    if folder.environment.exists():
-        environment = read_json(folder.environment)
-        environment["wall_s"] = environment.get("wall_s", 0.0) + seconds
-        write_json(folder.environment, environment)
-
-
-def _from_command_line() -> bool:
-    return Path(sys.argv[0]).name in ("jepakit", "__main__.py")

@@ -44,7 +44,7 @@ class BarlowTwins(AntiCollapse):
     def __init__(self, config: BarlowTwinsConfig):
         self.config = config
 
-    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int) -> dict[str, Tensor]:
+    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int | Tensor) -> dict[str, Tensor]:
         centred = views - sum_over_ranks(views.sum(1, keepdim=True)) / count
         variance = sum_over_ranks(centred.square().sum(1, keepdim=True)) / count
         standard = centred * torch.rsqrt(variance + 1e-5)

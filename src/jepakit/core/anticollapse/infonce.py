@@ -44,7 +44,7 @@ class InfoNCE(AntiCollapse):
     def __init__(self, config: InfoNCEConfig):
         self.config = config
 
-    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int) -> dict[str, Tensor]:
+    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int | Tensor) -> dict[str, Tensor]:
         unit = F.normalize(views, dim=-1)
         everyone = gather_over_ranks(unit.transpose(0, 1)).transpose(0, 1)
         total = torch.zeros((), device=views.device, dtype=views.dtype)

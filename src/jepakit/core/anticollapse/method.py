@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.collectives import global_count
+from jepakit.collectives import global_length, world_size
 from jepakit.errors import UserError
 
 
@@ -37,21 +38,27 @@ class AntiCollapse:
             raise UserError(
                 f"{self.name} compares views of a sample and needs at least {self.minimum_views}, got {len(views)}."
             )
-        count = global_count(views.shape[1])
-        if count < 2:
+        if views.shape[1] * world_size() < 2:
             raise UserError(
-                f"{self.name} looks across the batch and needs at least 2 samples, got {count}. "
+                f"{self.name} looks across the batch and needs at least 2 samples, got {views.shape[1]}. "
                 "Raise the batch size, or drop the last incomplete batch of an epoch."
             )
-        if not torch.isfinite(views).all():
+        # On a GPU the answer would have to be waited for; there the loop finds a loss that is no number.
+        if views.device.type == "cpu" and not torch.isfinite(views).all():
             raise UserError(
                 f"{self.name} was given embeddings with NaN or infinity at step {step}: the encoder has diverged. "
                 "Lower the learning rate, lengthen the warm-up or clip gradients."
             )
-        with torch.autocast(views.device.type, enabled=False):
+        with _without_autocast(views.device):
             wide = views.float() if views.dtype in (torch.float16, torch.bfloat16) else views
-            return self.terms(wide, step, count)
+            return self.terms(wide, step, global_length(views, 1))
 
-    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int) -> dict[str, Tensor]:
+    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int | Tensor) -> dict[str, Tensor]:
         """The method's own part; `count` is the batch size summed over ranks."""
         raise NotImplementedError
+
+
+def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    if not torch.amp.is_autocast_available(device.type):
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, enabled=False)

@@ -12,13 +12,14 @@ embeddings (the floor, whatever N; 1.059 with the integral over all t) and 0.402
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.collectives import global_count, sum_over_ranks
+from jepakit.collectives import global_length, sum_over_ranks
+from jepakit.core.anticollapse.characteristic import characteristic_sums
 from jepakit.core.anticollapse.method import AntiCollapse
 from jepakit.errors import check_choice, check_range
 from jepakit.randomness import derive_seed
@@ -68,7 +69,7 @@ class SIGReg(AntiCollapse):
         self.config = config
         self.seed = seed
 
-    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int) -> dict[str, Tensor]:
+    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int | Tensor) -> dict[str, Tensor]:
         directions = draw_directions(views.shape[-1], self.config.slices, self.seed, step).to(views)
         directions = directions / directions.norm(dim=0)
         statistic = epps_pulley(views @ directions, knots=self.config.knots, t_max=self.config.t_max).mean()
@@ -112,49 +113,9 @@ def epps_pulley(
 
     Equals the mean over pairs of samples of a bounded kernel; its expectation at N(0, 1) is `SIGReg.floor` / N.
     """
-    count = global_count(projections.shape[-2])
+    *leading, batch, slices = projections.shape
     _, phi, weights = (part.to(projections) for part in quadrature(knots, t_max))
-    sums = sum_over_ranks(_CharacteristicSums.apply(projections, knots, t_max / (knots - 1)))
-    cosine, sine = (sums / count).unbind(-1)
-    return ((cosine - phi).square() + sine.square()) @ weights
-
-
-class _CharacteristicSums(torch.autograd.Function):
-    """Sums over the batch of cos(k h s) and sin(k h s), k = 0 ... knots - 1: `[..., slices, knots, 2]`.
-
-    The knots are equally spaced, so exp(i k h s) is a power of exp(i h s): one cosine and one sine a number instead of
-    `knots`, and backward is a polynomial in it (Horner) that needs nothing stored but the projections.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, projections: Tensor, knots: int, spacing: float) -> Tensor:
-        ctx.save_for_backward(projections)
-        ctx.spacing = spacing
-        unit_cos, unit_sin = torch.cos(spacing * projections), torch.sin(spacing * projections)
-        cos, sin = torch.ones_like(projections), torch.zeros_like(projections)
-        sums = []
-        for k in range(knots):
-            if k:
-                cos, sin = _times(cos, sin, unit_cos, unit_sin)
-            sums.append(torch.stack((cos.sum(-2), sin.sum(-2)), dim=-1))
-        return torch.stack(sums, dim=-2)
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        (projections,) = ctx.saved_tensors
-        unit_cos, unit_sin = torch.cos(ctx.spacing * projections), torch.sin(ctx.spacing * projections)
-        knots = grad.shape[-2]
-        # d/ds of g cos(k h s) + g' sin(k h s) is the real part of k h (g' + i g) exp(i k h s).
-        k = torch.arange(knots, device=grad.device, dtype=grad.dtype) * ctx.spacing
-        real, imaginary = (k * grad[..., 1]).unsqueeze(-3), (k * grad[..., 0]).unsqueeze(-3)
-        a, b = torch.zeros_like(projections), torch.zeros_like(projections)
-        for j in reversed(range(knots)):
-            a, b = _times(a, b, unit_cos, unit_sin)
-            a, b = a.add_(real[..., j]), b.add_(imaginary[..., j])
-        return a, None, None
-
-
-def _times(a: Tensor, b: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
-    """Real and imaginary part of (a + i b)(c + i d)."""
-    return torch.addcmul(a * c, b, d, value=-1), torch.addcmul(a * d, b, c)
+    groups = projections.reshape(-1, batch, slices)
+    sums = torch.stack([characteristic_sums(group, knots, t_max / (knots - 1)) for group in groups])
+    cosine, sine = (sum_over_ranks(sums) / global_length(groups, 1)).unbind(1)
+    return (weights @ ((cosine - phi[:, None]).square() + sine.square())).reshape(*leading, slices)

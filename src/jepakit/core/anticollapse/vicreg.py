@@ -49,7 +49,7 @@ class VICReg(AntiCollapse):
     def __init__(self, config: VICRegConfig):
         self.config = config
 
-    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int) -> dict[str, Tensor]:
+    def terms(self, views: Float[Tensor, "views batch dim"], step: int, count: int | Tensor) -> dict[str, Tensor]:
         number, _, dim = views.shape
         branches = min(number, 2)
         centred = views - sum_over_ranks(views.sum(1, keepdim=True)) / count
