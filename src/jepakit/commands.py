@@ -10,7 +10,7 @@ from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from jepakit.config import SECTIONS, RunConfig, default_config, read_config, section_types
+from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain
 from jepakit.errors import UserError
 from jepakit.registry import SYSTEMS
 
@@ -72,7 +72,9 @@ def _chosen(verb: str, words: list[str], example: str) -> tuple[str, RunConfig |
 
 
 def _run_of(system: str, asked: Any) -> RunConfig:
-    return RunConfig(system=system, **{name: getattr(asked, name) for name in SECTIONS})
+    # Through the checks that a file's options get: numbers on the command line may be infinite, too.
+    parts = {name: from_plain(kind, to_plain(getattr(asked, name)), name) for name, kind in section_types(system).items()}
+    return RunConfig(system=system, **parts)
 
 
 def pretrain_options(system: str, base: RunConfig | None = None) -> type:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 import types
 import typing
 from dataclasses import dataclass, fields, is_dataclass
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from jepakit.errors import UserError, did_you_mean
+from jepakit.errors import UserError, did_you_mean, shown
+from jepakit.files import read_text
 from jepakit.registry import load_system
 
 if TYPE_CHECKING:
@@ -110,16 +112,16 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     arguments = typing.get_args(kind)
     if is_dataclass(kind):
         if not isinstance(value, dict):
-            raise UserError(f"{where}: expected a group of options, got {value!r}.")
+            raise UserError(f"{where}: expected a group of options, got {shown(value)}. Write name: value lines.")
         hints = typing.get_type_hints(kind)
         value = {name: _over_default(kind, name, item) for name, item in value.items()}
         known = {f.name for f in fields(kind)}
         for name in value:
             if name not in known:
-                raise UserError(f"{where}.{name} is not an option. {did_you_mean(str(name), known)}")
+                raise UserError(f"{where}.{str(name)[:80]} is not an option. {did_you_mean(str(name), known)}")
         missing = [f.name for f in fields(kind) if f.name not in value and _required(f)]
         if missing:
-            raise UserError(f"{where}: the option {missing[0]!r} is missing.")
+            raise UserError(f"{where}: the option {missing[0]!r} is missing. Add it.")
         return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -133,25 +135,29 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         return from_plain(options[-1], value, where)
     if origin is typing.Literal:
         if value not in arguments:
-            raise UserError(f"{where}: {value!r} is not known. {did_you_mean(str(value), map(str, arguments))}")
+            raise UserError(f"{where}: {shown(value)} is not known. {did_you_mean(str(value), map(str, arguments))}")
         return value
     if origin is tuple:
         if not isinstance(value, list | tuple):
-            raise UserError(f"{where}: expected a list, got {value!r}.")
+            raise UserError(f"{where}: expected a list, got {shown(value)}.")
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else list(arguments)
         if len(kinds) != len(value):
-            raise UserError(f"{where}: expected {len(kinds)} values, got {list(value)}.")
+            raise UserError(f"{where}: expected {len(kinds)} values, got {shown(list(value))}.")
         return tuple(from_plain(k, v, f"{where}[{i}]") for i, (k, v) in enumerate(zip(kinds, value, strict=True)))
     if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        if not abs(value) < sys.float_info.max:
+            raise UserError(f"{where}: expected a finite number, got {shown(value)}.")
         return float(value)
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind is int and isinstance(value, int) and abs(value) >= 2**63:
+        raise UserError(f"{where}: expected a number of at most 64 bits, got {shown(value)}.")
     if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
-    raise UserError(f"{where}: expected {kind.__name__}, got {value!r}.")
+    raise UserError(f"{where}: expected {kind.__name__}, got {shown(value)}.")
 
 
-def _over_default(kind: Any, name: str, item: Any) -> Any:
+def _over_default(kind: Any, name: Any, item: Any) -> Any:
     """A part of which some options are given: the others are those that this config gives it, not the part's own."""
     factory = next((f.default_factory for f in fields(kind) if f.name == name), dataclasses.MISSING)
     if isinstance(item, dict) and factory is not dataclasses.MISSING:
@@ -164,18 +170,34 @@ def _required(field: dataclasses.Field) -> bool:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Plain YAML only: no tags, and a key may stand once."""
+    """Plain YAML only: no tags, no aliases (a few of them make a billion values), and a key may stand once."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            raise _refused("aliases (*name) are not read; write the value itself", event)
+        if getattr(event, "tag", None) is not None:
+            raise _refused(f"tags ({event.tag}) are not read; remove it", event)
+        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+
+
+def _refused(problem: str, place: Any) -> yaml.YAMLError:
+    return yaml.YAMLError(f"{problem} (line {place.start_mark.line + 1})")
 
 
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    keys = [loader.construct_object(key) for key, _ in node.value]  # type: ignore[no-untyped-call]
-    for key in keys:
+    found: dict[Any, Any] = {}
+    for key_node, value_node in node.value:
+        key = loader.construct_object(key_node)  # type: ignore[no-untyped-call]
+        problem = None
         if not isinstance(key, str | int | float | None):
-            raise UserError(f"A name in the YAML file is a {type(key).__name__} (line {node.start_mark.line + 1} on).")
-        if keys.count(key) > 1:
-            raise UserError(f"The key {key!r} stands twice in the YAML file (line {node.start_mark.line + 1} on).")
-    values = [loader.construct_object(value, deep=True) for _, value in node.value]  # type: ignore[no-untyped-call]
-    return dict(zip(keys, values, strict=True))
+            problem = f"a name is a {type(key).__name__}: write a word"
+        elif key in found:
+            problem = f"the key {key!r} stands twice here: remove one"
+        if problem is not None:
+            raise _refused(problem, key_node)
+        found[key] = loader.construct_object(value_node, deep=True)  # type: ignore[no-untyped-call]
+    return found
 
 
 _StrictLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
@@ -202,18 +224,18 @@ def read_config(path: Path | str) -> RunConfig:
     if path.is_dir():
         path = path / "config.yaml"
     if not path.is_file():
-        raise UserError(f"{path} does not exist. A run folder holds config.yaml; `jepakit pretrain` writes one.")
+        raise UserError(f"{path} does not exist. A run folder holds config.yaml; `jepakit pretrain` writes one. Check it.")
     try:
-        plain = yaml.load(path.read_text(encoding="utf-8"), Loader=_StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a YAML file this library wrote: {error}") from error
+        plain = yaml.load(read_text(path), Loader=_StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none are ValueErrors
+        raise UserError(f"{path} is not a YAML file this library wrote: {str(error)[:500]}. Check it there.") from error
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         found = plain.get("format") if isinstance(plain, dict) else None
-        raise UserError(f"{path}: this jepakit reads config format {FORMAT}, the file has {found!r}.")
+        raise UserError(f"{path}: this jepakit reads config format {FORMAT}, the file has {shown(found)}. Use its own.")
     unknown = set(plain) - {"format", "jepakit", "system", "inputs", *SECTIONS}
     if unknown:
-        name = sorted(unknown)[0]
-        raise UserError(f"{path}: {name!r} is not a section. {did_you_mean(name, SECTIONS)}")
+        name = sorted(map(str, unknown))[0]
+        raise UserError(f"{path}: {shown(name)} is not a section. {did_you_mean(name, SECTIONS)}")
     system = str(plain.get("system", ""))
     try:
         inputs_type = load_system(system).modality.Inputs

@@ -198,7 +198,7 @@ def test_a_failed_write_leaves_the_old_files(tmp_path, monkeypatch):
         path.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("jepakit.interop.pretrained.save_file", break_off)
+    monkeypatch.setattr("jepakit.training.weight_files.save_file", break_off)
     with pytest.raises(OSError, match="disk full"):
         PretrainedEncoder(encoder(), INPUTS).save_pretrained(tmp_path)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -145,7 +145,7 @@ def test_idx_types_and_damage(tmp_path):
     whole = idx(GREY)
     for content in (b"", whole[:3], whole[:10], whole[:-1], b"\1" + whole[1:]):
         path.write_bytes(content)
-        with pytest.raises(UserError, match="idx file"):
+        with pytest.raises(UserError, match=r"idx file|array file"):
             read_idx(path)
     packed = tmp_path / "train-images-idx3-ubyte.gz"
     packed.write_bytes(gzip.compress(whole)[:-20])

@@ -226,6 +226,6 @@ def test_finding_images(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     os.symlink(tmp_path, tmp_path / "a" / "loop")
-    images, others = find_images(tmp_path)
+    images, others, _ = find_images(tmp_path)
     assert images == ["0.tif", "a/deep/er/1.jpeg", "b/ü_猫.PNG"]
     assert others == 2  # notes.txt and a/._1.png

@@ -70,7 +70,7 @@ def test_tabs_and_groups(tmp_path):
             "path,label\na/1.png,1\na/2.png,1\nb/ü.png,1\nc/9.png,2\nc/8.png,2\n",
             r"rows c/9\.png, c/8\.png have no picture",
         ),
-        ("path,label\na/1.png,1\na/2.png\nb/ü.png,1\n", "row 3 has not as many cells"),
+        ("path,label\na/1.png,1\na/2.png\nb/ü.png,1\n", "line 3 has 1 cells, the header 2"),
         ("path,label\na/1.png,1\na/2.png,\nb/ü.png,1\n", "1 of 3 cells .* empty"),
         ("path,label\na/1.png,1.5\na/2.png,nan\nb/ü.png,1\n", "NaN"),
     ],

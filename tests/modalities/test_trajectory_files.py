@@ -49,7 +49,7 @@ def test_labels_are_states_too_and_vectors_may_be_columns():
         ({"observations": np.array(["a"] * 6)}, r"vectors \[steps, dim\]"),
         ({"observations": np.full((6, 8, 8), 255.0)}, "from 255 to 255"),
         ({"observations": np.array([[0.0], [1], [np.nan], [3], [4], [5]])}, "first at step 2"),
-        ({"actions": np.full((6, 1), np.inf)}, "actions hold NaN or infinity"),
+        ({"actions": np.full((6, 1), np.inf)}, "actions hold NaN, infinity or"),
         ({"episode": np.zeros(5)}, "one number for each of the 6 steps"),
         ({"episode": np.array([0, 0, 1, 1, 0, 0])}, "comes back"),
     ],

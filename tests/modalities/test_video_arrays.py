@@ -84,7 +84,7 @@ def test_files_that_do_not_fit(tmp_path):
     with pytest.raises(UserError, match="or the name bouncing-digits"):
         read_clips(str(tmp_path / "none.mp4"), None, None)
     np.savez(tmp_path / "clips.npz", clips=GREY, labels=np.arange(6))
-    with pytest.raises(UserError, match="6 labels for 7 clips"):
+    with pytest.raises(UserError, match="\\[6\\] for 7 clips"):
         read_clips(str(tmp_path / "clips.npz"), None, None)
     with pytest.raises(UserError, match="differ"):
         ArrayClips([GREY, GREY[:, :3]])

@@ -8,9 +8,7 @@ the grid taken to be square, heads from the width as in the released models (`HE
 
 from __future__ import annotations
 
-import json
 import math
-import pickle
 import re
 import zipfile
 from pathlib import Path
@@ -19,10 +17,13 @@ import torch
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice
-from jepakit.interop.pretrained import PretrainedEncoder, Which, load_strictly, read_weights
+from jepakit.files import parse_json, read_text
+from jepakit.interop.pretrained import PretrainedEncoder, Which, build_empty, check_fit, load_strictly
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import SIZES
+from jepakit.training.checkpoints import UNREADABLE
+from jepakit.training.weight_files import read_weights
 
 HEADS = {shape["vit"][0]: shape["vit"][2] for name, shape in SIZES.items() if name != "nano"}  # nano is ours
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,8 +67,9 @@ def load_official(path: str | Path, which: Which | None = None) -> PretrainedEnc
         which = which or "target"
         check_choice("which", which, ("target", "encoder"))
         weights = _read_release(path, "target_encoder" if which == "target" else "encoder")
-    encoder = VisionTransformer(infer_config(weights, path, heads))
-    load_strictly(encoder, weights, path)
+    encoder = build_empty(VisionTransformer, infer_config(weights, path, heads))
+    check_fit(encoder, weights, path)
+    load_strictly(encoder.to_empty(device="cpu"), weights, path)
     config = encoder.config
     inputs = ImageInputs(image_size=config.image_size, channels=config.channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
     return PretrainedEncoder(encoder, inputs, "i-jepa", which)
@@ -77,24 +79,28 @@ def infer_config(weights: dict[str, Tensor], source: Path, heads: int | None = N
     """The shape of the ViT that these weights belong to."""
     needed = ("patch_embed.proj.weight", "pos_embed", "blocks.0.mlp.fc1.weight")
     missing = [name for name in needed if name not in weights]
-    if missing or weights[needed[0]].ndim != 4:
+    if missing or weights[needed[0]].ndim != 4 or 0 in weights[needed[0]].shape:
         found = missing[0] if missing else "a patch embedding for images (V-JEPA's is for video)"
-        raise UserError(f"{source} does not hold an I-JEPA encoder: it lacks {found}.")
+        raise UserError(f"{source} does not hold an I-JEPA encoder: it lacks {found}. Give one that does.")
+    if weights["pos_embed"].ndim != 3 or weights["blocks.0.mlp.fc1.weight"].ndim != 2:
+        raise UserError(f"{source} has positions or layers of other axes than I-JEPA's. Give a release.")
     dim, channels, patch_size, _ = weights[needed[0]].shape
     if channels != len(IMAGENET_MEAN):
-        raise UserError(f"{source} expects {channels} channels; released I-JEPA weights are for colour images.")
+        raise UserError(f"{source} expects {channels} channels; released I-JEPA weights are for colour images. Use those.")
     side = math.isqrt(weights["pos_embed"].shape[1])
     if side**2 != weights["pos_embed"].shape[1]:
-        raise UserError(f"{source} has {weights['pos_embed'].shape[1]} positions, which are no square grid.")
+        raise UserError(f"{source} has {weights['pos_embed'].shape[1]} positions, no square grid. Use a release.")
+    if heads is not None and not isinstance(heads, int):
+        raise UserError(f"{source}: num_attention_heads must be a number, got {heads!r}.")
     if heads is None and dim not in HEADS:
         known = ", ".join(map(str, HEADS))
-        raise UserError(f"{source}: no released I-JEPA is {dim} wide ({known}); its heads are not known.")
+        raise UserError(f"{source}: no released I-JEPA is {dim} wide ({known}); its heads are not known. Use a release.")
     return ViTConfig(
         image_size=(side * patch_size, side * patch_size),
         patch_size=patch_size,
         channels=channels,
         dim=dim,
-        depth=1 + max(int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d+)\.", name))),
+        depth=1 + max(int(match[1]) for name in weights if (match := re.match(r"blocks\.(\d{1,6})\.", name))),
         heads=heads or HEADS[dim],
         mlp_ratio=weights["blocks.0.mlp.fc1.weight"].shape[0] / dim,
     )
@@ -140,17 +146,21 @@ def _read_release(path: Path, key: str) -> dict[str, Tensor]:
     try:
         # Mapped, not read: a released file holds two encoders and the optimiser, ten gigabytes in all.
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError) as error:
-        raise UserError(f"{path} cannot be read as a checkpoint of tensors: {error}") from error
+    except UNREADABLE as error:
+        reason = str(error).partition("\n")[0][:300]
+        raise UserError(f"{path} cannot be read as a checkpoint of tensors: {reason}. Copy it again.") from error
     if not isinstance(checkpoint, dict) or not isinstance(checkpoint.get(key), dict):
         found = ", ".join(map(str, checkpoint)) if isinstance(checkpoint, dict) else type(checkpoint).__name__
-        raise UserError(f"{path} has no {key!r}: not a released I-JEPA checkpoint (found: {found}).")
+        raise UserError(f"{path} has no {key!r}: not a released I-JEPA checkpoint (found: {found[:300]}). Give one.")
+    wrong = [name for name, tensor in checkpoint[key].items() if not (isinstance(name, str) and isinstance(tensor, Tensor))]
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]!r} of {key!r} is no tensor. Give a released I-JEPA checkpoint.")
     return {name.removeprefix("module."): tensor for name, tensor in checkpoint[key].items()}
 
 
 def _read_json(path: Path) -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        value = parse_json(read_text(path))
+    except (UserError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}

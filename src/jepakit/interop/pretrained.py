@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,7 +15,7 @@ from jepakit.config import RunConfig, from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice
 from jepakit.evaluation.pooling import Pooling, pool
-from jepakit.files import write_atomic, write_json
+from jepakit.files import read_json, write_json
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
@@ -31,6 +28,7 @@ from jepakit.training.checkpoints import read_checkpoint
 from jepakit.training.device import to_device
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.signals import outlive_signals, start_workers
+from jepakit.training.weight_files import read_weights, write_weights
 
 FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {
@@ -40,6 +38,7 @@ ARCHITECTURES: dict[str, tuple[type, type]] = {
     "graph": (GraphEncoder, GraphEncoderConfig),
 }
 Which = Literal["target", "encoder"]
+Built = TypeVar("Built", bound=nn.Module)
 
 
 class PretrainedEncoder(nn.Module):
@@ -70,8 +69,7 @@ class PretrainedEncoder(nn.Module):
         """Write `model.safetensors` and `config.json` into a folder."""
         folder = Path(folder)
         claim_folder(folder, self.describe())
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.encoder.state_dict().items()}
-        write_atomic(folder / "model.safetensors", lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+        write_weights(folder / "model.safetensors", self.encoder.state_dict())
         write_json(folder / "config.json", self.describe())
         return folder
 
@@ -105,21 +103,34 @@ class PretrainedEncoder(nn.Module):
         """
         folder = Path(folder)
         path = folder / "config.json"
-        try:
-            description = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path} cannot be read ({error}): not a folder of exported weights.") from error
+        if not path.is_file():
+            raise UserError(f"{path} cannot be read: {folder} is no folder of exported weights. Give one, or a run folder.")
+        description = read_json(path)
         ours = isinstance(description, dict) and description.get("format") == FORMAT
         if not ours or "architecture" not in description:
-            raise UserError(f"{path} does not describe a jepakit encoder of format {FORMAT}.")
+            raise UserError(f"{path} does not describe a jepakit encoder of format {FORMAT}. Give one that does.")
         check_choice(f"{path}: architecture", description["architecture"], ARCHITECTURES)
         check_choice(f"{path}: modality", description.get("modality", "images"), MODALITIES)
         kind, config = ARCHITECTURES[description["architecture"]]
-        encoder = kind(from_plain(config, description.get("encoder"), "encoder"))
-        load_strictly(encoder, read_weights(folder / "model.safetensors"), folder / "model.safetensors")
         modality = load_named(MODALITIES[description.get("modality", "images")])
-        inputs = from_plain(modality.Inputs, description.get("inputs"), "inputs")
-        return cls(encoder, inputs, description.get("system", ""), description.get("which", "encoder"), modality)
+        try:
+            encoder: nn.Module = build_empty(kind, from_plain(config, description.get("encoder"), "encoder"))
+            inputs = from_plain(modality.Inputs, description.get("inputs"), "inputs")
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+        weights = read_weights(folder / "model.safetensors")
+        check_fit(encoder, weights, folder / "model.safetensors")
+        load_strictly(encoder.to_empty(device="cpu"), weights, folder / "model.safetensors")
+        return cls(encoder, inputs, str(description.get("system", "")), str(description.get("which", "encoder")), modality)
+
+
+def build_empty(kind: type[Built], config: Any) -> Built:
+    """A module whose tensors take no memory yet: what describes it may be anyone's, and claim any size."""
+    try:
+        with torch.device("meta"):
+            return kind(config)
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise UserError(f"the encoder described cannot be built: {str(error)[:200]}. Check its sizes.") from error
 
 
 def claim_folder(folder: Path, description: dict[str, Any]) -> None:
@@ -132,34 +143,41 @@ def claim_folder(folder: Path, description: dict[str, Any]) -> None:
     path = folder / "config.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        other = path.exists() and json.loads(path.read_text(encoding="utf-8")) != description
-    except (OSError, ValueError) as error:
+        other = path.exists() and read_json(path) != description
+    except (OSError, UserError) as error:
         raise UserError(f"Cannot export into {folder}: {error}. Choose another --out.") from error
     if other:
         raise UserError(f"{folder} holds the export of another encoder. Choose another --out.")
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Errors: missing, cut short, or with a header that lies."""
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: the run has not finished (jepakit resume), or this is another folder.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise UserError(f"{path} is not a readable safetensors file: {error}") from error
-
-
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Load weights into a module, all of them or none. Errors: missing, unexpected or misshapen tensors, named."""
+    """Load weights into a module, all of them or none. Errors: missing, unexpected, misshapen or unusable tensors, named."""
+    check_fit(module, weights, source)
+    unusable = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
+    if unusable:
+        raise UserError(f"{source} holds NaN or infinity in {_some(unusable)}: a run that diverged, or damage. Use another.")
+    module.load_state_dict(weights)
+
+
+def check_fit(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
+    """Raise `UserError` unless these are the names, shapes and kinds of numbers of a module's tensors."""
     own = module.state_dict()
-    missing, unexpected = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
-    misshapen = [n for n in own.keys() & weights.keys() if own[n].shape != weights[n].shape]
-    wrong = {"lacks": missing, "has unexpected": unexpected, "has other shapes for": sorted(misshapen)}
+    both = sorted(own.keys() & weights.keys())
+    wrong = {
+        "lacks": sorted(own.keys() - weights.keys()),
+        "has unexpected": sorted(weights.keys() - own.keys()),
+        "has other shapes for": [name for name in both if own[name].shape != weights[name].shape],
+        "has another type of numbers for": [
+            name for name in both if own[name].is_floating_point() != weights[name].is_floating_point()
+        ],
+    }
     for what, names in wrong.items():
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise UserError(f"{source} {what} {', '.join(names[:3])}{more}: weights of another model or size.")
-    module.load_state_dict(weights)
+            raise UserError(f"{source} {what} {_some(names)}: weights of another model or size. Choose those that fit.")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def is_run_checkpoint(path: Path) -> bool:
@@ -186,7 +204,12 @@ def teacher_of(config: RunConfig, folder: RunFolder) -> PretrainedEncoder | None
 def build_system(config: RunConfig, teacher: PretrainedEncoder | None = None) -> System:
     """The system of a run's config, at random weights but for its teacher's."""
     given = {} if teacher is None else {"encoder": teacher}
-    return load_system(config.system)(config.model, config.inputs, config.training.seed, **given)
+    try:
+        return load_system(config.system)(config.model, config.inputs, config.training.seed, **given)
+    except (RuntimeError, MemoryError, OverflowError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error) and "Storage size" not in str(error):
+            raise
+        raise UserError(f"{config.system} of these sizes does not fit into memory: {str(error)[:99]}. Lower --size.") from error
 
 
 def load_run_system(run: str | Path, device: torch.device | None = None) -> tuple[System, Any]:

@@ -49,7 +49,7 @@ def read_hugging_face(config: ImageDataConfig, source: object | None) -> Collect
         try:
             source = datasets.load_from_disk(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"data: {path} is not a data set written by save_to_disk: {error}") from error
+            raise UserError(f"data: {path} is not a data set written by save_to_disk: {error}. Check the path.") from error
     if config.group_by is not None:
         raise UserError("group_by is not available for Hugging Face data sets. Give a DatasetDict with train and test.")
     parts = _parts(source, datasets)

@@ -8,11 +8,10 @@ value of the whole array becomes 0 and the largest 1, unless `value_range` says 
 from __future__ import annotations
 
 import gzip
+import math
 import os
 import re
 import struct
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
+from jepakit.modalities.array_files import check_memory, map_array, open_npz, readable
 from jepakit.modalities.image_files import Pixels, with_channels
 
-_ARRAY_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error)
 _TRAIN_KEYS = ("images", "clips", "x", "x_train", "train_images")
 _LABEL_KEYS = ("labels", "label", "y", "y_train", "train_labels")
 _TEST_KEYS = ("x_test", "test_images")
@@ -55,7 +54,7 @@ class ArrayImages:
         self.stored_channels = 1 if arrays[0].ndim == 3 else arrays[0].shape[1 if self._layouts[0] == "nchw" else 3]
         self.channels = self.stored_channels
         """Channels that `read` gives; may be set to 1 or 3."""
-        self._range = value_range or _value_range(arrays)
+        self._range = _value_range(arrays, value_range)
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -92,15 +91,11 @@ class ArrayImages:
 
 def read_arrays(path: Path) -> Arrays:
     """Read `.npy` or `.npz`. Raises `UserError` that says what was found and what is expected."""
-    try:
-        if path.suffix == ".npy":
-            return Arrays([np.load(path, mmap_mode="r", allow_pickle=False)], None, os.path.abspath(path))
-        with np.load(path, allow_pickle=False) as content:
-            keys = list(content.files)
-            chosen = [_first(keys, names) for names in (_TRAIN_KEYS, _TEST_KEYS, _LABEL_KEYS, _TEST_LABEL_KEYS)]
-            train, test, labels, test_labels = (content[key] if key else None for key in chosen)
-    except _ARRAY_ERRORS as error:
-        raise UserError(f"{path} cannot be read as an array file (pickled objects are refused): {error}") from error
+    if path.suffix == ".npy":
+        return Arrays([map_array(path)], None, os.path.abspath(path))
+    with open_npz(path) as (keys, read):
+        chosen = [_first(path, keys, names) for names in (_TRAIN_KEYS, _TEST_KEYS, _LABEL_KEYS, _TEST_LABEL_KEYS)]
+        train, test, labels, test_labels = (read(key) if key else None for key in chosen)
     if train is None:
         raise UserError(
             f"{path} holds {', '.join(map(repr, keys)) or 'nothing'}; expected the pictures under 'images', 'x', or "
@@ -141,16 +136,20 @@ def read_idx_folder(folder: Path) -> Arrays:
 
 def read_idx(path: Path) -> NDArray:
     """One idx file (format: http://yann.lecun.com/exdb/mnist/), gzip-compressed or not."""
-    try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        zeros, kind, axes = struct.unpack(">HBB", content[:4])
+    with readable(path), gzip.open(path) if path.suffix == ".gz" else open(path, "rb") as handle:
+        head = handle.read(4)
+        zeros, kind, axes = struct.unpack(">HBB", head.rjust(4, b"?"))
         if zeros != 0 or kind not in _IDX_TYPES or axes == 0:
-            raise UserError(f"{path} is not an idx file: it starts with {content[:4].hex(' ')}.")
-        shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
-        values = np.frombuffer(content, dtype=_IDX_TYPES[kind], offset=4 + 4 * axes)
-        return values.reshape(shape).astype(values.dtype.newbyteorder("="))
-    except _ARRAY_ERRORS as error:
-        raise UserError(f"{path} is damaged or not an idx file: {error}. Copy or download it again.") from error
+            raise UserError(f"{path} is not an idx file: it starts with {head.hex(' ')}. Copy or download it again.")
+        shape = struct.unpack(f">{axes}I", handle.read(4 * axes))
+        dtype = np.dtype(_IDX_TYPES[kind])
+        size = math.prod(shape) * dtype.itemsize
+        check_memory(size)
+        content = handle.read(size + 1)
+        if len(content) != size:
+            found = "fewer" if len(content) < size else "more"
+            raise ValueError(f"its header promises {size:,} bytes of numbers, it holds {found}")
+        return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def digits() -> tuple[Arrays, NDArray[np.bool_]]:
@@ -184,8 +183,11 @@ def fashion_mnist_folder() -> Path:
     )
 
 
-def _first(keys: list[str], names: tuple[str, ...]) -> str | None:
-    return next((key for name in names for key in keys if key.lower() == name), None)
+def _first(path: Path, keys: list[str], names: tuple[str, ...]) -> str | None:
+    found = [key for name in names for key in keys if key.lower() == name]
+    if len({key.lower() for key in found}) < len(found):
+        raise UserError(f"{path} holds {' and '.join(map(repr, found))}: names that differ in their case alone. Remove one.")
+    return found[0] if found else None
 
 
 def _layout(shape: tuple[int, ...]) -> str:
@@ -210,16 +212,20 @@ def _height_width(shape: tuple[int, ...]) -> tuple[int, int]:
     return (shape[2], shape[3]) if _layout(shape) == "nchw" else (shape[1], shape[2])
 
 
-def _value_range(arrays: list[NDArray]) -> tuple[float, float] | None:
-    kinds = {array.dtype for array in arrays}
-    if kinds == {np.dtype(np.uint8)}:
-        return None
-    if kinds == {np.dtype(np.uint16)}:
-        return 0.0, 65535.0
-    low, high = np.inf, -np.inf
+def _value_range(arrays: list[NDArray], given: tuple[float, float] | None) -> tuple[float, float] | None:
+    """The values that become 0 and 1; None: pixels are kept. Errors: pixels that are no real numbers, NaN, infinite."""
     for array in arrays:
         if array.dtype.kind not in "buif":
             raise UserError(f"Pictures of type {array.dtype} are not understood; expected integers or real numbers.")
+    kinds = {array.dtype.newbyteorder("=") for array in arrays}
+    if given is None and kinds == {np.dtype(np.uint8)}:
+        return None
+    if given is None and kinds == {np.dtype(np.uint16)}:
+        return 0.0, 65535.0
+    if given is not None and all(kind.kind != "f" for kind in kinds):
+        return given
+    low, high = np.inf, -np.inf
+    for array in arrays:
         for start in range(0, len(array), 256):  # piece by piece: the array may be larger than the memory
             piece = np.asarray(array[start : start + 256])
             finite = np.isfinite(piece).reshape(len(piece), -1).all(axis=1)
@@ -229,6 +235,10 @@ def _value_range(arrays: list[NDArray]) -> tuple[float, float] | None:
                     "Replace them or leave the picture out."
                 )
             low, high = min(low, float(piece.min())), max(high, float(piece.max()))
+    if given is not None:
+        return given
     if low >= 0.0 and high <= 1.0:
         return 0.0, 1.0
+    if not math.isfinite(high - low):
+        raise UserError(f"Pixels from {low:g} to {high:g} have no range that can be computed with. Give --value-range.")
     return low, high if high > low else low + 1.0

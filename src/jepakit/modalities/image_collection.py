@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -57,7 +58,7 @@ class ImageDataConfig:
         check_choice("shuffle", self.shuffle, ("full", "shards"))
         if self.limit is not None:
             check_range("limit", self.limit, 1)
-        if self.value_range is not None and not self.value_range[0] < self.value_range[1]:
+        if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
             raise UserError(f"value_range must be two numbers, the smaller first, got {self.value_range}.")
 
 

@@ -8,8 +8,8 @@ What a file becomes, whatever it was stored as:
   (Pillow itself reduces 16-bit *colour* to 8 bits). 32-bit integers and floats are taken as they are when they lie in
   [0, 1]; otherwise `value_range` has to say what is black and what is white.
 - A picture much larger than the model's input is reduced while it is read (`loaded_size`).
-- A truncated file is an error, never a half-grey picture. What a JPEG decoder cannot know (flipped bits that still
-  decode) passes as a picture.
+- A truncated file is an error, never a half-grey picture, and so is a PNG whose checksums do not fit. What a JPEG decoder
+  cannot know (flipped bits that still decode) passes as a picture.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from PIL import Image, ImageFile
 from jepakit.errors import UserError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+# What Pillow may take a file for, whatever its name: of all it knows, some run programs (EPS: Ghostscript, a stranger's code).
+FORMATS = ("BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
 Pixels = UInt8[np.ndarray, "_channels height width"] | Float[np.ndarray, "_channels height width"]
 
@@ -137,6 +140,8 @@ def read_image(
         if cover is not None:
             image.draft(None, (max(cover), max(cover)))  # a large JPEG is decoded at 1/2, 1/4 or 1/8: much faster
         image.load()
+        if image.format == "PNG":
+            _check_png(file if isinstance(file, bytes) else Path(file).read_bytes())
         orientation = _orientation(image)
         image = _plain(image, value_range)
         if orientation in _UPRIGHT:
@@ -170,7 +175,9 @@ def _opened(file: str | bytes, name: str | None) -> Iterator[Image.Image]:
     # Another library may have asked Pillow to fill truncated pictures with grey. Here that is never wanted.
     ImageFile.LOAD_TRUNCATED_IMAGES = False
     try:
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+        if not isinstance(file, bytes) and os.path.exists(file) and not os.path.isfile(file):
+            raise OSError("it is a folder, a pipe or a device")  # opening a pipe waits for its other end
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file, formats=FORMATS) as image:
             yield image
     except _DECODE_ERRORS as error:
         name = name if name is not None else ("picture" if isinstance(file, bytes) else file)
@@ -181,6 +188,18 @@ def _opened(file: str | bytes, name: str | None) -> Iterator[Image.Image]:
         else:
             reason = str(error).strip() or type(error).__name__
         raise UnreadableImage(f"{name} cannot be read as an image: {reason}", name, reason) from error
+
+
+def _check_png(content: bytes) -> None:
+    """Compare the checksums of the chunks that make the picture: Pillow passes over those of the pixels."""
+    place = 8
+    while place + 12 <= len(content):
+        (length,), kind = struct.unpack_from(">I", content, place), content[place + 4 : place + 8]
+        end = place + 8 + length
+        if kind in (b"IHDR", b"PLTE", b"tRNS", b"IDAT"):
+            if zlib.crc32(content[place + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+                raise ValueError(f"it is damaged: the checksum of its {kind.decode()} chunk does not fit")
+        place = end + 4
 
 
 def _orientation(image: Image.Image) -> int:
@@ -232,16 +251,22 @@ def _reduced(image: Image.Image, cover: tuple[int, int]) -> Image.Image:
     return image.resize((new_width, new_height), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
 
 
-def find_images(root: Path) -> tuple[list[str], int]:
-    """All image files under `root` as sorted relative paths, and how many other files were passed over.
+def find_images(root: Path) -> tuple[list[str], int, list[BadFile]]:
+    """All image files under `root` as sorted relative paths, how many other files were passed over, and the folders that
+    cannot be looked into.
 
     Symbolic links are followed, each folder is visited once, so that loops end. Hidden files and folders (and the
     `__MACOSX` folder of zip files) are not looked at.
     """
     images: list[str] = []
     others = 0
+    closed: list[BadFile] = []
     seen: set[tuple[int, int]] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
+
+    def refused(error: OSError) -> None:
+        closed.append(BadFile(str(error.filename), f"the folder cannot be looked into: {error.strerror}"))
+
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refused):
         status = os.stat(folder)
         if (status.st_dev, status.st_ino) in seen:
             subfolders.clear()
@@ -253,4 +278,4 @@ def find_images(root: Path) -> tuple[list[str], int]:
                 images.append(os.path.relpath(os.path.join(folder, file), root).replace(os.sep, "/"))
             else:
                 others += 1
-    return sorted(images), others
+    return sorted(images), others, closed

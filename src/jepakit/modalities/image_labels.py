@@ -9,8 +9,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, did_you_mean
+from jepakit.modalities.table_files import read_rows
 
 Task = Literal["classification", "multilabel", "regression"]
 
@@ -103,8 +104,9 @@ def multilabel(lists: Sequence[Sequence[str]]) -> Labels:
     return Labels(values, "multilabel", classes)
 
 
-def array_labels(values: NDArray) -> Labels:
-    """Labels from an array: whole numbers, names or booleans `[n]`, real numbers `[n]`, or a 0/1 matrix `[n, k]`."""
+def array_labels(values: NDArray, where: str = "the labels") -> Labels:
+    """Labels from an array: whole numbers, names or booleans `[n]`, real numbers `[n]`, or a 0/1 matrix `[n, k]`; `where` is
+    what errors call it."""
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
@@ -112,13 +114,16 @@ def array_labels(values: NDArray) -> Labels:
         return Labels(values.astype(np.int64), "multilabel", [str(index) for index in range(values.shape[1])])
     if values.ndim != 1 or values.dtype.kind not in "biufSU":
         raise UserError(
-            f"Labels of shape {values.shape} and type {values.dtype} are not understood; expected [n] whole numbers or "
+            f"labels: {where}: shape {values.shape} and type {values.dtype} are not understood; expected [n] whole numbers or "
             "names (classes), [n] real numbers (regression), or [n, k] of 0 and 1 (several labels a picture)."
         )
     if values.dtype.kind == "f":
-        return _regression(values.astype(np.float64), "the labels")
+        return _regression(values.astype(np.float64), where)
     whole = values.dtype.kind in "biu"
-    return class_names([str(int(value)) for value in values] if whole else values.astype(str).tolist())
+    try:
+        return class_names([str(int(value)) for value in values] if whole else values.astype(str).tolist())
+    except UnicodeDecodeError as error:
+        raise UserError(f"labels: {where}: bytes must be ASCII names. Save them as strings (dtype U).") from error
 
 
 def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
@@ -129,27 +134,23 @@ def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
     Raises:
         UserError: unreadable; no path column; rows twice, rows of pictures that do not exist, pictures without a row.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"labels: {path} cannot be read as a UTF-8 text file: {error}") from error
-    rows = list(csv.reader(text.splitlines(), delimiter="\t" if path.lower().endswith(".tsv") else ","))
-    rows = [row for row in rows if any(cell.strip() for cell in row)]
-    header = [cell.strip().lower() for cell in rows[0]] if rows else []
+    read = list(read_rows(Path(path)))
+    names = list(read[0][1]) if read else []
+    rows = [(place, {name.lower(): cell.strip() for name, cell in row.items() if name}) for place, row in read]
+    header = list(rows[0][1]) if rows else []
+    if rows and len({name for name in names if name}) > len(header):
+        raise UserError(f"labels: {path} has columns that differ in their case alone: {names}. Rename or remove one.")
     key = next((name for name in _PATH_COLUMNS if name in header), None)
     if key is None:
         raise UserError(
-            f"labels: {path} has the columns {header}; one of them must be {' or '.join(map(repr, _PATH_COLUMNS))}, "
-            "with the path of each picture relative to the data folder."
+            f"labels: {path} has the columns {header} (cells are separated by commas); one of them must be "
+            f"{' or '.join(map(repr, _PATH_COLUMNS))}, with the path of each picture relative to the data folder."
         )
-    uneven = [number for number, row in enumerate(rows, start=1) if len(row) != len(header)]
-    if uneven:
-        raise UserError(f"labels: {path}: {_some('row', uneven)} not as many cells as the header ({len(header)}).")
     known = {os.path.normpath(root / picture): index for index, picture in enumerate(pictures)}
     positions: list[int] = []
     unknown = []
-    for row in rows[1:]:
-        name = row[header.index(key)].strip()
+    for _, row in rows:
+        name = row[key]
         found = (known.get(os.path.normpath(base / name)) for base in (root, Path(path).absolute().parent))
         position = next((index for index in found if index is not None), None)
         if position is None:
@@ -172,9 +173,9 @@ def read_table(path: str, root: Path, pictures: Sequence[str]) -> Table:
             "--labels none to train without labels."
         )
     columns: dict[str, list[str]] = {name: [""] * len(pictures) for name in header}
-    for position, row in zip(positions, rows[1:], strict=True):
-        for name, cell in zip(header, row, strict=True):
-            columns[name][position] = cell.strip()
+    for position, (_, row) in zip(positions, rows, strict=True):
+        for name, cell in row.items():
+            columns[name][position] = cell
     return Table(columns, path)
 
 
@@ -183,6 +184,8 @@ def _parse(cells: list[str], where: str) -> Labels:
     if empty:
         raise UserError(f"labels: {len(empty)} of {len(cells)} cells in {where} are empty. Fill them in.")
     if all(_is_integer(cell) for cell in cells):
+        return class_names(cells)
+    if any("_" in cell or not cell.isascii() for cell in cells):  # 1_2 is a name; Python alone reads it as twelve
         return class_names(cells)
     try:
         return _regression(np.array([float(cell) for cell in cells]), where)
@@ -198,7 +201,7 @@ def _regression(values: NDArray[np.float64], where: str) -> Labels:
 
 
 def _is_integer(cell: str) -> bool:
-    return cell.lstrip("+-").isdecimal()
+    return re.fullmatch("[+-]?[0-9]{1,18}", cell) is not None
 
 
 def _list(names: Sequence[object]) -> str:
@@ -232,12 +235,12 @@ def groups_of(group_by: str | None, table: Table | None, pictures: Sequence[str]
             )
         return table.groups(group_by)
     part = group_by.removeprefix("path:")
-    if not part.isdecimal():
-        raise UserError(f"group_by: {group_by!r} is not understood; expected path:0, path:1, ...")
+    if not re.fullmatch("[0-9]{1,4}", part):
+        raise UserError(f"group_by: {group_by[:80]!r} is not understood; expected path:0, path:1, ...")
     groups = []
     for path in pictures:
         folders = path.split("/")[:-1]
         if len(folders) <= int(part):
-            raise UserError(f"group_by: {path} has no folder number {part} (path:0 is the first folder).")
+            raise UserError(f"group_by: {path} has no folder number {part} (path:0 is the first folder). Give a lower one.")
         groups.append(folders[int(part)])
     return groups

@@ -59,7 +59,7 @@ def read_source(config: ImageDataConfig, source: object | None = None) -> Collec
     if not path.exists():
         nearby = [entry.name for entry in path.parent.iterdir()] if path.parent.is_dir() else []
         near = did_you_mean(path.name, [*BUILT_IN, *nearby]) if nearby else did_you_mean(config.data, BUILT_IN)
-        near = near if near.startswith("Did") else f"Built in: {', '.join(BUILT_IN)}."
+        near = near if near.startswith("Did") else f"Check the path. Built in: {', '.join(BUILT_IN)}."
         raise UserError(f"data: {config.data!r} is neither a path that exists nor a built-in data set. {near}")
     if path.suffix not in (".npy", ".npz"):
         raise UserError(
@@ -76,7 +76,10 @@ def _from_arrays(
     test: NDArray[np.bool_] | None = None,
     classes: list[str] | None = None,
 ) -> Collection:
-    pictures = ArrayImages(arrays.images, config.value_range, arrays.path)
+    try:
+        pictures = ArrayImages(arrays.images, config.value_range, arrays.path)
+    except UserError as error:
+        raise UserError(f"{config.data}: {error}") from error
     pictures.channels = config.channels or pictures.stored_channels
     labels = _array_file_labels(config, arrays, len(pictures))
     if labels is not None and classes is not None:
@@ -114,14 +117,19 @@ def _array_file_labels(config: ImageDataConfig, arrays: Arrays, count: int) -> L
         )
     if values is None:
         return None
-    joined = np.concatenate([np.asarray(part) for part in values])
+    try:
+        joined = np.concatenate([np.asarray(part) for part in values])
+    except ValueError as error:
+        raise UserError(f"labels: those of {config.data} do not fit together ({error}). Give one for each picture.") from error
     if len(joined) != count:
-        raise UserError(f"labels: {len(joined):,} labels for {count:,} pictures in {config.data}.")
-    return array_labels(joined)
+        raise UserError(f"labels: {len(joined):,} labels for {count:,} pictures in {config.data}. Give one for each.")
+    return array_labels(joined, f"those of {config.data}")
 
 
 def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
-    found, others = find_images(root)
+    found, others, closed = find_images(root)
+    if closed and (config.on_bad_file == "error" or not found):
+        raise UserError(f"data: {closed[0].path}: {closed[0].reason}. Make it readable, or give --on-bad-file skip.")
     if not found:
         if tars := find_tars(str(root)):
             return _from_tars(config, tars)
@@ -157,7 +165,7 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
         relative=relative,
         groups=groups_of(config.group_by, table, relative),
         test=test,
-        bad_files=survey.bad,
+        bad_files=closed + survey.bad,
         notes=notes,
     )
 
@@ -210,7 +218,7 @@ def _nothing_found(root: Path, others: int) -> str:
     if (root / "state.json").exists() or (root / "dataset_dict.json").exists():
         return f"data: {root} is a saved Hugging Face data set. Give it as hf:{root}."
     what = f"{others:,} other files" if others else "nothing else"
-    return f"data: no image files under {root} ({what} there). Looked for: {', '.join(EXTENSIONS)}, in all sub-folders."
+    return f"data: no image files under {root} ({what} there). Give one with {', '.join(EXTENSIONS)}, in sub-folders or not."
 
 
 def _split_names(found: Sequence[str]) -> tuple[str, ...]:

@@ -181,7 +181,7 @@ def _refuse(bad: Sequence[BadFile], total: int, policy: str) -> None:
             "Repair or remove them, or leave them out with --on-bad-file skip."
         )
     if len(bad) == total:
-        raise UserError(f"None of the {total:,} image files can be read:\n{listed}{more}")
+        raise UserError(f"None of the {total:,} image files can be read:\n{listed}{more}\nRepair or replace them.")
 
 
 def _careful(look: Callable[[int], T], names: Sequence[str]) -> Callable[[int], T | BadFile]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from jepakit.errors import UserError
 from jepakit.modalities.crops import center_view
 from jepakit.modalities.images import ImageData, ImageDataConfig, in_pieces, open_images, stack_images
-from jepakit.modalities.modality import Inputs, Modality
+from jepakit.modalities.modality import Inputs, Modality, check_scale
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,7 @@ class ImageInputs(Inputs):
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
             raise UserError(f"inputs: mean {self.mean} and std {self.std} must have {self.channels} channels each.")
+        check_scale(self.image_size, self.std)
 
     @classmethod
     def of(cls, images: ImageData) -> ImageInputs:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jepakit.errors import UserError
 from jepakit.randomness import Draws
 
 
@@ -59,6 +60,12 @@ class Data(Protocol):
     fingerprint: str
     notes: list[str]
     companions: Mapping[str, Companion]
+
+
+def check_scale(image_size: Sequence[int], std: Sequence[float]) -> None:
+    """Raise `UserError` unless an encoder's inputs have sizes to resize to and deviations to divide by."""
+    if min(image_size, default=1) < 1 or not min(std, default=1.0) > 0:
+        raise UserError(f"inputs: sizes {list(image_size)} and std {list(std)} must be above 0.")
 
 
 class Inputs:

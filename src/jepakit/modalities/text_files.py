@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jepakit.errors import UserError, did_you_mean
+from jepakit.files import parse_json, read_text
+from jepakit.modalities.table_files import read_rows
 
 _ENDINGS = (".jsonl", ".csv", ".tsv")
 
@@ -46,7 +46,7 @@ def read_pairs(
         kind = path.suffix.lower()[1:]
         if path.suffix.lower() not in _ENDINGS:
             raise UserError(f"data: {data} is not one of {', '.join(_ENDINGS)}: an object a line, or a table with a header.")
-        rows = _json_lines(path) if kind == "jsonl" else _table(path, "\t" if kind == "tsv" else ",")
+        rows = _json_lines(path) if kind == "jsonl" else read_rows(path)
     pairs, places, labels = [], [], []
     for place, row in rows:
         pairs.append((_text(row, fields[0], place), _text(row, fields[1], place)))
@@ -55,7 +55,7 @@ def read_pairs(
             labels.append(_text(row, label_field, place, option="label_field"))
     if not pairs:
         header = " but for its header" if kind in ("csv", "tsv") else ""
-        raise UserError(f"data: {data} holds no pairs: it is empty{header}.")
+        raise UserError(f"data: {data} holds no pairs: it is empty{header}. Give a file with some.")
     return Pairs(pairs, places, labels if label_field is not None else None, kind)
 
 
@@ -72,44 +72,18 @@ def _text(row: Any, name: str, place: str, option: str = "fields") -> str:
     text = str(value) if whole else value
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{place}: the field {name!r} must hold a text, got {value!r}. Fill it in or remove the line.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{place}: the field {name!r} holds half a character ({error.reason}). Replace it.") from error
     return text
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8: {error}. Save it as UTF-8.") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-
-
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    for number, line in enumerate(_lines(path), start=1):
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
             place = f"{path}, line {number:,}"
             try:
-                yield place, json.loads(line)
+                yield place, parse_json(line)
             except ValueError as error:
                 raise UserError(f"{place} is not JSON: {error}. Write one object a line.") from error
-
-
-def _table(path: Path, delimiter: str) -> Iterable[tuple[str, dict[str, str]]]:
-    # Cells may hold line breaks in quotes: the reader gets the lines with their ends, and its line number is the row's last.
-    reader = csv.reader([line + "\n" for line in _lines(path)], delimiter=delimiter)
-    try:
-        header: list[str] | None = None
-        for row in reader:
-            if not any(cell.strip() for cell in row):
-                continue
-            if header is None:
-                header = [cell.strip() for cell in row]
-            elif len(row) != len(header):
-                raise UserError(
-                    f"{path}, line {reader.line_num:,} has {len(row)} cells, the header {len(header)}. "
-                    "Quote cells that hold the separator."
-                )
-            else:
-                yield f"{path}, line {reader.line_num:,}", dict(zip(header, row, strict=True))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {reader.line_num:,} is not a table: {error}.") from error

@@ -8,7 +8,7 @@ windows overlap.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jepakit.errors import UserError, check_range
-from jepakit.modalities.modality import Companion, Inputs, Modality
+from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
 from jepakit.modalities.pendulum import pendulum_episodes
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import held_out, limited
@@ -118,6 +118,7 @@ class TrajectoryInputs(Inputs):
                 f"inputs: an observation of shape {list(self.shape)} needs {self.shape[0] if self.shape else 1} means and "
                 f"deviations and 1 or 3 axes; got {len(self.mean)} and {len(self.std)}."
             )
+        check_scale(self.shape, (*self.std, *self.action_std))
 
     @classmethod
     def of(cls, data: TrajectoryData) -> TrajectoryInputs:
@@ -239,10 +240,10 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
 
 
 def _read(place: str, source: object | None) -> tuple[Episodes, str]:
-    if isinstance(source, list | tuple):
+    if isinstance(source, list | tuple) and source and all(isinstance(part, Mapping) for part in source):
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
-        raise UserError(f"Trajectories from Python are a list of dicts of arrays, one an episode; got {type(source).__name__}.")
+        raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
     if place in BUILT_IN:
         return pendulum_episodes(pixels=place == "pendulum-pixels"), place
     return read_episodes(place)

@@ -11,8 +11,6 @@ A file holds
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +21,8 @@ from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
+from jepakit.modalities.array_files import open_npz
 
-_ARRAY_ERRORS = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 _KEYS = ("observations", "actions", "states", "labels", "episode")
 
 
@@ -58,7 +56,7 @@ def read_episodes(place: str) -> tuple[Episodes, str]:
     if path.suffix != ".npz" or not path.is_file():
         raise UserError(
             f"{place} is no .npz file, no folder of them and no built-in trajectories (pendulum, pendulum-pixels). "
-            "An episode is a file with 'observations' and 'actions'."
+            "Check the path; an episode is a file with 'observations' and 'actions'."
         )
     return join_episodes([_read_file(path)], [str(path)]), "file"
 
@@ -84,13 +82,8 @@ def join_episodes(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> E
 
 
 def _read_file(path: Path) -> dict[str, NDArray]:
-    try:
-        with np.load(path, allow_pickle=False) as content:
-            return {key: content[key] for key in content.files if key in _KEYS} | {
-                key: np.empty(0) for key in content.files if key not in _KEYS
-            }
-    except _ARRAY_ERRORS as error:
-        raise UserError(f"{path} cannot be read as an array file (pickled objects are refused): {error}") from error
+    with open_npz(path) as (keys, read):
+        return {key: read(key) if key in _KEYS else np.empty(0) for key in keys}
 
 
 def _checked(part: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -117,9 +110,8 @@ def _observations(array: NDArray, name: str) -> NDArray:
             f"{name}: observations of type {array.dtype} and shape {list(array.shape)}; expected vectors [steps, dim] or "
             "pictures [steps, h, w], [steps, h, w, c] or [steps, c, h, w] with c of 1 or 3."
         )
-    _check_finite(array, "observations", name)
     if array.ndim == 2:
-        return array.astype(np.float32)
+        return _finite(array, "observations", name)
     if array.ndim == 3:
         array = array[:, None]
     elif array.shape[1] not in (1, 3):
@@ -128,7 +120,7 @@ def _observations(array: NDArray, name: str) -> NDArray:
         array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
     if array.dtype == np.uint8:
         return array
-    pictures = array.astype(np.float32)
+    pictures = _finite(array, "observations", name)
     if pictures.min() < 0 or pictures.max() > 1:
         raise UserError(
             f"{name}: pictures are uint8 or real numbers from 0 to 1, these go from {pictures.min():g} to {pictures.max():g}. "
@@ -139,13 +131,12 @@ def _observations(array: NDArray, name: str) -> NDArray:
 
 def _matrix(values: Any, key: str, steps: int, name: str) -> NDArray[np.float32]:
     array = np.asarray(values)
-    if array.dtype.kind not in "fiub" or array.ndim not in (1, 2) or len(array) != steps:
+    if array.dtype.kind not in "fiub" or array.ndim not in (1, 2) or len(array) != steps or 0 in array.shape:
         raise UserError(
             f"{name}: {key} of type {array.dtype} and shape {list(array.shape)}; expected numbers, one row for each of the "
             f"{steps} observations" + (" (repeat the last action: it is not used)." if key == "actions" else ".")
         )
-    _check_finite(array, key, name)
-    return array.reshape(steps, -1).astype(np.float32)
+    return _finite(array.reshape(steps, -1), key, name)
 
 
 def _lengths(episode: Any, steps: int, name: str) -> NDArray[np.int64]:
@@ -161,9 +152,14 @@ def _lengths(episode: Any, steps: int, name: str) -> NDArray[np.int64]:
     return np.diff(begins)
 
 
-def _check_finite(array: NDArray, key: str, name: str) -> None:
-    if array.dtype.kind != "f":
-        return
-    finite = np.isfinite(array).reshape(len(array), -1).all(axis=1)
+def _finite(array: NDArray, key: str, name: str) -> NDArray[np.float32]:
+    """As float32, in which large numbers overflow."""
+    with np.errstate(over="ignore"):
+        single = array.astype(np.float32)
+    finite = np.isfinite(single).reshape(len(single), -1).all(axis=1)
     if not finite.all():
-        raise UserError(f"{name}: {key} hold NaN or infinity, first at step {int(np.argmin(finite))}. Cut the episode before.")
+        raise UserError(
+            f"{name}: {key} hold NaN, infinity or what is too large for float32, first at step {int(np.argmin(finite))}. "
+            "Cut the episode before."
+        )
+    return single

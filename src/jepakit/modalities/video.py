@@ -8,6 +8,7 @@ Reading of video files, and random parts of long clips, are yet to come.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -23,7 +24,7 @@ from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.bouncing_digits import DIRECTIONS, TRAIN, BouncingDigits
 from jepakit.modalities.crops import center_view
 from jepakit.modalities.image_labels import Labels
-from jepakit.modalities.modality import Companion, Inputs, Modality
+from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.video_arrays import ArrayClips, read_clips, read_stills
@@ -61,7 +62,7 @@ class VideoDataConfig:
             raise UserError(f"image_size must be two positive numbers, height and width, got {self.image_size}.")
         if self.frames is not None:
             check_range("frames", self.frames, 2)
-        if not self.stills_ratio > 0:
+        if not 0 < self.stills_ratio < math.inf:
             raise UserError(f"stills_ratio must be above 0, got {self.stills_ratio}; for no pictures give --stills none.")
         if not 0.0 <= self.test_fraction < 1.0:
             raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
@@ -234,6 +235,11 @@ class VideoInputs(Inputs):
     stills: bool = False
 
     plain_name: ClassVar[str] = "pixels"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise UserError(f"inputs: mean {self.mean} and std {self.std} must have {self.channels} channels each.")
+        check_scale((self.frames, *self.image_size), self.std)
 
     @classmethod
     def of(cls, data: VideoData) -> VideoInputs:

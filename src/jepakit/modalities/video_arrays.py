@@ -13,6 +13,7 @@ from jaxtyping import Shaped
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
+from jepakit.modalities.array_files import map_array
 from jepakit.modalities.image_arrays import Arrays, read_arrays
 from jepakit.modalities.image_labels import Labels, array_labels
 
@@ -63,20 +64,29 @@ def read_clips(
         arrays = Arrays([np.asarray(clips)], None if values is None else [np.asarray(values)])
     else:
         arrays = read_arrays(_array_file(data, "data"))
-    opened = ArrayClips(arrays.images, arrays.path)
+    try:
+        opened = ArrayClips(arrays.images, arrays.path)
+    except UserError as error:
+        raise UserError(f"{data}: {error}") from error
     test = None
     if len(arrays.images) == 2:
         test = np.arange(len(opened)) >= len(arrays.images[0])
     if labels == "none":
         return opened, None, test
-    found = None if arrays.labels is None else np.concatenate(arrays.labels)
+    try:
+        found = None if arrays.labels is None else np.concatenate(arrays.labels)
+    except ValueError as error:
+        raise UserError(f"The labels of {data} do not fit together ({error}). Give one for each clip.") from error
     if labels is not None:
-        found = np.load(_array_file(labels, "labels"), allow_pickle=False)
+        file = _array_file(labels, "labels")
+        if file.suffix != ".npy":
+            raise UserError(f"labels: {labels} is no .npy file. Labels in an .npz stand beside the clips, in one file.")
+        found = map_array(file)
     if found is None:
         return opened, None, test
-    if len(found) != len(opened):
-        raise UserError(f"There are {len(found)} labels for {len(opened)} clips: one for each is needed.")
-    return opened, array_labels(found), test
+    if found.shape[:1] != (len(opened),):
+        raise UserError(f"Labels of shape {list(found.shape)} for {len(opened)} clips of {data}: one for each is needed.")
+    return opened, array_labels(found, f"those of {data}"), test
 
 
 def read_stills(path: str) -> ArrayClips:

@@ -30,7 +30,7 @@ class ConvNetConfig:
     def __post_init__(self) -> None:
         check_range("image_size", min(self.image_size), 4)
         for name in ("channels", "dim", "width", "blocks"):
-            check_range(name, getattr(self, name), 1)
+            check_range(name, getattr(self, name), 1, 10_000)  # a stranger's description may claim any number of blocks
 
     @classmethod
     def of_size(cls, size: str, image_size: tuple[int, int], channels: int) -> ConvNetConfig:

@@ -37,7 +37,7 @@ class GraphEncoderConfig:
 
     def __post_init__(self) -> None:
         for name in ("dim", "layers", "depth", "heads", "walk"):
-            check_range(f"encoder.{name}", getattr(self, name), 1)
+            check_range(f"encoder.{name}", getattr(self, name), 1, 10_000)
         if self.dim % self.heads:
             raise UserError(f"encoder.dim {self.dim} must be a multiple of heads {self.heads}.")
 

@@ -57,7 +57,7 @@ class VideoTransformerConfig:
 
     def __post_init__(self) -> None:
         for name in ("frames", "patch_size", "tubelet", "channels", "dim", "depth", "heads"):
-            check_range(name, getattr(self, name), 1)
+            check_range(name, getattr(self, name), 1, 10_000)  # a stranger's description may claim any number of blocks
         if self.dim % self.heads:
             raise UserError(f"dim {self.dim} must be a multiple of heads ({self.heads}).")
         level_depths(self.depth, self.levels)

@@ -35,7 +35,7 @@ class ViTConfig:
 
     def __post_init__(self) -> None:
         for name in ("patch_size", "channels", "dim", "depth", "heads"):
-            check_range(name, getattr(self, name), 1)
+            check_range(name, getattr(self, name), 1, 10_000)  # a stranger's description may claim any number of blocks
         if self.dim % self.heads or self.dim % 4:
             raise UserError(f"dim {self.dim} must be a multiple of heads ({self.heads}) and of 4 (for positions).")
         for name, side in zip(("height", "width"), self.image_size, strict=True):

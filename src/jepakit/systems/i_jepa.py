@@ -87,11 +87,11 @@ class IJEPAConfig:
             check_range(name, getattr(self, name), 0, 1)
         check_range("invariance", self.invariance, 0)
         if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
-            raise UserError("invariance needs an anti_collapse loss and masks.contexts of at least 2: it compares contexts.")
+            raise UserError("invariance compares contexts: give an anti_collapse loss and masks.contexts of at least 2.")
         if (self.target == "frozen") != (self.encoder is not None):
             raise UserError(
                 "target frozen needs the teacher: give its run as --encoder RUN." if self.encoder is None
-                else f"encoder {self.encoder!r} is the teacher of target frozen, target is {self.target!r}: --target frozen."
+                else f"encoder {self.encoder!r} is the teacher of target frozen, target {self.target!r}: use --target frozen."
             )
 
 

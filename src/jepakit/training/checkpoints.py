@@ -6,10 +6,15 @@ Weights and optimiser state go by their names, whole or in shards, through `torc
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import shutil
+import struct
 import warnings
+import zipfile
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,10 @@ from jepakit.files import UNFINISHED
 from jepakit.training.distributed import is_main, wait_for_all
 
 FORMAT = 2
-UNREADABLE = (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, pickle.UnpicklingError)
+UNREADABLE = (
+    RuntimeError, EOFError, OSError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, AssertionError,
+    MemoryError, NotImplementedError, ImportError, struct.error, zlib.error, zipfile.BadZipFile, pickle.UnpicklingError,
+)  # fmt: skip
 
 
 def write_checkpoint(path: Path, system: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
@@ -38,8 +46,11 @@ def write_checkpoint(path: Path, system: nn.Module, optimizer: torch.optim.Optim
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
         wait_for_all()
-        _save(temporary / f"rank-{rank()}.pt", random_state())
         _save_tensors(temporary, named_tensors(system, optimizer))
+        written = [*temporary.glob(f"__{rank()}_*.distcp"), *([temporary / ".metadata"] if is_main() else [])]
+        checksums = {file.name: _checksum(file) for file in written}
+        _save(temporary / f"rank-{rank()}.pt", {**random_state(), "checksums": checksums})
+        wait_for_all()
         if is_main():
             _save(temporary / "state.pt", {"format": FORMAT, "ranks": world_size(), **state})
             remove_checkpoint(path)
@@ -52,7 +63,9 @@ def write_checkpoint(path: Path, system: nn.Module, optimizer: torch.optim.Optim
 
 def remove_checkpoint(path: Path) -> None:
     """Remove a checkpoint. It loses its name first: one that is half removed must not be taken for a whole one."""
-    if path.exists():
+    if path.is_symlink():
+        path.unlink()
+    elif path.exists():
         going = path.with_name(f".{path.name}.old{UNFINISHED}")
         shutil.rmtree(going, ignore_errors=True)
         os.replace(path, going)
@@ -67,9 +80,11 @@ def restore_checkpoint(
     On as many ranks as have written it, each goes on with its own random numbers; on another number they stay as they are.
     Errors, before anything is changed: cut short, of another format, of other data, weights of another system or size.
     """
-    state, saved, config = read_state(path), _saved_tensors(path), path.parents[1] / "config.yaml"
+    state = read_state(path)
+    _check_files(path, range(rank(), state["ranks"], world_size()))
+    saved, config = _saved_tensors(path), path.parents[1] / "config.yaml"
     anew = f"start a new one: jepakit pretrain --config {config} --out NEW."
-    if state["fingerprint"] != fingerprint:
+    if state.get("fingerprint") != fingerprint:
         raise UserError(
             "The data changed since this run began (other files, labels or sizes): resuming would not continue the same "
             f"run. Put the data back, or {anew}"
@@ -96,10 +111,14 @@ def restore_checkpoint(
 def read_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
     """One checkpoint in one process, its weights in full as `["system"]`. Errors: as of `restore_checkpoint`."""
     state = read_state(path)
+    _check_files(path, range(state["ranks"]))
+    saved = {name: entry for name, entry in _saved_tensors(path).items() if name.startswith("system.")}
+    claimed = sum(math.prod(entry.size) * entry.properties.dtype.itemsize for entry in saved.values())
+    if claimed > sum(file.stat().st_size for file in path.glob("*.distcp")):
+        raise _unreadable(path, ValueError(f"its tensors claim {claimed:,} bytes, more than there are"))
     tensors = {
         name.removeprefix("system."): torch.empty(entry.size, dtype=entry.properties.dtype, device=device)
-        for name, entry in _saved_tensors(path).items()
-        if name.startswith("system.")
+        for name, entry in saved.items()
     }
     _load_tensors(path, {f"system.{name}": tensor for name, tensor in tensors.items()}, alone=True)
     return {**state, "system": tensors}
@@ -110,7 +129,9 @@ def read_state(path: Path) -> dict[str, Any]:
     state = _load(path / "state.pt", path)
     found = state.get("format") if isinstance(state, dict) else None
     if found != FORMAT:
-        raise UserError(f"{path}: this jepakit reads checkpoint format {FORMAT}, found {found!r}.")
+        raise UserError(f"{path}: this jepakit reads checkpoint format {FORMAT}, found {found!r}. Use the one that wrote it.")
+    if not isinstance(state.get("ranks"), int):
+        raise _unreadable(path, ValueError("it does not say how many processes wrote it"))
     return state
 
 
@@ -161,6 +182,9 @@ def _save(path: Path, content: Any) -> None:
 
 def _load(path: Path, checkpoint: Path) -> Any:
     try:
+        with zipfile.ZipFile(path) as content:  # torch does not look at the checksums it wrote
+            if content.testzip() is not None:
+                raise ValueError(f"{path.name} is damaged: its checksum does not fit")
         return torch.load(path, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
         raise _unreadable(checkpoint, error) from error
@@ -203,6 +227,26 @@ def _first_failure(error: Any) -> BaseException:
     return next(iter(error.failures.values()))[0]
 
 
+def _checksum(file: Path) -> int:
+    found = 0
+    with open(file, "rb") as handle:
+        while block := handle.read(1 << 24):
+            found = zlib.crc32(block, found)
+    return found
+
+
+def _check_files(path: Path, ranks: Iterable[int]) -> None:
+    """Compare what these ranks wrote with the checksums they wrote beside it (early checkpoints have none)."""
+    for number in ranks:
+        known = _load(path / f"rank-{number}.pt", path).get("checksums", {})
+        for name, written in known.items():
+            try:
+                if Path(name).name != name or _checksum(path / name) != written:
+                    raise ValueError(f"{name} is damaged: its checksum does not fit")
+            except UNREADABLE as error:
+                raise _unreadable(path, error) from error
+
+
 def _saved_tensors(path: Path) -> dict[str, Any]:
     """Size and type of each tensor in a checkpoint, by name."""
     try:
@@ -221,15 +265,28 @@ def _reader(path: Path) -> Any:
         def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
             with open(path / ".metadata", "rb") as handle:
                 metadata = _MetadataUnpickler(handle).load()
+            _check_description(metadata)
             metadata.storage_meta.load_id = self.load_id
             return metadata
 
     return Reader(path)
 
 
+def _check_description(metadata: Any) -> None:
+    """Tensors only, in files of the checkpoint's own folder: torch unpickles, with all code in it, what is no tensor."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    other = [name for name, entry in metadata.state_dict_metadata.items() if type(entry) is not TensorStorageMetadata]
+    if other:
+        raise ValueError(f"{other[0]!r} in it is no tensor")
+    for place in metadata.storage_data.values():
+        if Path(place.relative_path).name != place.relative_path or getattr(place, "transform_descriptors", None):
+            raise ValueError(f"it refers to {place.relative_path!r}, which is no file that a checkpoint holds")
+
+
 DESCRIPTION = {
     "torch.distributed.checkpoint.metadata": {
-        "BytesStorageMetadata", "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
+        "ChunkStorageMetadata", "Metadata", "MetadataIndex", "StorageMeta", "TensorProperties",
         "TensorStorageMetadata", "_MEM_FORMAT_ENCODING",
     },
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo", "_StoragePrefix"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -76,7 +77,7 @@ class TrainingConfig:
                 check_range(name, getattr(self, name), 1)
         for name in ("batch_size", "accumulate", "log_every", "keep_checkpoints"):
             check_range(name, getattr(self, name), 1)
-        if self.epochs is not None and not self.epochs > 0:
+        if self.epochs is not None and not 0 < self.epochs < math.inf:
             raise UserError(f"epochs must be above 0, got {self.epochs}.")
         for name in ("lr", "weight_decay", "weight_decay_end", "seed"):
             if getattr(self, name) is not None:
@@ -85,7 +86,7 @@ class TrainingConfig:
             check_range(name, getattr(self, name), 0, 1)
         if self.workers is not None:
             check_range("workers", self.workers, 0)
-        if self.clip is not None and not self.clip > 0:
+        if self.clip is not None and not 0 < self.clip < math.inf:
             raise UserError(f"clip must be above 0 or none, got {self.clip}.")
         if self.outlier is not None and not self.outlier > 1:
             raise UserError(f"outlier must be above 1 (times the median gradient norm) or none, got {self.outlier}.")

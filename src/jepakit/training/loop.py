@@ -301,6 +301,9 @@ class Trainer:
         kept = self.folder.list_checkpoints()
         if kept:
             state = restore_checkpoint(kept[-1], self.system, self.optimizer, self.fingerprint)
+            lacking = {"step", "window", "best", "verdict", "health"} - state.keys()
+            if lacking:
+                raise UserError(f"{kept[-1]} lacks {', '.join(sorted(lacking))}. Delete it to resume from the one before.")
             self.step, self.window = state["step"], state["window"]
             self.best, self.verdict = state["best"], state["verdict"]
             self.monitor.load_state_dict(state["health"])

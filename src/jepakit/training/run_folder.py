@@ -12,12 +12,12 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from safetensors.torch import save_file
 
 from jepakit.errors import UserError
 from jepakit.files import UNFINISHED, read_metrics, write_atomic
 from jepakit.training.checkpoints import remove_checkpoint
 from jepakit.training.distributed import full, is_main
+from jepakit.training.weight_files import write_weights
 
 
 class RunFolder:
@@ -62,6 +62,11 @@ class RunFolder:
 
         Errors: another process does.
         """
+        if self.checkpoints.is_symlink() or self.metrics.is_symlink():
+            raise UserError(
+                f"checkpoints or metrics.jsonl in {self.path} is a link: what it leads to would be changed. Put the file or "
+                "folder itself there, or link the whole run folder."
+            )
         lock = FileLock(self.checkpoints / ".lock")
         try:
             lock.acquire(timeout=0)
@@ -79,7 +84,7 @@ class RunFolder:
         """Remove what a killed process was writing."""
         for folder in (self.path, self.checkpoints):
             for path in folder.glob(f".*{UNFINISHED}"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Append one line to `metrics.jsonl`."""
@@ -120,8 +125,7 @@ class RunFolder:
         """Write the system's weights, `model.safetensors`; where they lie in shards, every rank calls this."""
         tensors = {name: full(t.detach()) for name, t in system.state_dict().items()}
         if is_main():
-            whole = {name: t.cpu().contiguous() for name, t in tensors.items()}
-            write_atomic(self.model, lambda p: save_file(whole, p, metadata={"format": "pt"}))
+            write_weights(self.model, tensors)
 
 
 def step_of(checkpoint: Path) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -14,7 +13,7 @@ import torch
 
 import jepakit
 from jepakit.config import RunConfig
-from jepakit.files import write_json
+from jepakit.files import read_json, write_json
 from jepakit.training.device import choose_precision
 from jepakit.training.run_folder import RunFolder
 
@@ -43,7 +42,7 @@ def write_environment(folder: RunFolder, config: RunConfig, device: torch.device
 def add_wall_time(folder: RunFolder, seconds: float) -> None:
     """Add training seconds to `environment.json`; a resumed run adds up."""
     if folder.environment.exists():
-        environment = json.loads(folder.environment.read_text(encoding="utf-8"))
+        environment = read_json(folder.environment)
         environment["wall_s"] = environment.get("wall_s", 0.0) + seconds
         write_json(folder.environment, environment)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ import torch
 
 from jepakit.config import OBJECT, read_config, to_plain
 from jepakit.core.system import System
+from jepakit.errors import UserError
+from jepakit.files import read_json
 from jepakit.interop.pretrained import embed_samples, load_run_system
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.modality import Data
@@ -21,6 +22,7 @@ from jepakit.report.page import write_report
 from jepakit.training.run_folder import RunFolder
 
 PICTURED, NEIGHBOURS = 8, 7  # images shown with their tokens and masks, and neighbours of each
+ROW = {"features", "evaluator", "metric", "value"}  # what each row of an evaluation says
 MAPPED = 1000  # held-out images embedded for the map and the neighbours
 
 
@@ -99,4 +101,10 @@ def read_masks(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], list[lis
 
 
 def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    value = read_json(path)
+    rows = value.get("rows", []) if isinstance(value, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= ROW for row in rows):
+        raise UserError(f"{path} does not hold what jepakit writes there. Delete it, and evaluate the run again.")
+    return value
