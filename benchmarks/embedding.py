@@ -17,9 +17,9 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from benchmarks.timing import Result, compare
-from jepakit.evaluation.blocks import Rows
 from jepakit.evaluation.knn import KNNConfig, knn_scores
 from jepakit.evaluation.linear import fit_logistic, standardise
+from jepakit.evaluation.streaming import Rows
 from jepakit.interop.embedding_files import EmbeddingFile
 from jepakit.interop.pretrained import embed_batches
 from jepakit.modalities import image_survey

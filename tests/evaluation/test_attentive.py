@@ -122,7 +122,7 @@ def test_a_memory_map_in_blocks_gives_the_same(tmp_path, monkeypatch):
     expected, detail = attentive_probe(torch.from_numpy(tokens[:40]), torch.from_numpy(tokens[40:]), targets, config)
     np.save(tmp_path / "tokens.npy", tokens)
     mapped = np.load(tmp_path / "tokens.npy", mmap_mode="r")
-    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 7 * 24)
+    monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", 7 * 24)
     found, same = attentive_probe(mapped[:40], mapped[40:], targets, config)
     assert same == detail
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)

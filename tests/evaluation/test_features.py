@@ -25,7 +25,7 @@ def test_a_memory_map_is_not_copied(tmp_path):
 
 
 def test_bad_values_are_counted_over_all_blocks(monkeypatch):
-    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 6)
+    monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", 6)
     bad = np.ones((9, 3))
     bad[[0, 4, 8], 1] = np.nan, np.inf, -np.inf
     with pytest.raises(UserError, match="3 of 9 samples hold NaN"):

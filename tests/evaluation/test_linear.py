@@ -8,7 +8,6 @@ from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 
-from jepakit.evaluation.blocks import Rows
 from jepakit.evaluation.intervals import wilson
 from jepakit.evaluation.labels import low_shot_draws, read_targets
 from jepakit.evaluation.linear import (
@@ -21,6 +20,7 @@ from jepakit.evaluation.linear import (
     low_shot_probe,
     standardise,
 )
+from jepakit.evaluation.streaming import Rows
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_ridge_and_its_leave_one_out_choice_equal_scikit_learn(n, dim):
 @pytest.fixture(params=[1, 7, 1000])
 def block_rows(request, monkeypatch):
     """Rows of eight numbers in a block; nothing is held standardised, so that float32 is streamed."""
-    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 8 * request.param)
+    monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", 8 * request.param)
     monkeypatch.setattr("jepakit.evaluation.linear.IN_MEMORY", 0)
     return request.param
 
@@ -146,7 +146,7 @@ def test_a_streamed_probe_scores_as_one_in_memory(task, tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", x)
     mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
     expected, detail = linear_probe(x[:200], x[200:], targets)
-    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 8 * 7)
+    monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", 8 * 7)
     monkeypatch.setattr("jepakit.evaluation.linear.IN_MEMORY", 0)
     scores, same = linear_probe(mapped[:200], mapped[200:], targets)
     assert same == detail

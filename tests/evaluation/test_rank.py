@@ -197,5 +197,5 @@ def test_working_in_blocks_of_a_memory_map_changes_nothing(metric, rows, n, tmp_
     np.save(tmp_path / "z.npy", np.random.default_rng(0).normal(size=(n, 30)) + 3)
     z = np.load(tmp_path / "z.npy", mmap_mode="r")
     whole = metric(z)
-    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", rows * 30)
+    monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", rows * 30)
     assert metric(z) == pytest.approx(whole, rel=1e-6)  # the root of a rounded zero is about 1e-8

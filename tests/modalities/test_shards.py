@@ -58,12 +58,13 @@ def test_another_index_is_refused(copy, change, told):
 
 
 def test_flipped_bytes_are_found(copy):
-    content = opened(copy).train.pictures.content
-    assert not any(content.damaged(index) for index in range(len(content)))
     shard = copy / "shard-00000.bin"
-    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
     content = opened(copy).train.pictures.content
-    assert [index for index in range(len(content)) if content.damaged(index)] == [0]
+    whole = [content[index] for index in range(len(content))]
+    shard.write_bytes(bytes([shard.read_bytes()[0] ^ 1]) + shard.read_bytes()[1:])
+    with pytest.raises(UserError, match=r"shard-00000.bin is damaged: sample 0"):
+        content[0]
+    assert [content[index] for index in range(1, len(content))] == whole[1:]
 
 
 def test_a_larger_input_than_was_packed_for_needs_files(packed):

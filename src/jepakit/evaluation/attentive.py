@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import UserError, check_range
-from jepakit.evaluation.blocks import Array, Rows, as_tensor, moments
 from jepakit.evaluation.labels import Targets, held_out
+from jepakit.evaluation.streaming import Array, Rows, as_tensor, moments
 from jepakit.randomness import derive_seed
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jepakit.errors import UserError
-from jepakit.evaluation.blocks import Array, as_tensor, blocks
+from jepakit.evaluation.streaming import Array, as_tensor, blocks
 from jepakit.randomness import derive_seed
 
 

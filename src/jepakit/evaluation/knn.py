@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.evaluation.blocks import Array, as_tensor
 from jepakit.evaluation.labels import Task
+from jepakit.evaluation.streaming import Array, as_tensor
 
 QUERY_BLOCK = BANK_BLOCK = 2**12
 Metric = Literal["cosine", "euclidean"]

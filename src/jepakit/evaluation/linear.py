@@ -20,8 +20,8 @@ from scipy.optimize import minimize
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from jepakit.evaluation.blocks import Array, Matrix, Rows, as_tensor, blocks, gram, moments
 from jepakit.evaluation.labels import Targets, folds_of, low_shot_draws
+from jepakit.evaluation.streaming import Array, Matrix, Rows, as_tensor, blocks, gram, moments
 from jepakit.randomness import derive_seed
 
 # Penalty per sample and weight: mean loss + strength / 2 ‖W‖². scikit-learn's C is 1 / (strength × samples).

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.errors import UserError
-from jepakit.evaluation.blocks import Rows, as_tensor, blocks, gram, moments
+from jepakit.evaluation.streaming import Rows, as_tensor, blocks, gram, moments
 
 Embeddings = Float[Tensor, "..."] | Float[np.ndarray, "..."]  # [n, dim], checked inside with a message
 EmbeddedViews = Float[Tensor, "..."] | Float[np.ndarray, "..."]  # [n, views, dim]

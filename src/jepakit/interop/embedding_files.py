@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import io
-import json
 import math
 import os
 import time
@@ -17,7 +16,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from jepakit.errors import UserError, missing_extra
-from jepakit.files import write_atomic, write_json
+from jepakit.files import read_json, write_atomic, write_json
 
 FORMAT = 1
 ENDINGS = (".npy", ".parquet")
@@ -81,9 +80,9 @@ class EmbeddingFile:
         if not (self.part.exists() and self.state.exists()):
             return
         try:
-            state = json.loads(self.state.read_text(encoding="utf-8"))
-            origin, done, shape = state["origin"], state["done"], tuple(state["shape"])
-        except (ValueError, LookupError, TypeError) as error:
+            state = read_json(self.state)
+            origin, done, shape = dict(state["origin"]), int(state["done"]), tuple(map(int, state["shape"]))
+        except (UserError, ValueError, LookupError, TypeError) as error:
             raise UserError(f"{self.state} cannot be read. Delete it to begin anew.") from error
         changed = [
             f"{name} {origin.get(name)}, now {self.origin.get(name)}"

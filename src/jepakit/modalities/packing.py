@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
 import shutil
 import zlib
@@ -17,7 +16,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
-from jepakit.files import write_atomic, write_json
+from jepakit.files import read_json, write_atomic, write_json
 from jepakit.modalities.image_collection import Collection, ImageDataConfig
 from jepakit.modalities.image_survey import FileImages, each
 from jepakit.modalities.names import Names
@@ -147,7 +146,8 @@ def _digest(collection: Collection, config: ImageDataConfig, probed: list[bytes]
 
 
 def _agree(path: Path, plan: dict[str, Any], out: Path) -> None:
-    if path.exists() and (found := json.loads(path.read_text(encoding="utf-8"))) != plan:
+    if path.exists() and (found := read_json(path)) != plan:
+        found = found if isinstance(found, dict) else {}
         differing = ", ".join(name for name in plan if plan[name] != found.get(name))
         raise UserError(
             f"{out} holds an unfinished packing that differs in {differing}. Repeat that command, remove the folder, or choose "

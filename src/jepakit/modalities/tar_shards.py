@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import itertools
-import json
 import os
 import re
 import tarfile
@@ -27,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
-from jepakit.files import write_atomic
+from jepakit.files import parse_json, write_atomic
 from jepakit.modalities.image_files import EXTENSIONS
 from jepakit.modalities.mapped_files import MappedFiles
 from jepakit.modalities.names import Names
@@ -208,7 +207,7 @@ def _label(tar: Path, key: str, members: dict[str, tarfile.TarInfo], handle: io.
     if "json" not in members:
         return ""
     try:
-        facts = json.loads(content(members["json"]))
+        facts = parse_json(content(members["json"]).decode("utf-8-sig"))
     except ValueError as error:
         raise UserError(f"data: {tar}: {members['json'].name} is not JSON: {error}.") from error
     named = next((facts[name] for name in _LABEL_KEYS if name in facts), "") if isinstance(facts, dict) else ""

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.evaluation.blocks import Rows, as_tensor, blocks, gram, moments
+from jepakit.evaluation.streaming import Rows, as_tensor, blocks, gram, moments
 
 X = np.random.default_rng(0).normal(size=(23, 4)) * [1, 10, 1e-3, 0] + [0, 5, 1e4, 7]
 SIZES = pytest.mark.parametrize("rows", [1, 7, 23, 1000])
@@ -14,7 +14,7 @@ SIZES = pytest.mark.parametrize("rows", [1, 7, 23, 1000])
 @pytest.fixture(autouse=True)
 def block_rows(request, monkeypatch):
     if "rows" in request.fixturenames:
-        monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 4 * request.getfixturevalue("rows"))
+        monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", 4 * request.getfixturevalue("rows"))
 
 
 @SIZES
@@ -40,7 +40,7 @@ def test_the_gram_matrix_and_rows_made_on_the_way(rows):
 
 
 def test_rows_that_grow_count_as_large_as_they_become(monkeypatch):
-    monkeypatch.setattr("jepakit.evaluation.blocks.BLOCK_NUMBERS", 40)
+    monkeypatch.setattr("jepakit.evaluation.streaming.BLOCK_NUMBERS", 40)
     tokens = Rows(torch.arange(6), lambda part: torch.ones(len(part), 5, 4).flatten(0, 1))
     assert [len(part) for (part,) in blocks(tokens)] == [10, 10, 10]
     assert float(gram(tokens)[0, 0]) == 30
