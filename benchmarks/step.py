@@ -9,7 +9,9 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine import product_rate
 from benchmarks.timing import Result, compare
 from jepakit.masks.blocks import MultiBlockConfig
 from jepakit.modalities.inputs import ImageInputs
@@ -121,6 +123,13 @@ class Released:
         return loss.detach()
 
 
+def work_of(step: Ours) -> float:
+    """Floating-point operations of a step, as torch counts them."""
+    with FlopCounterMode(display=False) as counter:
+        step()
+    return float(counter.get_total_flops())
+
+
 def run() -> list[Result]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     released = system("separate", "legacy").to(device)
@@ -147,6 +156,7 @@ def run() -> list[Result]:
             compare("step: equal function, bfloat16", Ours(released, theirs, low), Released(released, theirs, low), repeats=2),
             compare("step: our defaults", Ours(joint, batch_of(joint, device), low), equal[1], repeats=2),
         ]
-    return [
-        Result(r.name, BATCH / r.ours, BATCH / r.reference, "images/s", r.memory_ratio, r.note) for r in rates
-    ]
+    share = work_of(equal[0]) / rates[0].ours / product_rate(device=device)
+    images = [Result(r.name, BATCH / r.ours, BATCH / r.reference, "images/s", r.memory_ratio, r.note) for r in rates]
+    floor = Result("step: share of the product rate, float32", share, 1.0, "share", note="equal function; 1 is the floor")
+    return [*images, floor]

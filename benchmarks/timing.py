@@ -28,8 +28,9 @@ class Result:
 
     @property
     def ratio(self) -> float:
-        """How many times better ours is: times faster where the unit is a time, times more where it is a rate."""
-        return self.ours / self.reference if self.unit.endswith("/s") else self.reference / self.ours
+        """How many times better ours is: times faster where the unit is a time, times more where it is a rate or share."""
+        more_is_better = self.unit.endswith("/s") or self.unit == "share"
+        return self.ours / self.reference if more_is_better else self.reference / self.ours
 
 
 def compare(
