@@ -301,7 +301,6 @@ def embed_samples(
     return torch.cat(list(embed_batches(model, inputs, dataset, indices, batch_size, device, pooling)))
 
 
-@torch.no_grad()
 def embed_batches(
     model: Callable[[Any], Tokens],
     inputs: Inputs,
@@ -327,5 +326,6 @@ def embed_batches(
         generator=torch.Generator(),  # its own: this must not draw from the global one
     )
     for prepared in start_workers(loader):
-        out = model(to_device(prepared, device))
+        with torch.no_grad():
+            out = model(to_device(prepared, device))
         yield (out.values if pooling is None else pool(out, pooling)).float().cpu()
