@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +22,22 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors to a safetensors file, whole or not at all."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": "pt", CHECKSUM: checksum(whole)}
-    write_atomic(path, lambda place: save_file(whole, place, metadata=metadata))
+
+    def write(place: Path) -> None:
+        save_file(whole, place, metadata=metadata)
+        _order_metadata(place)
+
+    write_atomic(path, write)
+
+
+def _order_metadata(path: Path) -> None:
+    """Metadata in the order of its names: safetensors writes it in any, and equal runs are to write equal files."""
+    with open(path, "r+b") as handle:
+        size = int.from_bytes(handle.read(8), "little")
+        header = json.loads(handle.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        handle.seek(8)
+        handle.write(json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(size))
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
