@@ -7,6 +7,7 @@ batch they fall into do not matter, and a whole batch is drawn at once.
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Sequence
 
@@ -45,6 +46,12 @@ class Draws:
 
     def __len__(self) -> int:
         return len(self._state)
+
+    def some(self, samples: NDArray[np.int64]) -> Draws:
+        """The streams of some of the samples, from where they stand."""
+        chosen = copy.copy(self)
+        chosen._state = self._state[samples]
+        return chosen
 
     def _words(self, count: int) -> NDArray[np.uint64]:
         steps = np.arange(self._counter + 1, self._counter + count + 1, dtype=np.uint64)

@@ -5,7 +5,7 @@ from safetensors.torch import load_file, save_file
 from jepakit.errors import UserError
 from jepakit.training.weight_files import read_weights, write_weights
 
-TENSORS = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor(2.0), "empty": torch.zeros(0, 4), "half": torch.ones(3).half()}
+TENSORS = {"a": torch.arange(6.0).view(2, 3), "b.c": torch.tensor(2.0), "empty": torch.zeros(0, 4), "low": torch.ones(3).half()}
 
 
 def test_equal_weights_make_equal_files_that_safetensors_reads(tmp_path):

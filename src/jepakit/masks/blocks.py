@@ -152,7 +152,7 @@ class MultiBlock:
         """Masks for the batch of `draws`.
 
         A sample takes its first layout whose every context is large enough; failing all `ATTEMPTS`, the one with the
-        largest context. All samples draw as long as one has to, which changes nothing for those that are settled.
+        largest context.
         """
         config = self.config
         aspect = self.grid[0] / self.grid[1]  # the context block has the picture's own shape
@@ -160,16 +160,19 @@ class MultiBlock:
         taken = np.zeros((len(draws), config.contexts, cells), dtype=bool)
         asked = np.zeros((len(draws), config.targets, cells), dtype=bool)
         most = np.full(len(draws), -1)  # tokens of the smallest context of the layout taken so far
+        pending = np.arange(len(draws))
         for _ in range(ATTEMPTS):
             targets = draw_blocks(draws, config.targets, config.target_scale, config.target_aspect, self.grid)
             context = draw_blocks(draws, config.contexts, config.context_scale, (aspect, aspect), self.grid)
             context &= ~targets.any(axis=1, keepdims=True)
-            kept = context.sum(-1).min(-1)
-            better = (most < self.min_keep) & (kept > most)
-            taken[better], asked[better] = context[better], targets[better]
-            most = np.where(better, kept, most)
-            if (most >= self.min_keep).all():
+            kept = np.count_nonzero(context, axis=-1).min(-1)
+            better = kept > most[pending]
+            chosen = pending[better]
+            taken[chosen], asked[chosen], most[chosen] = context[better], targets[better], kept[better]
+            unsettled = most[pending] < self.min_keep
+            if not unsettled.any():
                 break
+            pending, draws = pending[unsettled], draws.some(unsettled.nonzero()[0])
         if (most == 0).any():
             raise UserError(
                 f"The target blocks cover all {self.grid[0]} x {self.grid[1]} tokens and leave no context. "
