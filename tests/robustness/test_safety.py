@@ -15,6 +15,9 @@ from oracle import check_message
 MOST = 60  # attempts; the list is `attempts()` of stranger.py, which a process of its own goes through once
 
 
+pytestmark = pytest.mark.slow  # all attempts in a process of their own, watched
+
+
 @pytest.fixture(scope="module")
 def attempts(run: Path, tmp_path_factory) -> list[tuple[str, dict[str, Any]]]:
     script = Path(__file__).with_name("stranger.py")

@@ -41,6 +41,7 @@ def test_more_gpus_need_less_memory_and_time_each():
     assert many.layout.gpus * many.counted.samples == few.layout.gpus * few.counted.samples
 
 
+@pytest.mark.slow  # counts a large model several times
 def test_a_run_that_does_not_fit_is_told_what_to_turn_on(capsys, monkeypatch):
     small = {"gpu": "l40s", "batch_size": 512}
     monkeypatch.setitem(MACHINES, "l40s", replace(MACHINES["l40s"], memory=1.9e9))

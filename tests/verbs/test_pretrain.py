@@ -380,7 +380,7 @@ def test_a_frozen_teacher_comes_from_another_run_and_stays_in_this_one(teacher):
     ("options", "message"),
     [
         ({"target": "frozen"}, "target frozen needs the teacher: give its run as --encoder RUN"),
-        ({"encoder": "teacher"}, "is the teacher of target frozen, target is 'ema': --target frozen"),
+        ({"encoder": "teacher"}, "is the teacher of target frozen, target 'ema': use --target frozen"),
         ({"target": "frozen", "encoder": "teacher", "patch_size": 4}, "has 4 x 4 tokens an image, this run has 2 x 2.*size 2"),
         ({"target": "frozen", "encoder": "teacher", "image_size": (16, 16)}, "was trained on 8 x 8 pixels.*--image-size 8 8"),
         ({"target": "frozen", "encoder": "teechar"}, "teechar"),
