@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import product_rate
-from benchmarks.timing import Result, compare
+from benchmarks.timing import Result, peak_memory, seconds
 from jepakit.masks.blocks import MultiBlockConfig
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
@@ -132,31 +133,40 @@ def work_of(step: Ours) -> float:
 
 def run() -> list[Result]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    released = system("separate", "legacy").to(device)
-    theirs = batch_of(released, device)
-    parallel = system("parallel", "legacy").to(device)
-    ours_parallel = batch_of(parallel, device)
-    joint = system("joint", "legacy").to(device)
     low = torch.bfloat16 if native_bfloat16(device) else torch.float32
-    equal = Ours(released, theirs, torch.float32), Released(released, theirs, torch.float32)
-    off = abs(equal[0]().item() - equal[1]().item())
-    rates = [
-        compare("step: equal function, float32", *equal, f"loss off by {off:.0e}; the masks are the released ones", repeats=2),
-        compare(
-            "step: blocks in parallel, float32", Ours(parallel, ours_parallel, torch.float32), equal[1],
-            "one predictor pass over one context", repeats=2,
-        ),
-        compare(
-            "step: blocks jointly (our default), float32", Ours(joint, batch_of(joint, device), torch.float32), equal[1],
-            "one pass over their union", repeats=2,
-        ),
-    ]  # fmt: skip
+    models = {predict: system(predict, "legacy").to(device) for predict in ("separate", "parallel", "joint")}
+    batches = {predict: batch_of(model, device) for predict, model in models.items()}
+    released = Released(models["separate"], batches["separate"], torch.float32)
+    sides = {"released": released, **{name: Ours(model, batches[name], torch.float32) for name, model in models.items()}}
     if low != torch.float32:
-        rates += [
-            compare("step: equal function, bfloat16", Ours(released, theirs, low), Released(released, theirs, low), repeats=2),
-            compare("step: our defaults", Ours(joint, batch_of(joint, device), low), equal[1], repeats=2),
+        sides["released, low"] = Released(models["separate"], batches["separate"], low)
+        sides["separate, low"] = Ours(models["separate"], batches["separate"], low)
+        sides["joint, low"] = Ours(models["joint"], batches["joint"], low)
+    off = abs(sides["separate"]().item() - released().item())  # before anything is trained
+    took = dict(zip(sides, np.min(rounds(list(sides.values())), axis=0).tolist(), strict=True))
+    memory = {name: peak_memory(side) for name, side in sides.items() if name in ("released", "separate")}
+
+    def result(name: str, ours: str, note: str = "", reference: str = "released") -> Result:
+        saved = memory["separate"] / memory["released"] if ours == "separate" else None
+        return Result(f"step: {name}", BATCH / took[ours], BATCH / took[reference], "images/s", saved, note)
+
+    share = work_of(sides["separate"]) / took["separate"] / product_rate(device=device)
+    results = [
+        result("equal function, float32", "separate", f"the loss is off by {off:.0e}; masks as the released sampler draws"),
+        result("blocks in parallel, float32", "parallel", "one predictor pass, each block sees the context and itself"),
+        result("blocks jointly (our default), float32", "joint", "one predictor pass over their union"),
+        Result("step: share of the product rate, float32", share, 1.0, "share", note="equal function; 1 is the floor"),
+    ]
+    if low != torch.float32:
+        results += [
+            result("equal function, bfloat16", "separate, low", reference="released, low"),
+            result("our defaults against the released ones", "joint, low"),
         ]
-    share = work_of(equal[0]) / rates[0].ours / product_rate(device=device)
-    images = [Result(r.name, BATCH / r.ours, BATCH / r.reference, "images/s", r.memory_ratio, r.note) for r in rates]
-    floor = Result("step: share of the product rate, float32", share, 1.0, "share", note="equal function; 1 is the floor")
-    return [*images, floor]
+    return results
+
+
+def rounds(sides: list, count: int = 2) -> list[list[float]]:
+    """Seconds of each side, in turn, after one call of each that is not counted."""
+    for side in sides:
+        side()
+    return [[seconds(side) for side in sides] for _ in range(count)]
