@@ -20,8 +20,8 @@ from benchmarks.timing import Result, compare
 from jepakit.evaluation.knn import KNNConfig, knn_scores
 from jepakit.evaluation.linear import fit_logistic, standardise
 from jepakit.evaluation.streaming import Rows
+from jepakit.interop.embedding import embed_batches
 from jepakit.interop.embedding_files import EmbeddingFile
-from jepakit.interop.pretrained import embed_batches
 from jepakit.modalities import image_survey
 from jepakit.modalities.images import ImageDataConfig, open_images
 from jepakit.modalities.inputs import ImageInputs

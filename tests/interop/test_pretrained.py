@@ -6,7 +6,8 @@ from safetensors.torch import load_file, save_file
 
 from jepakit.config import RunConfig, default_config, write_config
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder, embed_samples, initialise, load
+from jepakit.interop.embedding import embed_samples
+from jepakit.interop.pretrained import PretrainedEncoder, initialise, load
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig

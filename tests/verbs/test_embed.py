@@ -17,7 +17,7 @@ from PIL import Image
 import jepakit
 from jepakit.cli import main
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import embed_batches
+from jepakit.interop.embedding import embed_batches
 
 
 def rows_of(path):

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from jepakit.config import RunConfig, from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice
-from jepakit.evaluation.pooling import Pooling, pool
 from jepakit.files import read_json, write_json
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
@@ -25,9 +22,7 @@ from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfi
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import MODALITIES, load_named, load_system
 from jepakit.training.checkpoints import read_checkpoint
-from jepakit.training.device import to_device
 from jepakit.training.run_folder import RunFolder
-from jepakit.training.signals import outlive_signals, start_workers
 from jepakit.training.weight_files import read_weights, write_weights
 
 FORMAT = 1
@@ -283,49 +278,3 @@ def system_name(system: System) -> str:
 
     place = f"{type(system).__module__}:{type(system).__qualname__}"
     return next((name for name, entry in SYSTEMS.items() if entry.place == place), "")
-
-
-def embed_samples(
-    model: Callable[[Any], Tokens],
-    inputs: Inputs,
-    dataset: Any,
-    indices: Sequence[int] | np.ndarray | None = None,
-    batch_size: int = 256,
-    device: torch.device | None = None,
-    pooling: Pooling | None = "mean",
-) -> Tensor:
-    """Embeddings of a data set, `[n, dim]` pooled or (pooling None) `[n, tokens, dim]`, float32 on the CPU.
-
-    `model(inputs) -> Tokens` is an encoder or a system's `encode`; the samples are prepared by `inputs`.
-    """
-    return torch.cat(list(embed_batches(model, inputs, dataset, indices, batch_size, device, pooling)))
-
-
-def embed_batches(
-    model: Callable[[Any], Tokens],
-    inputs: Inputs,
-    dataset: Any,
-    indices: Sequence[int] | np.ndarray | None = None,
-    batch_size: int = 256,
-    device: torch.device | None = None,
-    pooling: Pooling | None = "mean",
-    workers: int = 0,
-) -> Iterator[Tensor]:
-    """`embed_samples` a batch at a time. Worker processes, where asked for, prepare one batch each ahead."""
-    order = np.arange(len(dataset)) if indices is None else np.asarray(indices)
-    device = device or torch.device("cpu")
-    loader = DataLoader(
-        dataset,
-        batch_sampler=[order[start : start + batch_size].tolist() for start in range(0, len(order), batch_size)],
-        collate_fn=inputs.prepare,
-        num_workers=workers,
-        multiprocessing_context="spawn" if workers else None,
-        worker_init_fn=outlive_signals if workers else None,
-        prefetch_factor=1 if workers else None,
-        pin_memory=device.type == "cuda",
-        generator=torch.Generator(),  # its own: this must not draw from the global one
-    )
-    for prepared in start_workers(loader):
-        with torch.no_grad():
-            out = model(to_device(prepared, device))
-        yield (out.values if pooling is None else pool(out, pooling)).float().cpu()

@@ -172,7 +172,7 @@ class MultiBlock:
             unsettled = most[pending] < self.min_keep
             if not unsettled.any():
                 break
-            pending, draws = pending[unsettled], draws.some(unsettled.nonzero()[0])
+            pending, draws = pending[unsettled], draws.some(np.flatnonzero(unsettled))
         if (most == 0).any():
             raise UserError(
                 f"The target blocks cover all {self.grid[0]} x {self.grid[1]} tokens and leave no context. "

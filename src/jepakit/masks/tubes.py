@@ -100,7 +100,7 @@ class Tubes:
             unsettled = (most[pending] < self.min_keep).any(axis=1)
             if not unsettled.any():
                 break
-            pending, draws = pending[unsettled], draws.some(unsettled.nonzero()[0])
+            pending, draws = pending[unsettled], draws.some(np.flatnonzero(unsettled))
         if (most == 0).any():
             raise UserError(
                 f"The tubes cover all {rows} x {columns} places of a frame and leave no context. Lower masks.short_scale or "

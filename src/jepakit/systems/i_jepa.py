@@ -21,13 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from jepakit.core.anticollapse import (
-    BarlowTwinsConfig,
-    InfoNCEConfig,
-    SIGRegConfig,
-    VICRegConfig,
-    chosen_anticollapse,
-)
+from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.batch import Batch
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
@@ -45,7 +39,7 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class IJEPAConfig:
+class IJEPAConfig(AntiCollapseOptions):
     """The choices of I-JEPA."""
 
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
@@ -72,10 +66,6 @@ class IJEPAConfig:
     energy: Energy = field(default_factory=Energy)
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
     """A loss on the projected mean of each context's tokens; none is the paper."""
-    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
-    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
-    barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
-    infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
     invariance: float = 0.0
     """Weight of the distance between the projected contexts of one image (masks.contexts of at least 2)."""
     projector: tuple[int, ...] = (256, 64)

@@ -17,13 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from jepakit.core.anticollapse import (
-    BarlowTwinsConfig,
-    InfoNCEConfig,
-    SIGRegConfig,
-    VICRegConfig,
-    chosen_anticollapse,
-)
+from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.energies import Energy
 from jepakit.core.paired import Projected, Views
 from jepakit.core.system import Batch
@@ -39,7 +33,7 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeJEPAConfig:
+class LeJEPAConfig(AntiCollapseOptions):
     """The choices of LeJEPA."""
 
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
@@ -51,10 +45,6 @@ class LeJEPAConfig:
     augment: ViewConfig = field(default_factory=ViewConfig)
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "sigreg"
     """sigreg is the method; the others stand beside it for comparison, none is the negative control."""
-    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
-    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
-    barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
-    infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
     invariance: float = 1.0
     """Weight of the distance of each view from the centre; methods that align views themselves come without it."""
     projector: tuple[int, ...] = (512, 64)

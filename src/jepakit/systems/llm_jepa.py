@@ -25,7 +25,7 @@ noise of one seed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -34,13 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.collectives import global_count, sum_over_ranks
-from jepakit.core.anticollapse import (
-    BarlowTwinsConfig,
-    InfoNCEConfig,
-    SIGRegConfig,
-    VICRegConfig,
-    chosen_anticollapse,
-)
+from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.batch import Batch, count_of
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.paired import Comparison, Paired
@@ -54,7 +48,7 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLMJEPAConfig:
+class LLMJEPAConfig(AntiCollapseOptions):
     """The choices of LLM-JEPA."""
 
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
@@ -74,10 +68,6 @@ class LLMJEPAConfig:
     """Whether gradient flows into the code's embedding (the paper's: it does)."""
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
     """A loss on the embeddings of text and code; those that align views themselves (all but sigreg) replace the cosine."""
-    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
-    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
-    barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
-    infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)

@@ -14,8 +14,9 @@ from rich.progress import track
 from torch.utils.data import ConcatDataset
 
 from jepakit.errors import check_range
+from jepakit.interop.embedding import embed_batches
 from jepakit.interop.embedding_files import EmbeddingFile, check_ending
-from jepakit.interop.pretrained import PretrainedEncoder, Which, embed_batches, load
+from jepakit.interop.pretrained import PretrainedEncoder, Which, load
 from jepakit.training.device import available_cores, choose_device
 
 

@@ -21,7 +21,8 @@ from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
 from jepakit.files import write_json
-from jepakit.interop.pretrained import Which, build_system, embed_samples, encoder_of, load_run_system, teacher_of
+from jepakit.interop.embedding import embed_samples
+from jepakit.interop.pretrained import Which, build_system, encoder_of, load_run_system, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import load_system

@@ -12,7 +12,8 @@ from jepakit.config import OBJECT, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import read_json
-from jepakit.interop.pretrained import embed_samples, load_run_system
+from jepakit.interop.embedding import embed_samples
+from jepakit.interop.pretrained import load_run_system
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed

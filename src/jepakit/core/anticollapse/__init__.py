@@ -8,7 +8,8 @@ added up: with accumulated micro-batches they need the joined batch. On several 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from jepakit.core.anticollapse.barlow import BarlowTwins, BarlowTwinsConfig
 from jepakit.core.anticollapse.infonce import InfoNCE, InfoNCEConfig
@@ -25,6 +26,18 @@ CONFIGS: dict[str, Callable[[], AntiCollapseConfig]] = {
     "barlow": BarlowTwinsConfig,
     "infonce": InfoNCEConfig,
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class AntiCollapseOptions:
+    """The choice of a method, and each one's own options, for the configs of systems."""
+
+    anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
+    """A loss that keeps embeddings from becoming all alike; none: no such loss."""
+    sigreg: SIGRegConfig = field(default_factory=SIGRegConfig)
+    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
+    barlow: BarlowTwinsConfig = field(default_factory=BarlowTwinsConfig)
+    infonce: InfoNCEConfig = field(default_factory=InfoNCEConfig)
 
 
 def make_anticollapse(method: str | AntiCollapseConfig, seed: int = 0) -> AntiCollapse | None:
@@ -59,7 +72,8 @@ def chosen_anticollapse(config: Any, seed: int = 0) -> AntiCollapse | None:
 
 
 __all__ = [
-    "CONFIGS", "AntiCollapse", "AntiCollapseConfig", "BarlowTwins", "BarlowTwinsConfig", "InfoNCE", "InfoNCEConfig",
+    "CONFIGS", "AntiCollapse", "AntiCollapseConfig", "AntiCollapseOptions", "BarlowTwins", "BarlowTwinsConfig",
+    "InfoNCE", "InfoNCEConfig",
     "SIGReg", "SIGRegConfig", "VICReg", "VICRegConfig", "chosen_anticollapse", "draw_directions", "epps_pulley",
     "make_anticollapse",
 ]
