@@ -39,7 +39,7 @@ def compiled(source: Path) -> ctypes.CDLL | None:
                 subprocess.run([compiler, *FLAGS, str(source), "-o", str(made), "-lm"], check=True, capture_output=True)
                 os.replace(made, library)
         return ctypes.CDLL(str(library))
-    except (OSError, subprocess.CalledProcessError):  # no room, no headers, another kind of compiler: the torch form runs
+    except (OSError, RuntimeError, subprocess.CalledProcessError):  # no home, no room, no headers, another kind of compiler: the torch form runs
         return None
 
 
