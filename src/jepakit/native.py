@@ -39,8 +39,8 @@ def compiled(source: Path) -> ctypes.CDLL | None:
                 subprocess.run([compiler, *FLAGS, str(source), "-o", str(made), "-lm"], check=True, capture_output=True)
                 os.replace(made, library)
         return ctypes.CDLL(str(library))
-    except (OSError, RuntimeError, subprocess.CalledProcessError):  # no home, no room, no headers, another kind of compiler: the torch form runs
-        return None
+    except (OSError, RuntimeError, subprocess.CalledProcessError):  # no home, no room, no headers, another kind of compiler
+        return None  # the torch form runs
 
 
 def cache_folder() -> Path:
