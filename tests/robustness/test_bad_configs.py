@@ -142,6 +142,8 @@ def test_damaged_text(content: bytes, folder: Path):
             if isinstance(values, dict) and section != "inputs":
                 for name, value in values.items():
                     found = to_plain(getattr(getattr(config, section), name))
+                    if isinstance(found, dict):  # a group that is cut short keeps its other defaults
+                        found, value = {key: found[key] for key in value or ()}, value or {}
                     assert found == value or str(found) == str(value) or float(found) == float(value)
         write_config(folder / "again.yaml", config)
         assert read_config(folder / "again.yaml") == config
