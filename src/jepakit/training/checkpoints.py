@@ -261,8 +261,8 @@ def _reader(path: Path) -> Any:
     class Reader(FileSystemReader):
         """Reads `.metadata`, which is a pickle, without running code in it."""
 
-        # The arguments are torch's: a rank, where each rank wrote a description of its own. Ours is one.
-        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:
+        # torch passes a rank, where each rank wrote a description of its own. Ours is one, whatever the arguments.
+        def read_metadata(self, *args: Any, **kwargs: Any) -> Any:  # torch's signature
             with open(path / ".metadata", "rb") as handle:
                 metadata = _MetadataUnpickler(handle).load()
             _check_description(metadata)

@@ -30,10 +30,8 @@ def faults_explained(folder: RunFolder, config: TrainingConfig) -> Iterator[None
     """While a run is trained and evaluated: such a fault ends it with a `UserError`; other errors pass unchanged."""
     try:
         yield
-    except UserError:
-        raise
-    except Exception as error:
-        told = explain(error, folder, config)
+    except Exception as error:  # disks fail in errors of many classes (torch's, safetensors'); what is no fault goes on as it is
+        told = None if isinstance(error, UserError) else explain(error, folder, config)
         if told is None:
             raise
         raise UserError(told) from error
