@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice, check_range
+from jepakit.masks.cells import cells_to_ids
 from jepakit.randomness import Draws
 
 ATTEMPTS = 8  # layouts drawn for each sample; the first with a large enough context is taken
@@ -104,15 +105,6 @@ def _asked(targets: NDArray[np.bool_], config: MultiBlockConfig) -> tuple[Tensor
     batch, blocks, cells = targets.shape
     ids, lengths = cells_to_ids(targets.reshape(batch, 1, blocks * cells))
     return ids % cells, lengths, ids // cells + 1
-
-
-def cells_to_ids(cells: NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """Cells to padded raster ids and their lengths: `[..., cells] -> [..., longest], [...]`."""
-    lengths = np.count_nonzero(cells, axis=-1)
-    ids = np.zeros((*lengths.shape, int(lengths.max(initial=1))), dtype=np.int64)
-    filled = np.arange(ids.shape[-1]) < lengths[..., None]
-    ids[filled] = np.flatnonzero(cells) % cells.shape[-1]  # both go through the samples, and the cells of each, in order
-    return torch.from_numpy(ids), torch.from_numpy(lengths)
 
 
 def draw_blocks(

@@ -13,12 +13,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from jepakit.errors import UserError, check_range
-from jepakit.masks.blocks import BlockMasks, cells_to_ids, draw_blocks
+from jepakit.masks.blocks import BlockMasks, draw_blocks
+from jepakit.masks.cells import cells_to_ids
 from jepakit.randomness import Draws
 
 ATTEMPTS = 64  # layouts drawn at most; the first that leaves a large enough context is taken, mostly the first of all
@@ -106,16 +104,4 @@ class Tubes:
                 f"The tubes cover all {rows} x {columns} places of a frame and leave no context. Lower masks.short_scale or "
                 "masks.long_scale, or use a smaller patch_size."
             )
-        return BlockMasks(*_in_every_frame(~hidden, time), *_in_every_frame(hidden[:, :, None], time))
-
-
-def _in_every_frame(places: NDArray[np.bool_], time: int) -> tuple[Tensor, Tensor]:
-    """Padded ids of these places in all frames, and how many: `[..., places] -> [..., longest], [...]`."""
-    one, lengths = (x.flatten(0, places.ndim - 2).numpy() for x in cells_to_ids(places))
-    frames = (np.arange(time) * places.shape[-1])[:, None]
-    ids = np.zeros((len(one), time * one.shape[1]), dtype=np.int64)
-    for length in np.unique(lengths):  # copying rows of one length is several times faster than indexing all by a mask
-        rows = np.flatnonzero(lengths == length)
-        ids[rows, : time * length] = (one[rows, None, :length] + frames).reshape(len(rows), time * length)
-    shape = places.shape[:-1]
-    return torch.from_numpy(ids).view(*shape, ids.shape[1]), torch.from_numpy(time * lengths).view(shape)
+        return BlockMasks(*cells_to_ids(~hidden, time), *cells_to_ids(hidden[:, :, None], time))

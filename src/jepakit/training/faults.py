@@ -30,7 +30,7 @@ def faults_explained(folder: RunFolder, config: TrainingConfig) -> Iterator[None
     """While a run is trained and evaluated: such a fault ends it with a `UserError`; other errors pass unchanged."""
     try:
         yield
-    except Exception as error:  # disks fail in errors of many classes (torch's, safetensors'); what is no fault goes on as it is
+    except Exception as error:  # disks fail in errors of many classes (torch's, safetensors'); what is no fault goes on
         told = None if isinstance(error, UserError) else explain(error, folder, config)
         if told is None:
             raise
