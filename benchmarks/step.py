@@ -33,9 +33,9 @@ def system(predict: str, sampler: str = "corrected") -> IJEPA:
     return IJEPA(IJEPAConfig(size="small", patch_size=16, predictor_dim=384, predictor_depth=6, masks=masks), INPUTS)
 
 
-def batch_of(model: IJEPA, device: torch.device) -> dict:
+def batch_of(model: IJEPA, device: torch.device, samples: int = BATCH) -> dict:
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (BATCH, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    images = torch.randint(0, 256, (samples, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
     samples = [{"image": image, "id": number} for number, image in enumerate(images)]
     return to_device(model.collator(0)(samples), device)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,18 +68,7 @@ def read_hugging_face(config: ImageDataConfig, source: object | None) -> Collect
     if labels is not None:
         labels.values = labels.values[survey.good]
     test = np.arange(len(names))[survey.good] >= len(parts[0]) if len(parts) == 2 else None
-    return Collection(
-        name=config.data,
-        kind="hf",
-        pictures=survey.pictures,
-        image_size=survey.image_size,
-        channels=survey.channels,
-        shapes=survey.shapes,
-        modes=survey.modes,
-        labels=labels,
-        test=test,
-        bad_files=survey.bad,
-    )
+    return replace(survey.collection(config.data, "hf"), labels=labels, test=test)
 
 
 def _parts(source: Any, datasets: Any) -> list[datasets.Dataset]:

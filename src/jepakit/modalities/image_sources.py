@@ -6,6 +6,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -152,14 +153,8 @@ def _from_folder(config: ImageDataConfig, root: Path) -> Collection:
     labels = None
     if config.labels != "none":
         labels = (table.labels() if table is not None else None) or folder_labels(in_split)
-    return Collection(
-        name=root.resolve().name,
-        kind="folder",
-        pictures=survey.pictures,
-        image_size=survey.image_size,
-        channels=survey.channels,
-        shapes=survey.shapes,
-        modes=survey.modes,
+    return replace(
+        survey.collection(root.resolve().name, "folder"),
         labels=labels,
         paths=files.take(survey.good),
         relative=relative,
@@ -187,20 +182,13 @@ def _from_tars(config: ImageDataConfig, tars: Sequence[Path]) -> Collection:
         labels = table.labels()
     elif config.labels is None:
         labels = told_labels(told.take(survey.good), relative)
-    return Collection(
-        name=tars[0].name if len(tars) == 1 else Path(config.data).name,
-        kind="tar",
-        pictures=survey.pictures,
-        image_size=survey.image_size,
-        channels=survey.channels,
-        shapes=survey.shapes,
-        modes=survey.modes,
+    return replace(
+        survey.collection(tars[0].name if len(tars) == 1 else Path(config.data).name, "tar"),
         labels=labels,
         paths=relative,
         relative=relative,
         groups=groups_of(config.group_by, table, relative),
         test=None if split is None else np.repeat(split, [len(index.starts) for index in indices])[survey.good],
-        bad_files=survey.bad,
         shards=np.searchsorted(survey.good, files.ends),
     )
 

@@ -16,7 +16,7 @@ from rich.progress import track
 from torch.utils.data import get_worker_info
 
 from jepakit.errors import UserError
-from jepakit.modalities.image_collection import ImageDataConfig
+from jepakit.modalities.image_collection import Collection, ImageDataConfig
 from jepakit.modalities.image_files import (
     BadFile,
     Pixels,
@@ -110,6 +110,19 @@ class Survey:
     channels: int
     shapes: NDArray[np.int64]
     modes: dict[str, int]
+
+    def collection(self, name: str, kind: str) -> Collection:
+        """What was seen, before anything is known of labels, paths and split."""
+        return Collection(
+            name=name,
+            kind=kind,
+            pictures=self.pictures,
+            image_size=self.image_size,
+            channels=self.channels,
+            shapes=self.shapes,
+            modes=self.modes,
+            bad_files=self.bad,
+        )
 
 
 def survey_files(files: Sequence[str | bytes], names: Sequence[str], config: ImageDataConfig) -> Survey:
