@@ -92,9 +92,8 @@ def run() -> list[Result]:
     for processes in (1, 2, 4):
         found = alone if processes == 1 else on(processes)
         step = predicted(counted, found, processes, attained)
-        note = f"compute {step.compute_s:.2f} s, update {step.update_s:.3f}, sending {step.communication_s:.3f}, not hidden "
-        note += f"{step.exposed_s:.3f}" + (
-            f"; its {attained:.2f} of the product rate is taken for all" if processes == 1 else ""
-        )
+        note = f"compute {step.compute_s:.2f} s, update {step.update_s:.3f}, "
+        note += f"sending {step.communication_s:.3f}, not hidden {step.exposed_s:.3f}"
+        note += f"; its {attained:.2f} of the product rate is taken for all" if processes == 1 else ""
         results.append(Result(f"processes: a step on {processes}, predicted", step.step_s, found[0], note=note))
     return results
