@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from jepakit.nn import transformer
 from jepakit.nn.attention_layout import AttentionLayout
 from jepakit.nn.packing import Packing
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
@@ -57,6 +58,29 @@ def test_a_block_over_packed_tokens_equals_one_over_each_sample(dtype):
     tolerance = 1e-10 if dtype == torch.float64 else 1e-5
     torch.testing.assert_close(packed[real], torch.cat(alone), atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(found, expected, atol=10 * tolerance, rtol=tolerance)
+
+
+def test_a_packing_in_pieces_holds_the_same_samples():
+    packing = Packing.of([(LENGTHS, 7)], CPU)
+    pieces = packing.pieces(8)
+    assert [sum(piece.sizes) for piece in pieces] == [7, 4, 7, 7]
+    assert torch.equal(torch.cat([piece.places for piece in pieces]), packing.places)
+    for piece in pieces:
+        assert piece.offsets.diff().tolist() == [length for count, length in piece.groups for _ in range(count)]
+        assert piece.offsets[0] == 0
+    assert [piece.groups for piece in packing.pieces(10**6)] == [packing.groups]
+    assert [sum(piece.sizes) for piece in packing.pieces(1)] == [1, 2, 4, 4, 7, 7]  # a sample is never cut
+
+
+@pytest.mark.parametrize("in_parts", [False, True])
+def test_a_block_works_on_pieces_as_on_the_whole(in_parts, monkeypatch):
+    blocks = torch.randint(0, 3, (7, 7), generator=torch.Generator().manual_seed(1)) if in_parts else None
+    block, packing = Block(16, 2).double(), Packing.of([(LENGTHS, 7)], CPU, blocks)
+    x = packing.pack(tokens())
+    whole = block(x, packing)
+    monkeypatch.setattr(transformer, "PIECE", 8 * 64 * 8)  # eight tokens of 64 hidden numbers
+    assert len(packing.pieces(8)) == 4
+    torch.testing.assert_close(block(x, packing), whole, atol=1e-12, rtol=1e-12)
 
 
 def padded(function, *inputs, monkeypatch):

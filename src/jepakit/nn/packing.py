@@ -7,7 +7,9 @@ length together (on CUDA on all of them, as one jagged tensor), which needs neit
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -27,14 +29,15 @@ class Packing:
     places: of the packed tokens in the flattened batch.
     offsets: where each sample begins, and the end of the last.
     groups: (samples, length), samples of equal length lie together.
-    layouts: who sees whom within a sample, for each group; None: all see all.
+    blocks: numbers of the packed tokens for the order "star"; None: all tokens of a sample see one another.
     """
 
     shape: tuple[int, int]
     places: Int[Tensor, "total"]
     offsets: Int[Tensor, "samples_and_end"]
     groups: tuple[tuple[int, int], ...]
-    layouts: tuple[AttentionLayout, ...] = ()
+    blocks: Int[Tensor, "total"] | None = None
+    _pieces: dict[int, list[Packing]] = field(default_factory=dict, init=False, repr=False)
 
     @staticmethod
     def of(parts: list[tuple[Tensor | None, int]], device: torch.device, blocks: Tensor | None = None) -> Packing | None:
@@ -59,17 +62,53 @@ class Packing:
         places = torch.from_numpy(order[row] * valid.shape[1] + column).to(device, non_blocking=True)
         groups = tuple((len(list(same)), int(n)) for n, same in itertools.groupby(counts[order].tolist()) if n)
         offsets = torch.from_numpy(np.cumsum([0, *counts[order]])).to(device, non_blocking=True)
-        packing = Packing((batch, valid.shape[1]), places, offsets, groups)
-        if blocks is None:
-            return packing
-        found = blocks.flatten().index_select(0, places).split(packing.sizes)
-        layouts = (AttentionLayout(order="star", blocks=b.view(count, n)) for b, (count, n) in zip(found, groups, strict=True))
-        return replace(packing, layouts=tuple(layouts))
+        numbers = None if blocks is None else blocks.flatten().index_select(0, places)
+        return Packing((batch, valid.shape[1]), places, offsets, groups, numbers)
+
+    @cached_property
+    def layouts(self) -> list[AttentionLayout | None]:
+        """Who sees whom within a sample, for each group."""
+        if self.blocks is None:
+            return [None] * len(self.groups)
+        found = zip(self.blocks.split(self.sizes), self.groups, strict=True)
+        return [AttentionLayout(order="star", blocks=numbers.view(group)) for numbers, group in found]
 
     @property
     def sizes(self) -> list[int]:
         """Tokens of each group."""
         return [count * length for count, length in self.groups]
+
+    def pieces(self, most: int) -> list[Packing]:
+        """The same samples in several packings, each of at most `most` tokens (but for a sample that is longer), in order."""
+        if most not in self._pieces:
+            self._pieces[most] = list(self._cut(most))
+        return self._pieces[most]
+
+    def _cut(self, most: int) -> Iterator[Packing]:
+        cuts: list[list[tuple[int, int, int]]] = [[]]  # (group, first, end) of its samples
+        room = most
+        for number, (count, length) in enumerate(self.groups):
+            first = 0
+            while first < count:
+                if room < length and cuts[-1]:
+                    cuts.append([])
+                    room = most
+                end = min(count, first + max(1, room // length))
+                cuts[-1].append((number, first, end))
+                room -= (end - first) * length
+                first = end
+        token, sample = 0, len(self.offsets) - 1 - sum(count for count, _ in self.groups)  # after those without any token
+        for cut in cuts:
+            groups = tuple((end - first, self.groups[number][1]) for number, first, end in cut)
+            tokens, samples = sum(count * length for count, length in groups), sum(count for count, _ in groups)
+            yield Packing(
+                self.shape,
+                self.places[token : token + tokens],
+                self.offsets[sample : sample + samples + 1] - token,
+                groups,
+                None if self.blocks is None else self.blocks[token : token + tokens],
+            )
+            token, sample = token + tokens, sample + samples
 
     def pack(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "1 total dim"]:
         return x.flatten(0, 1).index_select(0, self.places)[None]
@@ -81,11 +120,10 @@ class Packing:
 
     def attend(self, qkv: Float[Tensor, "1 total width"], heads: int) -> Float[Tensor, "1 total dim"]:
         """Self-attention of each sample, from queries, keys and values side by side."""
-        if qkv.is_cuda and not self.layouts:
+        if qkv.is_cuda and self.blocks is None:
             return self._jagged(qkv, heads)
         outputs = []
-        layouts = self.layouts or [None] * len(self.groups)
-        for part, (count, _), layout in zip(qkv[0].split(self.sizes), self.groups, layouts, strict=True):
+        for part, (count, _), layout in zip(qkv[0].split(self.sizes), self.groups, self.layouts, strict=True):
             q, k, v = rearrange(part, "(b n) (three h d) -> three b h n d", b=count, three=3, h=heads)
             outputs.append(rearrange(attend(q, k, v, layout), "b h n d -> (b n) (h d)"))
         return torch.cat(outputs)[None]
