@@ -113,13 +113,15 @@ def draw_blocks(
     """Cells inside `count` blocks a sample, `[batch, count, cells]`: the area uniform in `scale`, the aspect log-uniform, the
     corner uniform over all places where the block fits."""
     rows, columns = grid
-    area = draws.uniform(count, low=scale[0], high=scale[1]) * rows * columns
-    ratio = np.exp(draws.uniform(count, low=np.log(aspect[0]), high=np.log(aspect[1])))
+    unit = draws.uniform(4, count)  # drawn at once: area, aspect, top, left
+    area = (scale[0] + unit[:, 0] * (scale[1] - scale[0])) * rows * columns
+    low, high = np.log(aspect[0]), np.log(aspect[1])
+    ratio = np.exp(low + unit[:, 1] * (high - low))
     # A side that would leave the grid gives way to the other, so that the area stays.
     height = np.clip(np.round(np.sqrt(area * ratio)), np.ceil(area / columns), rows).astype(np.int64)
     width = np.clip(np.round(area / height), 1, columns).astype(np.int64)
-    top = draws.integers(rows - height + 1, count)
-    left = draws.integers(columns - width + 1, count)
+    top = np.floor(unit[:, 2] * (rows - height + 1)).astype(np.int64)
+    left = np.floor(unit[:, 3] * (columns - width + 1)).astype(np.int64)
     return _inside(top, left, height, width, grid)
 
 
