@@ -51,7 +51,7 @@ def run() -> list[Result]:
             ("truncated to the shortest", partial(through, cut), batch * shortest),
             ("padded and masked", partial(through, ragged, padded=True), kept),
         ):
-            timed = compare(name, partial(through, ragged), other, repeats=9, of_rounds=median)
+            timed = compare(name, partial(through, ragged), other, repeats=7, of_rounds=median)
             ours, reference = 1e6 * timed.ours / kept, 1e6 * timed.reference / tokens_of
             results.append(Result(f"ragged: batch {batch}, {name}", ours, reference, "us a token", timed.memory_ratio, note))
     return results

@@ -53,7 +53,7 @@ def run() -> list[Result]:
 
     return [
         compare("sigreg: plain formula, eager", both(ours), both(plain), note, repeats=3),
-        compare("sigreg: plain formula, compiled", both(ours), both(compiled)),
+        compare("sigreg: plain formula, compiled", both(ours), both(compiled), repeats=3),
         compare(
             "sigreg: its own projection's products", both(ours), projection,
             f"forward and backward of [{SAMPLES}, {DIM}] @ [{DIM}, {DIRECTIONS}], which any implementation has to do",
