@@ -94,10 +94,12 @@ def _with_sections(name: str, fields: Sequence[Any], system: str, base: RunConfi
     fields, defaults = list(fields), base or default_config(system, "unset")
     for section, kind in section_types(system).items():
         flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
+        default = getattr(defaults, section)
         if section == "dataset" and base is None:
-            fields.insert(1, (section, flat))
+            asked = dataclasses.field(default=dataclasses.replace(default, data=tyro.MISSING))
+            fields.insert(1, (section, flat, asked))
         else:
-            fields.append((section, flat, dataclasses.field(default=getattr(defaults, section))))
+            fields.append((section, flat, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
 
 

@@ -8,6 +8,7 @@ windows overlap.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -17,16 +18,19 @@ import torch
 from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from jepakit.errors import UserError, check_range
-from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
+from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale, sample_draws, sample_facts
 from jepakit.modalities.pendulum import pendulum_episodes
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
+from jepakit.modalities.two_rooms import TwoRoomsConfig, two_rooms_episodes
 
-BUILT_IN = ("pendulum", "pendulum-pixels")
+BUILT_IN = ("pendulum", "pendulum-pixels", "two-rooms", "two-rooms-fixed")
+MEASURED = 2**24  # numbers of observations at most whose mean and deviation are taken for those of all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class TrajectoryDataConfig:
     """Where the episodes are and how they are cut into windows."""
 
     data: str
-    """An .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels."""
+    """An .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None
@@ -124,6 +128,9 @@ class TrajectoryInputs(Inputs):
     def of(cls, data: TrajectoryData) -> TrajectoryInputs:
         """What a world model trained on this data expects."""
         episodes, chosen = data.train.episodes, _steps_of(data.train)
+        enough = max(1, MEASURED // math.prod(episodes.observations.shape[1:]))
+        if len(chosen) > enough:  # pictures of all steps would not fit into memory
+            chosen = chosen[np.linspace(0, len(chosen) - 1, enough).astype(np.int64)]
         observations = unit(torch.from_numpy(episodes.observations[chosen])).double()
         axes = [0] if observations.dim() == 2 else [0, 2, 3]
         block = torch.from_numpy(episodes.actions[chosen]).double()
@@ -164,8 +171,10 @@ class TrajectoryInputs(Inputs):
         }
 
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
-        """The numbers of the last observation."""
-        return self.prepare(samples).flatten(1)
+        """The numbers of the last observation; pictures above 32 pixels are averaged down to that."""
+        last = self.prepare(samples)[:, 0]
+        cell = 1 if last.dim() == 2 else math.ceil(max(last.shape[2:]) / 32)
+        return (F.avg_pool2d(last, cell, ceil_mode=True) if cell > 1 else last).flatten(1)
 
     def describe(self) -> str:
         """The input's size in words."""
@@ -203,8 +212,8 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     Raises:
         UserError: nothing there, arrays that do not fit together, windows longer than every episode; with the remedy.
     """
-    built_in = source is None and config.data in BUILT_IN
-    config = replace(config, frame_skip=config.frame_skip or (4 if built_in else 1))
+    pendulum = source is None and config.data in ("pendulum", "pendulum-pixels")
+    config = replace(config, frame_skip=config.frame_skip or (4 if pendulum else 1))
     episodes, kind = _read(config.data, source)
     if episodes.states is not None:
         check_range("label_column", config.label_column, 0, episodes.states.shape[1] - 1)
@@ -244,6 +253,8 @@ def _read(place: str, source: object | None) -> tuple[Episodes, str]:
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
         raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
+    if place in ("two-rooms", "two-rooms-fixed"):
+        return two_rooms_episodes(TwoRoomsConfig(fixed=place == "two-rooms-fixed")), place
     if place in BUILT_IN:
         return pendulum_episodes(pixels=place == "pendulum-pixels"), place
     return read_episodes(place)
@@ -283,6 +294,30 @@ def _fingerprint(episodes: Episodes, train: NDArray[np.int64], test: NDArray[np.
     for index in np.linspace(0, len(episodes.observations) - 1, 256).astype(int):
         digest.update(np.ascontiguousarray(episodes.observations[index]).tobytes())
     return digest.hexdigest()[:16]
+
+
+NOISE = 0.1  # deviations of an observation's numbers
+
+
+@dataclass(frozen=True)
+class WindowCollator:
+    """Stacks windows; for LiDAR also views of each last observation, the same with other sensor noise.
+
+    Frames that follow each other are no views of one state: that they differ is what the predictor lives on, and an
+    encoder that sees it would score worse. Noise of the sensor is what an embedding of any modality should not hold.
+    """
+
+    inputs: TrajectoryInputs
+    seed: int
+    views: int | None = None
+
+    def __call__(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = {**self.inputs.windows(samples), **sample_facts(samples)}
+        if self.views is not None:
+            last = batch["inputs"][:, None, -1:]
+            noise = sample_draws(samples, self.seed, "views").normal(self.views, 1, *self.inputs.shape)
+            batch["views"] = last + NOISE * torch.from_numpy(noise).to(last)
+        return batch
 
 
 TRAJECTORIES = Modality(

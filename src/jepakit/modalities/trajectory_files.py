@@ -14,16 +14,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
 from jepakit.modalities.array_files import open_npz
 
 _KEYS = ("observations", "actions", "states", "labels", "episode")
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """What observations are asked for: an array in memory or mapped from a file, or pictures drawn when they are looked at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, steps: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -34,7 +46,7 @@ class Episodes:
     float32, states None where there are none; starts: the first step of each episode and, last, the number of steps.
     """
 
-    observations: Shaped[np.ndarray, "steps ..."]
+    observations: Frames
     actions: Float[np.ndarray, "steps action"]
     states: Float[np.ndarray, "steps k"] | None
     starts: NDArray[np.int64]
