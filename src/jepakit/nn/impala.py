@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -47,4 +48,6 @@ class Impala(nn.Module):
     def forward(self, images: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n output_dim"]:
         if images.shape[1:] != self.image_shape:
             raise UserError(f"The encoder expects images [n, *{list(self.image_shape)}], got {list(images.shape)}.")
-        return F.relu(self.layers(images)).flatten(1)
+        # Twice as fast on CPUs as channels first, where there are few of them.
+        x = self.layers(images.contiguous(memory_format=torch.channels_last))
+        return F.relu(x).flatten(1)
