@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
-from jepakit.errors import check_choice
+from jepakit.errors import UserError, check_choice
+from jepakit.worlds.planners.amortised import Amortised, AmortisedConfig
 from jepakit.worlds.planners.cem import CEM, CEMConfig
 from jepakit.worlds.planners.gradient import GradientConfig, GradientPlanner
 from jepakit.worlds.planners.icem import ICEM, ICEMConfig
 from jepakit.worlds.planners.mppi import MPPI, MPPIConfig
 from jepakit.worlds.planners.random_shooting import RandomShooting, RandomShootingConfig
+from jepakit.worlds.planners.tree_search import TreeSearch, TreeSearchConfig
 from jepakit.worlds.problem import Planner
 
 __all__ = [
@@ -18,6 +20,8 @@ __all__ = [
     "ICEM",
     "MPPI",
     "PLANNERS",
+    "Amortised",
+    "AmortisedConfig",
     "CEMConfig",
     "GradientConfig",
     "GradientPlanner",
@@ -25,6 +29,8 @@ __all__ = [
     "MPPIConfig",
     "RandomShooting",
     "RandomShootingConfig",
+    "TreeSearch",
+    "TreeSearchConfig",
     "make_planner",
 ]
 
@@ -34,6 +40,8 @@ PLANNERS: dict[str, Any] = {
     "icem": ICEM,
     "mppi": MPPI,
     "gradient": GradientPlanner,
+    "tree": TreeSearch,
+    "amortised": Amortised,
 }
 
 
@@ -43,4 +51,7 @@ def make_planner(name: str, *, seed: int = 0, **options: Any) -> Planner:
     kind = PLANNERS[name]
     for option in options:
         check_choice(f"option of planner {name}", option, [field.name for field in fields(kind.Config)])
+    needed = [field.name for field in fields(kind.Config) if field.default is MISSING and field.name not in options]
+    if needed:
+        raise UserError(f"The planner {name} needs {', '.join(needed)}, see {kind.Config.__name__}.")
     return kind(kind.Config(**options), seed=seed)
