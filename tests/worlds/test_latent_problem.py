@@ -1,0 +1,194 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from jepakit.core.dynamics import Dynamics, ObservationEncoder
+from jepakit.core.energies import Energy
+from jepakit.core.state import State
+from jepakit.errors import UserError
+from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.worlds.planners import make_planner
+from jepakit.worlds.problem import ActionSpace
+
+MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.5])
+
+
+class Adds(nn.Module):
+    """next = position + scale * (the actions of a block, summed): the optimal plan is a straight line to the goal."""
+
+    def __init__(self, skip=1):
+        super().__init__()
+        self.skip, self.calls, self.rows = skip, 0, []
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, embeddings, actions, condition=None):
+        raise NotImplementedError
+
+    def begin(self, embeddings, actions, lengths=None):
+        return {"position": embeddings[:, -1], "time": torch.zeros(())}
+
+    def advance(self, state, action, condition=None):
+        self.calls += 1
+        self.rows.append(len(action))
+        moved = action.unflatten(-1, (self.skip, -1)).sum(1)
+        return {"position": state["position"] + self.gain * moved, "time": state["time"]}
+
+    def embedding(self, state):
+        return state["position"]
+
+
+class Count(nn.Module):
+    """An encoder that says how often it looked."""
+
+    looks = 0
+
+    def forward(self, inputs):
+        self.looks += 1
+        return inputs
+
+
+def world(skip=1, dtype=torch.float64):
+    return Dynamics(ObservationEncoder(Count(), nn.Identity()), Adds(skip), Energy(name="l2")).to(dtype).eval()
+
+
+def problem(model, environments=3, horizon=4, bound=1.0, goal=None, **options):
+    generator = torch.Generator().manual_seed(0)
+    seen = torch.randn(environments, 1, 2, generator=generator, dtype=torch.float64)
+    start = model.observe({"inputs": seen, "actions": torch.zeros(environments, 0, 2)})
+    space = ActionSpace(torch.full((2,), -bound).double(), torch.full((2,), bound).double(), options.pop("most", None))
+    goal = seen[:, 0] + torch.tensor([1.2, -0.8]) if goal is None else goal
+    return LatentProblem(model, start, goal, space, horizon, **options)
+
+
+def candidates(made, count=7):
+    return made.space.uniform(torch.Generator().manual_seed(1), made.environments, count, made.horizon)
+
+
+@pytest.mark.parametrize("cost", ["sum", "last"])
+@pytest.mark.parametrize("skip", [1, 3])
+def test_the_cost_is_the_squared_distance_of_what_is_imagined(cost, skip):
+    made = problem(world(skip), skip=skip, cost=cost, scale=(MEAN.double(), STD.double()))
+    actions = candidates(made)
+    assert actions.shape == (3, 7, 4, 2 * skip)
+    done = (made.space.steps(actions) - MEAN) / STD
+    places = made.start.tree["position"][:, None, None] + done.cumsum(2)[:, :, skip - 1 :: skip]
+    distance = (places - made.goal[:, None, None]).square().sum(-1)
+    expected = distance.sum(-1) if cost == "sum" else distance[..., -1]
+    torch.testing.assert_close(made.cost(actions), expected)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 20, 21, 100])
+@pytest.mark.parametrize("gradient", [False, True])
+def test_in_chunks_as_in_one(chunk, gradient):
+    """Also across environments: a chunk need not end with one."""
+    whole, made = problem(world()), problem(world(), chunk=chunk)
+    actions = candidates(whole).requires_grad_(gradient)
+    found = made.cost(actions)
+    torch.testing.assert_close(found, whole.cost(actions), rtol=1e-12, atol=1e-12)
+    assert max(made.model.predictor.rows) == min(chunk, 21)
+    assert found.requires_grad  # the model has parameters; a planner that draws calls it under no_grad
+    if gradient:
+        one, other = (torch.autograd.grad(p.cost(actions).square().sum(), actions)[0] for p in (made, whole))
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+def test_the_model_looks_once_and_imagines_once_for_each_evaluation():
+    model = world()
+    made = problem(model)
+    plan = make_planner("cem", population=10, elites=3, iterations=5)(made)
+    assert model.encoder.encoder.looks == 1
+    assert model.predictor.calls == (5 + 1) * 4  # the last mean is evaluated too
+    assert plan.evaluations == 51
+    assert model.predictor.rows == [30] * 20 + [3] * 4
+
+
+@pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient"])
+def test_the_straight_way_is_planned(name):
+    """Bound .5 a step: the sum over the horizon is least where every step is as long as it may be and then exact."""
+    options = {"iterations": 30} if name != "gradient" else {"iterations": 100}
+    if name == "icem":
+        options["exponent"] = 0.5
+    plan = make_planner(name, **options)(problem(world(), bound=0.5))
+    best = torch.tensor([[0.5, -0.5], [0.5, -0.3], [0.2, 0.0], [0.0, 0.0]]).double()
+    torch.testing.assert_close(plan.actions, best.expand(3, -1, -1), atol=0.1 if name == "icem" else 0.03, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["cem", "gradient"])
+def test_blocks_in_raw_units_with_a_bounded_norm(name):
+    """The goal is 4 units of the model away along one axis; the environment's unit is 2 of the model's .5."""
+    model = world(skip=2)
+    scale = (torch.zeros(2).double(), torch.full((2,), 0.25).double())
+    made = problem(model, goal=problem(model).start.tree["position"] + torch.tensor([4.0, 0.0]), horizon=3, skip=2, scale=scale,
+                   most=0.3, cost="last")  # fmt: skip
+    plan = make_planner(name, iterations=40)(made)
+    steps = made.space.steps(plan.actions)
+    assert steps.shape == (3, 6, 2)
+    assert float(steps.norm(dim=-1).max()) <= 0.3
+    torch.testing.assert_close((steps / 0.25).sum(1), torch.tensor([4.0, 0.0]).double().expand(3, -1), atol=0.02, rtol=0)
+
+
+def test_the_gradient_planner_works_where_agents_act_and_leaves_the_model_alone():
+    model = world()
+    with torch.inference_mode():
+        scale = (MEAN.double() * 1, STD.double() * 1)
+        made = problem(model, scale=scale)
+        plan = make_planner("gradient", iterations=60)(made)
+        assert float(plan.cost.mean()) < float(made.cost(torch.zeros(3, 1, 4, 2)).mean())
+    assert model.predictor.gain.grad is None
+    assert not plan.actions.requires_grad
+    assert not plan.cost.requires_grad
+    with torch.no_grad():
+        torch.testing.assert_close(make_planner("gradient", iterations=60)(problem(model, scale=scale)).actions, plan.actions)
+
+
+def test_embeddings_of_several_tokens_and_lower_precision():
+    class Tokens(Adds):
+        def advance(self, state, action, condition=None):
+            return {**state, "position": state["position"] + action[:, None]}
+
+    model = world(dtype=torch.float32)
+    model.predictor = Tokens()
+    start = State({"position": torch.zeros(2, 3, 2), "time": torch.zeros(())})
+    space = ActionSpace(-torch.ones(2).double(), torch.ones(2).double())
+    made = LatentProblem(model, start, torch.ones(2, 3, 2), space, 1)
+    found = made.cost(torch.zeros(2, 5, 1, 2).double())
+    assert found.tolist() == [[6.0] * 5] * 2
+    plan = make_planner("cem")(made)
+    torch.testing.assert_close(plan.actions, torch.ones(2, 1, 2).double(), atol=0.02, rtol=0)
+
+
+def test_constraints_and_streams_are_handed_on():
+    def allowed(actions):
+        return (actions[..., 0] < 0.2).all(-1)
+
+    plan = make_planner("cem")(problem(world(), feasible=allowed))
+    assert bool(allowed(plan.actions).all())
+    planner = make_planner("random", population=5)
+    one, other = planner(problem(world())), planner(problem(world(), ids=[0, 9, 2]))
+    assert [torch.equal(one.actions[i], other.actions[i]) for i in range(3)] == [True, False, True]
+
+
+def test_mistakes():
+    model = world()
+    made = problem(model)
+    for options, message in [
+        ({"goal": torch.zeros(2, 2).double()}, "the state has 3, there are 2 goals"),
+        ({"goal": torch.zeros(3, 5).double()}, r"A goal is an embedding of the model's, \[3, 2\]"),
+        ({"goal": torch.full((3, 2), math.nan).double()}, "NaN or infinite"),
+        ({"cost": "first"}, "cost"),
+        ({"chunk": 0}, "chunk"),
+        ({"horizon": 0}, "horizon"),
+        ({"skip": 0}, "skip"),
+        ({"scale": (torch.zeros(3), torch.ones(2))}, "the mean of actions is 2 finite numbers"),
+        ({"scale": (torch.zeros(2), torch.tensor([1.0, math.nan]))}, "the std of actions is 2 finite"),
+        ({"scale": (torch.zeros(2), torch.tensor([1.0, 0.0]))}, "above 0"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            problem(model, **options)
+    with pytest.raises(UserError, match=r"\[3, any, 4, 2\], got \[3, 7, 5, 2\]"):
+        made.cost(torch.zeros(3, 7, 5, 2))
+    model.train()
+    with pytest.raises(UserError, match=r"Call eval\(\)"):
+        made.cost(torch.zeros(3, 7, 4, 2))
