@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
     from jepakit.registry import register
+    from jepakit.verbs.act import act
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.report import report
 
 _PLACES = {
+    "act": "jepakit.verbs.act",
     "pretrain": "jepakit.verbs.pretrain",
     "resume": "jepakit.verbs.pretrain",
     "evaluate": "jepakit.verbs.evaluate",
@@ -44,7 +46,7 @@ _PLACES = {
 }
 
 __all__ = [
-    "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report", "resume",
+    "act", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report", "resume",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ def run(verb: str, words: Sequence[str]) -> int:
         "report": _report,
         "inspect": _inspect,
         "pack": _pack,
+        "act": _act,
         "plan-run": _plan_run,
     }[verb](list(words))
 
@@ -153,6 +154,13 @@ def _pack(words: list[str]) -> int:
     from jepakit.verbs.pack import pack
 
     print(_call(pack, "pack", words, {"data": str}))
+    return 0
+
+
+def _act(words: list[str]) -> int:
+    from jepakit.verbs.act import act
+
+    _call(act, "act", words)
     return 0
 
 
