@@ -46,7 +46,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "act", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report", "resume",
+    "act", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report",
+    "resume",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ the dot, the width of the door.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -212,7 +213,7 @@ class DrawnFrames:
     def __len__(self) -> int:
         return self.shape[0]
 
-    def __getitem__(self, steps: int | slice | NDArray) -> UInt8[np.ndarray, "*chosen 2 65 65"]:
+    def __getitem__(self, steps: Any) -> UInt8[np.ndarray, "*chosen 2 65 65"]:
         chosen = np.arange(len(self))[steps]
         flat = np.atleast_1d(chosen)
         episode, step = np.divmod(flat, self._places.shape[1])

@@ -36,6 +36,7 @@ def act(
     replan: int = 5,
     cost: Literal["sum", "last"] = "sum",
     population: int | None = None,
+    elites: int | None = None,
     iterations: int | None = None,
     together: int = 25,
     seed: int = 0,
@@ -53,6 +54,7 @@ def act(
         replan: steps that are done before planning again.
         cost: "sum" of the distances to the goal at all imagined steps, or that of the "last".
         population: candidates of an iteration; None: the planner's own.
+        elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
@@ -67,7 +69,8 @@ def act(
     system, config = load_run_system(run, where)
     if not isinstance(system, Dynamics):
         raise UserError(f"{run} is a run of {config.system!r}, which predicts nothing of actions. Act with pldm or lewm.")
-    asked = {name: value for name, value in (("population", population), ("iterations", iterations)) if value is not None}
+    options = {"population": population, "elites": elites, "iterations": iterations}
+    asked = {name: value for name, value in options.items() if value is not None}
     planning = PlanningPolicy(
         system.eval(), system.inputs, make_planner(planner, seed=seed, **asked),
         PlanningConfig(horizon=horizon, replan=replan, cost=cost), frame_skip=config.dataset.frame_skip or 1,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from jepakit.worlds.problem import ActionSpace, Planner, shifted
 Information = dict[str, Any]
 
 
+@runtime_checkable
 class Policy(Protocol):
     """Chooses the actions of several environments at once; environment i is row i of everything."""
 
@@ -38,7 +40,7 @@ class RandomPolicy:
     """Uniform over the action space: what any policy has to beat."""
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
-        self.spaces = [environment.action_space for environment in environments]
+        self.spaces = [copy.deepcopy(environment.action_space) for environment in environments]  # several may share one
         for space, seed in zip(self.spaces, seeds, strict=True):
             space.seed(derive_seed(seed, "random policy") % 2**31)
 
@@ -108,7 +110,10 @@ class PlanningPolicy:
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
         self.limits = self.space or ActionSpace.of(environments[0].action_space)
-        self.ids, self.goal, self.warm = [int(seed) for seed in seeds], None, None
+        self.ids = [int(seed) for seed in seeds]
+        self.goal: Tensor | None = None
+        self.warm: Tensor | None = None
+        self.block: list[Tensor] = []  # actions since the newest observation
         self.seen: list[Tensor] = []  # normalised observations, a model step apart, newest last
         self.done: list[Tensor] = []  # blocks of actions between them
         self.queue: list[NDArray[np.float32]] = []  # planned and not yet done
@@ -127,17 +132,16 @@ class PlanningPolicy:
     def _plan(self, infos: Sequence[Information]) -> None:
         start = time.perf_counter()
         with torch.no_grad():
-            if self.goal is None:
-                self.goal = self._embed_goal(infos)
+            goal = self._embed_goal(infos) if self.goal is None else self.goal
             between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
             state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
             problem = LatentProblem(
-                self.model, state, self.goal, self.limits, self.config.horizon, scale=self.scale,
+                self.model, state, goal, self.limits, self.config.horizon, scale=self.scale,
                 skip=self.frame_skip, cost=self.config.cost, chunk=self.config.chunk, ids=self.ids,
             )  # fmt: skip
         plan = self.planner(problem, self.warm, step=self.clock)
-        self.warm = shifted(plan.actions, self.config.replan)
+        self.goal, self.warm = goal, shifted(plan.actions, self.config.replan)
         chosen = problem.space.steps(plan.actions[:, : self.config.replan]).cpu().numpy().astype(np.float32)
         self.queue = list(chosen.transpose(1, 0, 2))
         self.seconds.append(time.perf_counter() - start)
@@ -163,11 +167,10 @@ class PlanningPolicy:
 
     def _remember(self, action: NDArray[np.float32]) -> None:
         """Keeps the blocks between the observations kept, in the model's units."""
-        self._block = torch.from_numpy(action) if self.clock % self.frame_skip == 0 else torch.cat(
-            [self._block, torch.from_numpy(action)], 1
-        )  # fmt: skip
-        if (self.clock + 1) % self.frame_skip == 0:
-            self.done = [*self.done, self.inputs.normalise_actions(self._block).to(self.device)][-self.inputs.history :]
+        self.block.append(torch.from_numpy(action))
+        if len(self.block) == self.frame_skip:
+            block = self.inputs.normalise_actions(torch.cat(self.block, 1)).to(self.device)
+            self.done, self.block = [*self.done, block][-self.inputs.history :], []
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -41,7 +41,7 @@ class TwoRooms(gymnasium.Env):
     Walls, start and goal are a function of the seed, which every reset needs that is not to continue the last one's.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 20}
+    metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  as gymnasium declares it
 
     def __init__(self, render_mode: str | None = None, **options: Any):
         self.config, self.render_mode = TwoRoomsConfig(**options), render_mode
