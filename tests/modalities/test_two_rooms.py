@@ -133,7 +133,7 @@ def test_as_data_for_a_world_model():
     samples = [data.train[index] for index in (0, 5000)]
     windows = inputs.windows(samples)
     assert windows["inputs"].shape == (2, 9, 2, 65, 65)
-    assert inputs.plain(samples).shape == (2, 2 * 33 * 33)
+    assert inputs.plain(samples).shape == (2, 2 * 22 * 22)
     assert samples[0]["state"].shape == (4,)
 
 
