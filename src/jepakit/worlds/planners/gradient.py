@@ -36,7 +36,10 @@ class GradientConfig:
 
 
 class GradientPlanner:
-    """Adam (Kingma and Ba, arXiv 1412.6980) on the actions, brought back into the space after each step."""
+    """Adam (Kingma and Ba, arXiv 1412.6980) on the actions, brought back into the space after each step.
+
+    Constraints are kept by choosing among the plans passed through; no gradient leads to where they hold.
+    """
 
     Config = GradientConfig
 
