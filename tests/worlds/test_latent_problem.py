@@ -9,9 +9,9 @@ from jepakit.core.energies import Energy
 from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
-from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.planners import make_planner
-from jepakit.worlds.problem import ActionSpace, Problem, shifted
+from jepakit.worlds.problem import ActionSpace, Problem, TreeProblem, shifted
 
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.5])
 
@@ -202,6 +202,40 @@ def test_embeddings_of_several_tokens_and_lower_precision():
     assert found.tolist() == [[6.0] * 5] * 2
     plan = make_planner("cem")(made)
     torch.testing.assert_close(plan.actions, torch.ones(2, 1, 2).double(), atol=0.02, rtol=0)
+
+
+def test_a_tree_of_imagined_states():
+    """Steps along one axis or the other: the shortest way to a corner, found with few states since many ways cross."""
+    model = world()
+    choices = torch.tensor([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]]).double()
+    start = model.observe({"inputs": torch.zeros(2, 1, 2).double(), "actions": torch.zeros(2, 0, 2).double()})
+    goal = torch.tensor([[2, -3], [-1, 2]]).double()
+
+    def key(state):
+        place = state.tree["position"].round().long() + 50
+        return place[:, 0] * 1000 + place[:, 1]
+
+    for chunk in (None, 7):
+        made = LatentTreeProblem(model, start, goal, choices, 6, chunk=chunk, key=key)
+        assert isinstance(made, TreeProblem)
+        plan = make_planner("tree", beam=20)(made)
+        torch.testing.assert_close(choices[plan.actions[..., 0]].sum(1), goal)
+        distances = (choices[plan.actions[..., 0]].cumsum(1) - goal[:, None]).square().sum(-1)
+        torch.testing.assert_close(plan.cost, distances.sum(1))
+        assert distances[:, -2:].tolist() == [[0, 0], [0, 0]]  # 5 and 3 steps away, the longer axis first
+        assert plan.cost.tolist() == [8 + 5 + 2 + 1, 2 + 1]
+    model.predictor.rows.clear()
+    make_planner("tree", beam=20)(LatentTreeProblem(model, start, goal, choices, 3, chunk=7))
+    assert max(model.predictor.rows) == 7
+    for options, message in [
+        ({"goal": goal[:1]}, "the state has 2, there are 1 goals"),
+        ({"choices": choices[:0]}, "at least one action"),
+        ({"choices": choices * math.nan}, "finite"),
+        ({"horizon": 0}, "horizon"),
+        ({"chunk": 0}, "chunk"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            LatentTreeProblem(**{"model": model, "start": start, "goal": goal, "choices": choices, "horizon": 3, **options})
 
 
 def test_constraints_and_streams_are_handed_on():
