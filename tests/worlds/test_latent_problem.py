@@ -8,9 +8,10 @@ from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.planners import make_planner
-from jepakit.worlds.problem import ActionSpace
+from jepakit.worlds.problem import ActionSpace, Problem, TreeProblem, shifted
 
 MEAN, STD = torch.tensor([0.5, -1.0]), torch.tensor([2.0, 0.5])
 
@@ -107,7 +108,7 @@ def test_the_model_looks_once_and_imagines_once_for_each_evaluation():
 @pytest.mark.parametrize("name", ["cem", "icem", "mppi", "gradient"])
 def test_the_straight_way_is_planned(name):
     """Bound .5 a step: the sum over the horizon is least where every step is as long as it may be and then exact."""
-    options = {"iterations": 30} if name != "gradient" else {"iterations": 100}
+    options = {"iterations": 30} if name != "gradient" else {"iterations": 100, "starts": 2}
     if name == "icem":
         options["exponent"] = 0.5
     plan = make_planner(name, **options)(problem(world(), bound=0.5))
@@ -129,18 +130,62 @@ def test_blocks_in_raw_units_with_a_bounded_norm(name):
     torch.testing.assert_close((steps / 0.25).sum(1), torch.tensor([4.0, 0.0]).double().expand(3, -1), atol=0.02, rtol=0)
 
 
+@pytest.mark.parametrize("name", ["cem", "mppi", "random", "gradient"])
+def test_an_agent_that_plans_again_at_every_step_arrives(name):
+    """One small search a step, from what is left of the last plan; each environment in its own direction, of bounded length."""
+    model, options = world(), {"population": 30} if name != "gradient" else {"starts": 2}
+    planner = make_planner(name, iterations=3, **options, **({"elites": 5} if name in ("cem", "mppi") else {}))
+    place, warm = torch.zeros(5, 2).double(), None
+    goal = 2 * torch.nn.functional.normalize(torch.randn(5, 2, generator=torch.Generator().manual_seed(0))).double()
+    space = ActionSpace(-torch.ones(2).double(), torch.ones(2).double(), 0.4)
+    for step in range(12):
+        start = model.observe({"inputs": place[:, None], "actions": torch.zeros(5, 0, 2).double()})
+        plan = planner(LatentProblem(model, start, goal, space, 3), warm, step)
+        assert bool(space.inside(plan.actions).all())
+        place, warm = place + plan.actions[:, 0], shifted(plan.actions)
+    assert float((place - goal).norm(dim=1).max()) < (0.5 if name == "random" else 0.2)
+
+
+def test_the_state_of_a_transformer_is_expanded_and_chunked():
+    torch.manual_seed(0)
+    config = DynamicsPredictorConfig(embedding=5, action=4, history=3, dim=8, depth=2, heads=2, hidden=(12,))
+    model = Dynamics(ObservationEncoder(nn.Linear(3, 6), nn.Linear(6, 5)), CausalPredictor(config), Energy(name="l2")).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    seen = {"inputs": torch.randn(2, 2, 3), "actions": torch.randn(2, 1, 4), "lengths": torch.tensor([1, 2])}
+    start, goal = model.observe(seen), torch.randn(2, 5)
+    space = ActionSpace(-torch.ones(2), torch.ones(2))
+    made = LatentProblem(model, start, goal, space, 4, skip=2, chunk=3)
+    assert isinstance(made, Problem)
+    actions = candidates(made, 5)
+    found = made.cost(actions)
+    for i in range(2):
+        for k in range(5):
+            imagined = model.rollout(start.index(torch.tensor([i])), actions[i, k][None]).embeddings
+            torch.testing.assert_close(found[i, k], (imagined - goal[i]).square().sum())
+    together, alone = LatentProblem(model, start, goal, space, 4, skip=2), []
+    for i in range(2):
+        one = torch.tensor([i])
+        alone.append(LatentProblem(model, start.index(one), goal[one], space, 4, skip=2, ids=[i]))
+    for name in ("cem", "gradient"):
+        planner = make_planner(name, iterations=3)
+        plans = torch.cat([planner(problem).actions for problem in alone])
+        torch.testing.assert_close(planner(together).actions, plans, atol=1e-4, rtol=0)
+
+
 def test_the_gradient_planner_works_where_agents_act_and_leaves_the_model_alone():
     model = world()
     with torch.inference_mode():
         scale = (MEAN.double() * 1, STD.double() * 1)
         made = problem(model, scale=scale)
-        plan = make_planner("gradient", iterations=60)(made)
+        plan = make_planner("gradient", iterations=15)(made)
         assert float(plan.cost.mean()) < float(made.cost(torch.zeros(3, 1, 4, 2)).mean())
     assert model.predictor.gain.grad is None
     assert not plan.actions.requires_grad
     assert not plan.cost.requires_grad
     with torch.no_grad():
-        torch.testing.assert_close(make_planner("gradient", iterations=60)(problem(model, scale=scale)).actions, plan.actions)
+        torch.testing.assert_close(make_planner("gradient", iterations=15)(problem(model, scale=scale)).actions, plan.actions)
 
 
 def test_embeddings_of_several_tokens_and_lower_precision():
@@ -157,6 +202,40 @@ def test_embeddings_of_several_tokens_and_lower_precision():
     assert found.tolist() == [[6.0] * 5] * 2
     plan = make_planner("cem")(made)
     torch.testing.assert_close(plan.actions, torch.ones(2, 1, 2).double(), atol=0.02, rtol=0)
+
+
+def test_a_tree_of_imagined_states():
+    """Steps along one axis or the other: the shortest way to a corner, found with few states since many ways cross."""
+    model = world()
+    choices = torch.tensor([[1, 0], [-1, 0], [0, 1], [0, -1], [0, 0]]).double()
+    start = model.observe({"inputs": torch.zeros(2, 1, 2).double(), "actions": torch.zeros(2, 0, 2).double()})
+    goal = torch.tensor([[2, -3], [-1, 2]]).double()
+
+    def key(state):
+        place = state.tree["position"].round().long() + 50
+        return place[:, 0] * 1000 + place[:, 1]
+
+    for chunk in (None, 7):
+        made = LatentTreeProblem(model, start, goal, choices, 6, chunk=chunk, key=key)
+        assert isinstance(made, TreeProblem)
+        plan = make_planner("tree", beam=20)(made)
+        torch.testing.assert_close(choices[plan.actions[..., 0]].sum(1), goal)
+        distances = (choices[plan.actions[..., 0]].cumsum(1) - goal[:, None]).square().sum(-1)
+        torch.testing.assert_close(plan.cost, distances.sum(1))
+        assert distances[:, -2:].tolist() == [[0, 0], [0, 0]]  # 5 and 3 steps away, the longer axis first
+        assert plan.cost.tolist() == [8 + 5 + 2 + 1, 2 + 1]
+    model.predictor.rows.clear()
+    make_planner("tree", beam=20)(LatentTreeProblem(model, start, goal, choices, 3, chunk=7))
+    assert max(model.predictor.rows) == 7
+    for options, message in [
+        ({"goal": goal[:1]}, "the state has 2, there are 1 goals"),
+        ({"choices": choices[:0]}, "at least one action"),
+        ({"choices": choices * math.nan}, "finite"),
+        ({"horizon": 0}, "horizon"),
+        ({"chunk": 0}, "chunk"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            LatentTreeProblem(**{"model": model, "start": start, "goal": goal, "choices": choices, "horizon": 3, **options})
 
 
 def test_constraints_and_streams_are_handed_on():

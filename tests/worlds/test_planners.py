@@ -186,6 +186,10 @@ def test_mistakes(name):
         planner(Quadratic(also=lambda actions, cost: cost[:, None]))
     with pytest.raises(UserError, match="step: one for each of 3"):
         planner(problem, step=[1, 2])
+    twice = Quadratic()
+    twice.ids = [1, 2]
+    with pytest.raises(UserError, match="ids: one for each of 3"):
+        planner(twice)
     with pytest.raises(UserError, match="iterations must be at least 1"):
         make_planner(name, **{**SMALL[name], "iterations": 0})
     with pytest.raises(UserError, match="Did you mean 'iterations'"):

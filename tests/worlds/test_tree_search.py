@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jepakit.core.state import State
@@ -41,6 +41,7 @@ class RandomWorld:
 
 
 @given(st.integers(0, 10**6), st.sampled_from(["sum", "last"]), st.booleans(), st.booleans())
+@settings(max_examples=15)
 def test_a_beam_that_holds_all_finds_what_brute_force_finds(seed, cost, walls, keyed):
     world = RandomWorld(seed=seed)
     if walls:

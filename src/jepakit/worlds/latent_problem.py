@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
@@ -19,6 +19,20 @@ from jepakit.worlds.problem import ActionSpace
 def _ordinary(tensor: Tensor) -> Tensor:
     """Without a graph behind it, and fit for one after it."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _start_and_goal(model: Dynamics, start: State, goal: Tensor) -> tuple[State, Tensor]:
+    """Both, if they fit the model and each other. An agent may observe under inference_mode, through whose tensors no gradient
+    could be taken: those are copied."""
+    if start.batch != len(goal):
+        raise UserError(f"One goal for each environment: the state has {start.batch}, there are {len(goal)} goals.")
+    if not bool(goal.isfinite().all()):
+        raise UserError("The goal's embedding holds NaN or infinite numbers. Look at the goal observation.")
+    start = State(map_tree(_ordinary, start.tree))
+    here = model.embedding(start)
+    if here.shape != goal.shape:
+        raise UserError(f"A goal is an embedding of the model's, {list(here.shape)}; got {list(goal.shape)}.")
+    return start, _ordinary(goal)
 
 
 class LatentProblem:
@@ -64,24 +78,15 @@ class LatentProblem:
         check_choice("cost", cost, ("sum", "last"))
         if chunk is not None:
             check_range("chunk", chunk, 1)
-        if start.batch != len(goal):
-            raise UserError(f"One goal for each environment: the state has {start.batch}, there are {len(goal)} goals.")
-        if not bool(goal.isfinite().all()):
-            raise UserError("The goal's embedding holds NaN or infinite numbers. Look at the goal observation.")
         self.model, self.reach, self.chunk = model, cost, chunk
         self.horizon, self.environments = horizon, len(goal)
         self.ids = None if ids is None else list(ids)
         self.constraint = feasible
-        # An agent may observe under inference_mode, through whose tensors no gradient could be taken: copy those.
         with torch.inference_mode(False), torch.no_grad():
-            self.start = State(map_tree(_ordinary, start.tree))
-            self.goal = _ordinary(goal)
+            self.start, self.goal = _start_and_goal(model, start, goal)
             self.device = tensors_of(self.start.tree)[0].device
             self.space = space.to(self.device).block(skip)
             self.scale = None if scale is None else self._scale(*scale, skip)
-            here = model.embedding(self.start)
-        if here.shape != goal.shape:
-            raise UserError(f"A goal is an embedding of the model's, {list(here.shape)}; got {list(goal.shape)}.")
 
     def _scale(self, mean: Tensor, std: Tensor, skip: int) -> tuple[Tensor, Tensor]:
         """Of one action, repeated over a block."""
@@ -128,3 +133,60 @@ class LatentProblem:
         if self.reach == "last":
             embeddings = embeddings[:, -1:]
         return (embeddings - self.goal[owner][:, None]).square().flatten(1).sum(1)
+
+
+class LatentTreeProblem:
+    """A `TreeProblem`: from an observed state, reach a goal embedding by a choice among a few actions at each step.
+
+    Args:
+        model, start, goal, horizon, chunk: as of `LatentProblem`; `chunk` counts states predicted at once.
+        choices: what the model is given for each choice, `[choice, action]` in its own units: one-hot codes, or blocks.
+        key: `key(state of the model) -> int [n]`; states of one key are searched as one, see `TreeProblem`.
+
+    Errors: as of `LatentProblem`.
+    """
+
+    def __init__(
+        self,
+        model: Dynamics,
+        start: State,
+        goal: Float[Tensor, "env *tokens dim"],
+        choices: Float[Tensor, "choice action"],
+        horizon: int,
+        *,
+        chunk: int | None = None,
+        key: Callable[[State], Tensor] | None = None,
+    ):
+        check_range("horizon", horizon, 1)
+        if chunk is not None:
+            check_range("chunk", chunk, 1)
+        if not len(choices) or not bool(choices.isfinite().all()):
+            raise UserError(f"choices: at least one action of finite numbers, got {list(choices.shape)} numbers.")
+        with torch.inference_mode(False), torch.no_grad():
+            start, goal = _start_and_goal(model, start, goal)
+            self.choices = choices.to(goal)
+        # Its goal goes with each state, so that a state says by itself what it costs.
+        self.start = State({"model": start.tree, "goal": goal})
+        self.model, self.horizon, self.chunk, self.model_key = model, horizon, chunk, key
+        self.actions = len(choices)
+
+    @property
+    def key(self) -> Callable[[State], Tensor] | None:
+        """The key of a state of the search; None if none was given."""
+        given = self.model_key
+        return None if given is None else lambda state: given(State(state.tree["model"]))
+
+    def predict(self, state: State, action: Int[Tensor, "n"]) -> State:
+        """The state after one action in each of n states."""
+        parts = torch.arange(state.batch, device=action.device).split(self.chunk or state.batch)
+        if len(parts) == 1:
+            return self._predict(state, action)
+        return State.concatenate([self._predict(state.index(part), action[part]) for part in parts])
+
+    def _predict(self, state: State, action: Tensor) -> State:
+        moved = self.model.predict(State(state.tree["model"]), self.choices[action])
+        return State({"model": moved.tree, "goal": state.tree["goal"]})
+
+    def state_cost(self, state: State) -> Float[Tensor, "n"]:
+        """Squared distance of each state's embedding to its goal, summed over the embedding."""
+        return (self.model.embedding(State(state.tree["model"])) - state.tree["goal"]).square().flatten(1).sum(1)

@@ -81,11 +81,12 @@ class GaussianSearch:
         elites, cost = search.first[:, :0], search.cost[:, None][:, :0]
         for iteration in range(c.iterations):
             count = self.drawn_in(iteration)
-            drawn = space.clip(mean[:, None] + std[:, None] * self.noise(search, count))
+            drawn = space.clip(torch.addcmul(mean[:, None], std[:, None], self.noise(search, count)))
             given = (search.first if iteration == 0 else mean[:, None])[:, :count]
             drawn[:, : given.shape[1]] = given
-            pool = torch.cat([elites[:, : c.keep], drawn], dim=1)
-            costs = torch.cat([cost[:, : c.keep], search.evaluate(drawn)], dim=1)
+            pool, costs = drawn, search.evaluate(drawn)
+            if c.keep:
+                pool, costs = torch.cat([elites[:, : c.keep], pool], 1), torch.cat([cost[:, : c.keep], costs], 1)
             cost, at = costs.topk(min(c.elites, costs.shape[1]), dim=1, largest=False)
             elites = pool.gather(1, at[:, :, None, None].expand(-1, -1, *search.shape[1:]))
             moved_mean, moved_std = self._fit(elites, self.weights(cost), mean, std)

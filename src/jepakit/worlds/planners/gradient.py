@@ -36,7 +36,10 @@ class GradientConfig:
 
 
 class GradientPlanner:
-    """Adam (Kingma and Ba, arXiv 1412.6980) on the actions, brought back into the space after each step."""
+    """Adam (Kingma and Ba, arXiv 1412.6980) on the actions, brought back into the space after each step.
+
+    Constraints are kept by choosing among the plans passed through; no gradient leads to where they hold.
+    """
 
     Config = GradientConfig
 
@@ -75,7 +78,7 @@ class GradientPlanner:
             gradient = torch.nan_to_num(gradient, posinf=0.0, neginf=0.0) * half  # with actions in units of half the width
             mean, square = 0.9 * mean + 0.1 * gradient, 0.999 * square + 0.001 * gradient.square()
             rate = c.learning_rate * 0.5 * (1 + math.cos(math.pi * (t - 1) / c.iterations))
-            tiny = torch.finfo(square.dtype).tiny  # no floor on the gradient's size: costs may be small
+            tiny = torch.finfo(square.dtype).tiny ** 0.5  # where squares vanish; no higher, as costs may be small
             direction = (mean / (1 - 0.9**t)) / (square / (1 - 0.999**t)).sqrt().clamp(min=tiny)
             actions = space.clip(actions.detach() - rate * half * direction)
             if t == c.iterations:

@@ -30,7 +30,7 @@ class MPPIConfig(GaussianConfig):
     """
 
     elites: int = 64
-    temperature: float = 0.5
+    temperature: float = 1.0
     normalise: bool = True
     adapt: bool = True
 
