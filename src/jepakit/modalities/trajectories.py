@@ -25,6 +25,7 @@ from jepakit.modalities.pendulum import pendulum_episodes
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
+from jepakit.modalities.trajectory_statistics import scales
 
 BUILT_IN = ("pendulum", "pendulum-pixels")
 
@@ -34,7 +35,7 @@ class TrajectoryDataConfig:
     """Where the episodes are and how they are cut into windows."""
 
     data: str
-    """An .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels."""
+    """An episode store, an .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None
@@ -68,9 +69,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, episodes: Episodes, begins: NDArray[np.int64], ids: NDArray[np.int64], config: TrajectoryDataConfig):
         self.episodes, self.begins, self.ids, self.config = episodes, begins, ids, config
-        last = begins + (config.history + config.horizon - 1) * (config.frame_skip or 1)
-        states = episodes.states
-        self.labels = None if states is None else states[last, config.label_column]
+
+    @property
+    def labels(self) -> NDArray[np.float32] | None:
+        """One of the numbers of each window's last state: read when asked for."""
+        if self.episodes.states is None:
+            return None
+        return self.episodes.states[self.begins + _span(self.config) - 1, self.config.label_column].astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -79,15 +84,16 @@ class WindowDataset(Dataset[dict[str, Any]]):
         begin, skip = int(self.begins[index]), self.config.frame_skip or 1
         intervals = self.config.history + self.config.horizon - 1
         end = begin + intervals * skip
-        actions = self.episodes.actions[begin:end].reshape(intervals, -1)
+        actions = self.episodes.single("actions", slice(begin, end)).reshape(intervals, -1)
         sample: dict[str, Any] = {
-            "observations": torch.from_numpy(self.episodes.observations[begin : end + 1 : skip].copy()),
-            "actions": torch.from_numpy(actions.copy()),
+            "observations": torch.from_numpy(self.episodes.observed(slice(begin, end + 1, skip))),
+            "actions": torch.from_numpy(actions),
             "id": int(self.ids[index]),
         }
-        if self.episodes.states is not None and self.labels is not None:
-            sample["state"] = torch.from_numpy(self.episodes.states[end].copy())
-            sample["label"] = self.labels[index]
+        if self.episodes.states is not None:
+            state = self.episodes.single("states", slice(end, end + 1))[0]
+            sample["state"] = torch.from_numpy(state)
+            sample["label"] = state[self.config.label_column]
         return sample
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowDataset:
@@ -123,17 +129,14 @@ class TrajectoryInputs(Inputs):
     @classmethod
     def of(cls, data: TrajectoryData) -> TrajectoryInputs:
         """What a world model trained on this data expects."""
-        episodes, chosen = data.train.episodes, _steps_of(data.train)
-        observations = unit(torch.from_numpy(episodes.observations[chosen])).double()
-        axes = [0] if observations.dim() == 2 else [0, 2, 3]
-        block = torch.from_numpy(episodes.actions[chosen]).double()
-        skip = data.config.frame_skip or 1
+        episodes, skip = data.train.episodes, data.config.frame_skip or 1
+        (mean, std), (action_mean, action_std) = scales(episodes, data.train.begins, _span(data.config))
         return cls(
             shape=tuple(episodes.observations.shape[1:]),
-            mean=_floats(observations.mean(axes)),
-            std=_floats(_deviation(observations, axes)),
-            action_mean=_floats(block.mean(0)) * skip,
-            action_std=_floats(_deviation(block, [0])) * skip,
+            mean=mean,
+            std=std,
+            action_mean=action_mean * skip,
+            action_std=action_std * skip,
             history=data.config.history,
             horizon=data.config.horizon,
         )
@@ -183,7 +186,7 @@ class TrajectoryData:
     """As given, with `frame_skip` filled in."""
     name: str
     kind: str
-    """"pendulum", "pendulum-pixels", "file" or "folder"."""
+    """"pendulum", "pendulum-pixels", "store", "file", "folder" or "object"."""
     task: str | None
     fingerprint: str
     """Changes with the numbers or the split: a resumed run checks that it is the same data."""
@@ -262,23 +265,10 @@ def _windows(episodes: Episodes, config: TrajectoryDataConfig) -> tuple[NDArray[
     return episodes.starts[owner] + within, owner
 
 
-def _steps_of(windows: WindowDataset) -> NDArray[np.int64]:
-    """Every step that the windows see, once."""
-    return np.unique((windows.begins[:, None] + np.arange(_span(windows.config))).reshape(-1))
-
-
-def _deviation(values: Tensor, axes: list[int]) -> Tensor:
-    """Of numbers that never change too, dividing by it must give numbers."""
-    return (values - values.mean(axes, keepdim=True)).square().mean(axes).sqrt().clamp_min(1e-3)
-
-
-def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(values.tolist())
-
-
 def _fingerprint(episodes: Episodes, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
     digest = hashlib.sha256(str(episodes.observations.shape).encode())
-    for array in (episodes.starts, episodes.actions, train, test):
+    actions = episodes.actions if episodes.store is None else episodes.store.rows  # a store's checksums say it all
+    for array in (episodes.starts, actions, train, test):
         digest.update(np.ascontiguousarray(array).tobytes())
     for index in np.linspace(0, len(episodes.observations) - 1, 256).astype(int):
         digest.update(np.ascontiguousarray(episodes.observations[index]).tobytes())

@@ -22,8 +22,10 @@ from numpy.typing import NDArray
 
 from jepakit.errors import UserError
 from jepakit.modalities.array_files import open_npz
+from jepakit.modalities.episode_store import EpisodeStore, is_store
 
 _KEYS = ("observations", "actions", "states", "labels", "episode")
+_PROBED = 64  # pictures of a store whose range is checked when it is opened
 
 
 @dataclass(frozen=True)
@@ -35,19 +37,42 @@ class Episodes:
     """
 
     observations: Shaped[np.ndarray, "steps ..."]
-    actions: Float[np.ndarray, "steps action"]
-    states: Float[np.ndarray, "steps k"] | None
+    actions: Shaped[np.ndarray, "steps action"]
+    states: Shaped[np.ndarray, "steps k"] | None
     starts: NDArray[np.int64]
+    store: EpisodeStore | None = None
+    """What the arrays are mapped from, of any type of number then: `observed` and `single` convert what is read."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Steps of each episode."""
         return np.diff(self.starts)
 
+    def observed(self, steps: slice | NDArray[np.int64]) -> Shaped[np.ndarray, "n ..."]:
+        """A copy of the observations of these steps: vectors float32, pictures uint8 or float32."""
+        return self._read(self.observations, steps, keep=self.observations.ndim == 4)
+
+    def single(self, key: str, steps: slice | NDArray[np.int64]) -> Float[np.ndarray, "n numbers"]:
+        """A copy of the "actions" or "states" of these steps, float32."""
+        return self._read(getattr(self, key), steps, keep=False)
+
+    def _read(self, array: NDArray, steps: slice | NDArray[np.int64], keep: bool) -> NDArray:
+        piece = array[steps]
+        if self.store is not None:
+            self.store.touched(piece.nbytes)
+        return piece.copy() if keep and piece.dtype == np.uint8 else piece.astype(np.float32, order="C")
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        if self.store is not None:  # the arrays would pickle as what they are mapped from: all of it
+            return store_episodes, (self.store,)
+        return type(self), (self.observations, self.actions, self.states, self.starts)
+
 
 def read_episodes(place: str) -> tuple[Episodes, str]:
     """The episodes of a file or of a folder's files in order of name, and which it is. Errors: see `join_episodes`."""
     path = Path(place).expanduser()
+    if is_store(path):
+        return store_episodes(EpisodeStore(path)), "store"
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.suffix == ".npz")
         if not files:
@@ -59,6 +84,25 @@ def read_episodes(place: str) -> tuple[Episodes, str]:
             "Check the path; an episode is a file with 'observations' and 'actions'."
         )
     return join_episodes([_read_file(path)], [str(path)]), "file"
+
+
+def store_episodes(store: EpisodeStore) -> Episodes:
+    """The episodes of a store, mapped: nothing is read but some steps of pictures, whose range is checked.
+
+    Raises:
+        UserError: no episodes; observations that are neither vectors nor pictures.
+    """
+    name = str(store.path)
+    observations = store.array("observations")
+    if observations.ndim < 3:
+        observations = observations.reshape(len(observations), -1)
+    else:
+        observations = _channels_first(observations, name)
+        if observations.dtype != np.uint8:
+            for step in np.linspace(0, len(observations) - 1, _PROBED).astype(int):
+                _check_pictures(observations[step].astype(np.float32), name)
+    flat = {key: store.array(key).reshape(len(observations), -1) for key in ("actions", "states") if key in store.arrays}
+    return Episodes(observations, flat["actions"], flat.get("states"), store.starts, store)
 
 
 def join_episodes(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Episodes:
@@ -112,21 +156,33 @@ def _observations(array: NDArray, name: str) -> NDArray:
         )
     if array.ndim == 2:
         return _finite(array, "observations", name)
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[1] not in (1, 3):
-        if array.shape[3] not in (1, 3):
-            raise UserError(f"{name}: pictures of shape {list(array.shape[1:])} have neither 1 nor 3 channels (drop alpha).")
-        array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    array = np.ascontiguousarray(_channels_first(array, name))
     if array.dtype == np.uint8:
         return array
     pictures = _finite(array, "observations", name)
+    _check_pictures(pictures, name)
+    return pictures
+
+
+def _channels_first(array: NDArray, name: str) -> NDArray:
+    """Pictures as a view `[steps, c, h, w]`."""
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim != 4:
+        raise UserError(f"{name}: observations of shape {list(array.shape[1:])} are neither vectors nor pictures.")
+    if array.shape[1] in (1, 3):
+        return array
+    if array.shape[3] not in (1, 3):
+        raise UserError(f"{name}: pictures of shape {list(array.shape[1:])} have neither 1 nor 3 channels (drop alpha).")
+    return array.transpose(0, 3, 1, 2)
+
+
+def _check_pictures(pictures: NDArray, name: str) -> None:
     if pictures.min() < 0 or pictures.max() > 1:
         raise UserError(
             f"{name}: pictures are uint8 or real numbers from 0 to 1, these go from {pictures.min():g} to {pictures.max():g}. "
             "Rescale them."
         )
-    return pictures
 
 
 def _matrix(values: Any, key: str, steps: int, name: str) -> NDArray[np.float32]:
