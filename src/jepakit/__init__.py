@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
     from jepakit.registry import register
+    from jepakit.verbs.collect import collect
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
@@ -37,6 +38,7 @@ _PLACES = {
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
     "pack": "jepakit.verbs.pack",
+    "collect": "jepakit.verbs.collect",
     "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
@@ -44,7 +46,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report", "resume",
+    "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report",
+    "resume",
 ]  # fmt: skip
 
 
