@@ -35,7 +35,8 @@ class TrajectoryDataConfig:
     """Where the episodes are and how they are cut into windows."""
 
     data: str
-    """An episode store, an .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels."""
+    """An episode store, an .npz file, a folder of them, an HDF5 file (D4RL, robomimic), a Minari or LeRobot data set, or a
+    built-in name: pendulum, pendulum-pixels."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None
@@ -49,6 +50,9 @@ class TrajectoryDataConfig:
     pendulum (0.2 s), else 1."""
     label_column: int = 0
     """Column of the physical states that evaluation predicts."""
+    observation: str | None = None
+    """Which observation, where an HDF5, Minari or LeRobot data set has several: NAME, or NAME,NAME for vectors side by
+    side. Default: all vectors in order of name."""
 
     def __post_init__(self) -> None:
         check_range("test_fraction", self.test_fraction, 0, 0.9)
@@ -186,7 +190,7 @@ class TrajectoryData:
     """As given, with `frame_skip` filled in."""
     name: str
     kind: str
-    """"pendulum", "pendulum-pixels", "store", "file", "folder" or "object"."""
+    """"pendulum", "pendulum-pixels", "store", "file", "folder", "d4rl", "robomimic", "minari", "lerobot", "object"."""
     task: str | None
     fingerprint: str
     """Changes with the numbers or the split: a resumed run checks that it is the same data."""
@@ -208,7 +212,7 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     """
     built_in = source is None and config.data in BUILT_IN
     config = replace(config, frame_skip=config.frame_skip or (4 if built_in else 1))
-    episodes, kind = _read(config.data, source)
+    episodes, kind = _read(config, source)
     if episodes.states is not None:
         check_range("label_column", config.label_column, 0, episodes.states.shape[1] - 1)
     count = len(episodes.starts) - 1
@@ -242,14 +246,14 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     )
 
 
-def _read(place: str, source: object | None) -> tuple[Episodes, str]:
+def _read(config: TrajectoryDataConfig, source: object | None) -> tuple[Episodes, str]:
     if isinstance(source, list | tuple) and source and all(isinstance(part, Mapping) for part in source):
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
         raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
-    if place in BUILT_IN:
-        return pendulum_episodes(pixels=place == "pendulum-pixels"), place
-    return read_episodes(place)
+    if config.data in BUILT_IN:
+        return pendulum_episodes(pixels=config.data == "pendulum-pixels"), config.data
+    return read_episodes(config.data, config.observation)
 
 
 def _span(config: TrajectoryDataConfig) -> int:

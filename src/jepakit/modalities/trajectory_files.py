@@ -1,6 +1,6 @@
-"""Reads episodes: `.npz` files, folders of them, arrays from Python, checked and put one after the other.
+"""Reads episodes: `.npz` files, folders of them, arrays from Python, and (through their own modules) what others write.
 
-A file holds
+All but an episode store is checked, put one after the other and kept in memory. An `.npz` holds
 
 - `observations [steps, ...]`: vectors `[steps, dim]` or pictures `[steps, h, w]`, `[steps, h, w, c]`, `[steps, c, h, w]`
   (c = 1 or 3; `uint8` counts as 0 to 255);
@@ -11,7 +11,7 @@ A file holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,12 @@ from numpy.typing import NDArray
 
 from jepakit.errors import UserError
 from jepakit.modalities.array_files import open_npz
+from jepakit.modalities.d4rl_episodes import d4rl_episodes, is_d4rl
 from jepakit.modalities.episode_store import EpisodeStore, is_store
+from jepakit.modalities.hdf5_files import SUFFIXES, open_hdf5
+from jepakit.modalities.lerobot_episodes import is_lerobot, lerobot_episodes
+from jepakit.modalities.minari_episodes import is_minari, minari_episodes, minari_file
+from jepakit.modalities.robomimic_episodes import is_robomimic, robomimic_episodes
 
 _KEYS = ("observations", "actions", "states", "labels", "episode")
 _PROBED = 64  # pictures of a store whose range is checked when it is opened
@@ -68,22 +73,58 @@ class Episodes:
         return type(self), (self.observations, self.actions, self.states, self.starts)
 
 
-def read_episodes(place: str) -> tuple[Episodes, str]:
-    """The episodes of a file or of a folder's files in order of name, and which it is. Errors: see `join_episodes`."""
+def read_episodes(place: str, observation: str | None = None) -> tuple[Episodes, str]:
+    """The episodes of a place, and what it is: an episode store ("store"), an .npz ("file") or a folder of them in order of
+    name ("folder"), an HDF5 file as D4RL or robomimic write it, a Minari or a LeRobot data set (named so).
+
+    `observation` chooses where a step has several (`chosen_observation`). Errors: see `join_episodes`; nothing that is known.
+    """
     path = Path(place).expanduser()
     if is_store(path):
         return store_episodes(EpisodeStore(path)), "store"
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix == ".npz")
-        if not files:
-            raise UserError(f"{path} holds no .npz files. Each episode is one, with 'observations' and 'actions'.")
-        return join_episodes([_read_file(file) for file in files], [str(file) for file in files]), "folder"
-    if path.suffix != ".npz" or not path.is_file():
+    if path.suffix.lower() in SUFFIXES and path.is_file():
+        return _read_hdf5(path, observation)
+    if not path.is_dir():
+        if path.suffix != ".npz" or not path.is_file():
+            raise UserError(
+                f"{place} is no .npz file, no folder of them and no built-in trajectories (pendulum, pendulum-pixels); no "
+                "episode store, no HDF5 file (.hdf5, .h5), no Minari and no LeRobot data set either. Check the path; an "
+                "episode is a file with 'observations' and 'actions'."
+            )
+        return join_episodes([_read_file(path)], [str(path)]), "file"
+    if is_lerobot(path):
+        return _joined(lerobot_episodes(path, observation), path), "lerobot"
+    if (file := minari_file(path)) is not None:
+        return _read_hdf5(file, observation)
+    files = sorted(file for file in path.iterdir() if file.suffix == ".npz")
+    if not files:
+        found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"{place} is no .npz file, no folder of them and no built-in trajectories (pendulum, pendulum-pixels). "
-            "Check the path; an episode is a file with 'observations' and 'actions'."
+            f"{path} holds no .npz files. Each episode is one, with 'observations' and 'actions'. There is {found}; "
+            "understood are also an episode store (store.json), Minari's data/main_data.hdf5 and LeRobot's meta/info.json."
         )
-    return join_episodes([_read_file(path)], [str(path)]), "file"
+    return join_episodes([_read_file(file) for file in files], [str(file) for file in files]), "folder"
+
+
+def _read_hdf5(path: Path, observation: str | None) -> tuple[Episodes, str]:
+    with open_hdf5(path) as file:
+        if is_robomimic(file):
+            return _joined(robomimic_episodes(file, observation), path), "robomimic"
+        if is_minari(file):
+            return _joined(minari_episodes(file, observation), path), "minari"
+        if is_d4rl(file):
+            return _joined(d4rl_episodes(file), path), "d4rl"
+        raise UserError(
+            f"{path} holds {', '.join(file.names[:8]) or 'nothing'}. Understood are the layouts of D4RL (observations, "
+            "actions, terminals, timeouts), robomimic (data/demo_0/...) and Minari (episode_0/...)."
+        )
+
+
+def _joined(episodes: Iterator[dict[str, NDArray]], path: Path) -> Episodes:
+    parts = list(episodes)
+    if not parts:
+        raise UserError(f"{path} holds no episodes. Check the path, or make the data set again.")
+    return join_episodes(parts, [f"{path}, episode {number:,}" for number in range(len(parts))])
 
 
 def store_episodes(store: EpisodeStore) -> Episodes:
