@@ -1,7 +1,11 @@
 """The episode store: what was appended is what is read, whole episodes only, and nothing else is believed."""
 
 import json
+import os
 import pickle
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ from jepakit.errors import UserError
 from jepakit.modalities.episode_store import INDEX, EpisodeStore, Step, row_type
 from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
+from jepakit.modalities.trajectory_statistics import SAMPLED
 
 
 def episode(number=0, steps=6, **changed):
@@ -228,3 +233,64 @@ def test_windows_of_a_store_are_those_of_the_arrays(tmp_path, kind):
     assert len(pickle.loads(pickle.dumps(again)).train.episodes.lengths) == 5
     grown = open_trajectories(TrajectoryDataConfig(data=str(tmp_path), **config), 0)
     assert grown.fingerprint != stored.fingerprint
+
+
+def test_scales_of_a_large_store_come_from_a_sample_of_its_steps(tmp_path):
+    """The same each time, near those of all steps, and the padding of the last action is not among them."""
+    draws = np.random.default_rng(0)
+    with EpisodeWriter(tmp_path, sync=False) as writer:
+        for _ in range(40):
+            actions = draws.normal(2, 3, (300, 1))
+            actions[-1] = 1e9
+            writer.append({"observations": draws.normal(5, 2, (300, 3)).astype(np.float32), "actions": actions})
+    data = open_trajectories(TrajectoryDataConfig(data=str(tmp_path)), 0)
+    assert len(data.train) > 2 * SAMPLED
+    read = []
+    data.train.episodes.store.touched = read.append
+    inputs = TrajectoryInputs.of(data)
+    assert read == [SAMPLED * 3 * 4, SAMPLED * 8]
+    np.testing.assert_allclose([*inputs.mean, *inputs.std], [5] * 3 + [2] * 3, atol=0.15)
+    np.testing.assert_allclose([*inputs.action_mean, *inputs.action_std], [2, 3], atol=0.2)
+    assert TrajectoryInputs.of(open_trajectories(TrajectoryDataConfig(data=str(tmp_path)), 1)) == inputs
+    read.clear()
+    _ = data.train[1000]
+    assert read == [3 * 8, 4 * 3 * 4]
+
+
+WRITER = """
+import sys
+import numpy as np
+from jepakit.modalities.episode_writer import EpisodeWriter
+
+with EpisodeWriter(sys.argv[1], sync=False) as writer:
+    while True:
+        number = len(writer)
+        rows = np.full((2 + number % 50, 100), number, np.int32)
+        writer.append({"observations": rows, "actions": rows[:, :1]})
+        print(number, flush=True)
+"""
+
+
+@pytest.mark.parametrize("milliseconds", [1, 5, 20])
+def test_a_killed_writer_loses_no_finished_episode(tmp_path, milliseconds):
+    said = -1
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path)],
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert int(process.stdout.readline()) == said + 1
+        time.sleep(milliseconds / 1000)
+        process.kill()
+        lines = process.stdout.read().splitlines()
+        process.wait()
+        said = max(said + 1, *(int(line) for line in lines if line))
+        store = EpisodeStore.open(tmp_path)
+        assert len(store) in (said + 1, said + 2)  # one more may have been whole before it could be said
+        said = len(store) - 1
+        store.verify()
+        for number in {0, said // 2, said}:
+            assert (store[number]["observations"] == number).all()
+            assert store.lengths[number] == 2 + number % 50

@@ -212,7 +212,7 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     """
     built_in = source is None and config.data in BUILT_IN
     config = replace(config, frame_skip=config.frame_skip or (4 if built_in else 1))
-    episodes, kind = _read(config, source)
+    episodes, kind = read_trajectories(config, source)
     if episodes.states is not None:
         check_range("label_column", config.label_column, 0, episodes.states.shape[1] - 1)
     count = len(episodes.starts) - 1
@@ -246,7 +246,8 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     )
 
 
-def _read(config: TrajectoryDataConfig, source: object | None) -> tuple[Episodes, str]:
+def read_trajectories(config: TrajectoryDataConfig, source: object | None = None) -> tuple[Episodes, str]:
+    """The episodes of `config.data`, or those from Python, and what they are. Errors: as `open_trajectories`."""
     if isinstance(source, list | tuple) and source and all(isinstance(part, Mapping) for part in source):
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
