@@ -82,4 +82,5 @@ def hdf5_batch(file: h5py.File, begins: np.ndarray) -> tuple[torch.Tensor, torch
     """The same from an HDF5 file, a slice for each window."""
     seen, done, ahead = file["observations"], file["actions"], HISTORY
     frames = [torch.from_numpy(seen[begin : begin + ahead + 1]).permute(0, 3, 1, 2) for begin in begins]
-    return torch.stack(frames), torch.stack([torch.from_numpy(done[begin : begin + ahead]) for begin in begins])
+    # Contiguous, as the store's are: permuted frames would stack channels last, and the time would fall on who reads them.
+    return torch.stack([one.contiguous() for one in frames]), torch.stack([torch.from_numpy(done[begin : begin + ahead]) for begin in begins])
