@@ -17,6 +17,7 @@ Checksums: rows of the index are checked whenever a store is opened, episodes wh
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import re
@@ -36,7 +37,9 @@ from jepakit.files import read_json
 FORMAT, VERSION = "jepakit-episodes", 1
 DESCRIPTION, INDEX = "store.json", "episodes.index"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_MOST_STEPS = 2**40  # of an episode: sums of them are numbers still
 _TOUCHED = 64 * 2**20  # bytes read after which the maps' pages leave the process; the system's own cache keeps them
+_AROUND = 2**16  # bytes that Linux maps around one that is read
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Step:
     @property
     def bytes(self) -> int:
         """Bytes of a step."""
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
+        return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
         return f"{self.dtype.name} {list(self.shape)}"
@@ -123,7 +126,7 @@ def read_rows(folder: Path, arrays: Mapping[str, Step]) -> NDArray:
 
 
 def _whole(row: np.void) -> bool:
-    return int(row["steps"]) > 0 and zlib.crc32(row.tobytes()[:-4]) == int(row["own"])
+    return 0 < int(row["steps"]) < _MOST_STEPS and zlib.crc32(row.tobytes()[:-4]) == int(row["own"])
 
 
 class EpisodeStore:
@@ -188,12 +191,11 @@ class EpisodeStore:
             with open(self.file(name), "rb") as handle:
                 self._maps[name] = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_READ)
         step, steps = self.arrays[name], int(self.starts[-1])
-        numbers = int(np.prod(step.shape, dtype=np.int64))
-        return np.frombuffer(self._maps[name], step.dtype, steps * numbers).reshape(steps, *step.shape)
+        return np.frombuffer(self._maps[name], step.dtype, steps * math.prod(step.shape)).reshape(steps, *step.shape)
 
-    def touched(self, count: int) -> None:
-        """Say that so many bytes were read: from time to time what was read leaves the process's memory."""
-        self._touched += count
+    def touched(self, count: int, pieces: int = 1) -> None:
+        """Say that so many bytes were read, from so many places: from time to time they leave the process's memory."""
+        self._touched += max(count, pieces * _AROUND)
         if self._touched > _TOUCHED:
             self._touched = 0
             for mapped in self._maps.values():

@@ -6,6 +6,7 @@ a file holds one episode (version 2) or several (version 3). Video and image col
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -35,7 +36,7 @@ def lerobot_episodes(folder: Path, observation: str | None) -> Iterator[dict[str
         UserError: only video or images to look at, no tables, columns missing or damaged; with the remedy.
     """
     names = _vectors(folder, observation)
-    files = sorted((folder / "data").glob("chunk-*/*.parquet"))
+    files = sorted((folder / "data").glob("chunk-*/*.parquet"), key=_numbers)
     if not files:
         raise UserError(f"{folder} has {_INFO}, but no data/chunk-*/*.parquet. Copy the data set again.")
     last = -1
@@ -51,6 +52,11 @@ def lerobot_episodes(folder: Path, observation: str | None) -> Iterator[dict[str
             some = {name: array[begin:end] for name, array in parts.items()}
             seen = chosen_observation({name: 2 for name in some}, some.__getitem__, ",".join(names), str(file))
             yield {"observations": seen, "actions": table["action"][begin:end]}
+
+
+def _numbers(file: Path) -> list[int]:
+    """Numbers of chunk and file: as text, chunk-1000 would stand before chunk-999."""
+    return [int(number) for number in re.findall(r"\d+", f"{file.parent.name} {file.stem}")]
 
 
 def _vectors(folder: Path, wanted: str | None) -> list[str]:

@@ -64,7 +64,7 @@ class Episodes:
     def _read(self, array: NDArray, steps: slice | NDArray[np.int64], keep: bool) -> NDArray:
         piece = array[steps]
         if self.store is not None:
-            self.store.touched(piece.nbytes)
+            self.store.touched(piece.nbytes, pieces=1 if isinstance(steps, slice) else len(steps))
         return piece.copy() if keep and piece.dtype == np.uint8 else piece.astype(np.float32, order="C")
 
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
