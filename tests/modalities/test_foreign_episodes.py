@@ -5,7 +5,10 @@ import json
 import numpy as np
 import pytest
 
+import jepakit
 from jepakit.errors import UserError
+from jepakit.modalities.episode_store import EpisodeStore
+from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories import TrajectoryDataConfig, open_trajectories
 from jepakit.modalities.trajectory_files import read_episodes
 
@@ -222,3 +225,52 @@ def test_files_that_are_not_followed_or_not_hdf5(tmp_path):
         read_episodes(str(tmp_path / "c.h5"))
     with pytest.raises(UserError, match=r"holds no .npz files.* There is a\.h5, b\.h5, c\.h5, secret\.h5; understood are also"):
         read_episodes(str(tmp_path))
+
+
+def test_packing_keeps_the_numbers_and_goes_on(tmp_path, monkeypatch):
+    """A store of what was read, which holds the file's own types; killed in between, it goes on; `out` is there when all is."""
+    path = tree(tmp_path / "a.hdf5", robomimic(pictures=True))
+    with pytest.raises(UserError, match="Choose one picture"):
+        jepakit.pack(path, tmp_path / "out")
+    append, left = EpisodeWriter.append, [2]
+
+    def dies(self, episode):
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        append(self, episode)
+
+    monkeypatch.setattr(EpisodeWriter, "append", dies)
+    with pytest.raises(KeyboardInterrupt):
+        jepakit.pack(path, tmp_path / "out", observation="camera")
+    monkeypatch.undo()
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(UserError, match="is an unfinished packing of"):
+        jepakit.pack(path, tmp_path / "out", observation="position")
+    out = jepakit.pack(path, tmp_path / "out", observation="camera")
+    store, (read, _) = EpisodeStore.open(out), read_episodes(str(path), "camera")
+    assert {name: str(step) for name, step in store.arrays.items()} == {
+        "observations": "uint8 [4, 5, 3]", "actions": "float64 [1]", "states": "float32 [4]", "rewards": "float32 []",
+    }  # fmt: skip
+    packed, kind = read_episodes(str(out))
+    assert kind == "store"
+    for name in ("observations", "actions", "states", "starts"):
+        np.testing.assert_array_equal(getattr(packed, name), getattr(read, name))
+    assert list(tmp_path.glob("*.packing")) == []
+    with pytest.raises(UserError, match="is not empty"):
+        jepakit.pack(path, out, observation="camera")
+
+
+@pytest.mark.parametrize("kind", ["d4rl", "minari", "lerobot"])
+def test_packing_of_the_others(tmp_path, kind):
+    if kind == "d4rl":
+        path = tree(tmp_path / "a.hdf5", d4rl())
+    elif kind == "minari":
+        path = tree(tmp_path / "a" / "data" / "main_data.hdf5", minari()).parents[1]
+    else:
+        path = lerobot(tmp_path / "a", {"file-000.parquet": [0, 1, 2]})
+    packed, _ = read_episodes(str(jepakit.pack(path, tmp_path / "out")))
+    read, found = read_episodes(str(path))
+    assert found == kind
+    for name in ("observations", "actions", "starts"):
+        np.testing.assert_array_equal(getattr(packed, name), getattr(read, name))

@@ -12,6 +12,7 @@ All but an episode store is checked, put one after the other and kept in memory.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,8 +83,9 @@ def read_episodes(place: str, observation: str | None = None) -> tuple[Episodes,
     path = Path(place).expanduser()
     if is_store(path):
         return store_episodes(EpisodeStore(path)), "store"
-    if path.suffix.lower() in SUFFIXES and path.is_file():
-        return _read_hdf5(path, observation)
+    if holds_foreign(path):
+        with foreign_episodes(path, observation) as (parts, kind):
+            return _joined(parts, path), kind
     if not path.is_dir():
         if path.suffix != ".npz" or not path.is_file():
             raise UserError(
@@ -92,10 +94,6 @@ def read_episodes(place: str, observation: str | None = None) -> tuple[Episodes,
                 "episode is a file with 'observations' and 'actions'."
             )
         return join_episodes([_read_file(path)], [str(path)]), "file"
-    if is_lerobot(path):
-        return _joined(lerobot_episodes(path, observation), path), "lerobot"
-    if (file := minari_file(path)) is not None:
-        return _read_hdf5(file, observation)
     files = sorted(file for file in path.iterdir() if file.suffix == ".npz")
     if not files:
         found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
@@ -106,14 +104,32 @@ def read_episodes(place: str, observation: str | None = None) -> tuple[Episodes,
     return join_episodes([_read_file(file) for file in files], [str(file) for file in files]), "folder"
 
 
-def _read_hdf5(path: Path, observation: str | None) -> tuple[Episodes, str]:
-    with open_hdf5(path) as file:
+def holds_foreign(path: Path) -> bool:
+    """Whether a path is an HDF5 file, a Minari or a LeRobot data set."""
+    if path.is_dir():
+        return is_lerobot(path) or minari_file(path) is not None
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+@contextmanager
+def foreign_episodes(path: Path, observation: str | None) -> Iterator[tuple[Iterator[dict[str, NDArray]], str]]:
+    """The episodes of what other projects write, one after the other as they are read, and whose they are.
+
+    Errors: as the readers' own; an HDF5 file of no layout that is known.
+    """
+    if is_lerobot(path):
+        yield lerobot_episodes(path, observation), "lerobot"
+        return
+    with open_hdf5(minari_file(path) or path) as file:
         if is_robomimic(file):
-            return _joined(robomimic_episodes(file, observation), path), "robomimic"
+            yield robomimic_episodes(file, observation), "robomimic"
+            return
         if is_minari(file):
-            return _joined(minari_episodes(file, observation), path), "minari"
+            yield minari_episodes(file, observation), "minari"
+            return
         if is_d4rl(file):
-            return _joined(d4rl_episodes(file), path), "d4rl"
+            yield d4rl_episodes(file), "d4rl"
+            return
         raise UserError(
             f"{path} holds {', '.join(file.names[:8]) or 'nothing'}. Understood are the layouts of D4RL (observations, "
             "actions, terminals, timeouts), robomimic (data/demo_0/...) and Minari (episode_0/...)."

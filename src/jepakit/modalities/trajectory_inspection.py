@@ -16,10 +16,7 @@ from rich.text import Text
 
 from jepakit.errors import UserError
 from jepakit.modalities.episode_store import is_store
-from jepakit.modalities.hdf5_files import SUFFIXES
-from jepakit.modalities.lerobot_episodes import is_lerobot
-from jepakit.modalities.minari_episodes import minari_file
-from jepakit.modalities.trajectory_files import Episodes
+from jepakit.modalities.trajectory_files import Episodes, holds_foreign
 
 _SHOWN = 16  # numbers of an action that get a line
 
@@ -58,11 +55,11 @@ def holds_trajectories(place: str) -> bool:
     """Whether a path is one that can only be trajectories."""
     path = Path(place).expanduser()
     if path.is_dir():
-        return is_store(path) or is_lerobot(path) or minari_file(path) is not None
+        return is_store(path) or holds_foreign(path)
     if path.suffix == ".npz" and zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as file:
             return {"observations.npy", "actions.npy"} <= set(file.namelist())
-    return path.suffix.lower() in SUFFIXES and path.is_file()
+    return holds_foreign(path)
 
 
 def inspect_trajectories(episodes: Episodes, name: str, kind: str) -> TrajectoryInspection:
