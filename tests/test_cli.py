@@ -180,7 +180,7 @@ def test_python_and_the_command_line_have_the_same_options(capsys, verb):
     """`source` and `opened` are objects, which only Python can give; what is positional is so in both."""
     parameters = list(inspect.signature(getattr(jepakit, verb)).parameters.values())
     options = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    assert len(parameters) - len(options) == (2 if verb == "pack" else 1)
+    assert len(parameters) - len(options) == {"pack": 2, "collect": 0}.get(verb, 1)
     assert run(verb, "--help") == 0
     shown = {flag.removeprefix("no-").replace("-", "_") for flag in flags(capsys.readouterr().out)}
     assert shown - {"help"} == {option.name for option in options} - {"source", "opened"}

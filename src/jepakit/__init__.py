@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
     from jepakit.registry import register
     from jepakit.verbs.act import act
+    from jepakit.verbs.collect import collect
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
@@ -39,6 +40,7 @@ _PLACES = {
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
     "pack": "jepakit.verbs.pack",
+    "collect": "jepakit.verbs.collect",
     "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
@@ -46,8 +48,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "act", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report",
-    "resume",
+    "act", "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register",
+    "report", "resume",
 ]  # fmt: skip
 
 

@@ -27,6 +27,7 @@ def run(verb: str, words: Sequence[str]) -> int:
         "inspect": _inspect,
         "pack": _pack,
         "act": _act,
+        "collect": _collect,
         "plan-run": _plan_run,
     }[verb](list(words))
 
@@ -154,6 +155,13 @@ def _pack(words: list[str]) -> int:
     from jepakit.verbs.pack import pack
 
     print(_call(pack, "pack", words, {"data": str}))
+    return 0
+
+
+def _collect(words: list[str]) -> int:
+    from jepakit.verbs.collect import collect
+
+    print(_call(collect, "collect", words, {"env": str, "out": Path}))
     return 0
 
 

@@ -35,7 +35,8 @@ from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.state import State
 from jepakit.errors import UserError, check_range
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs, WindowCollator
+from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.window_collator import WindowCollator
 from jepakit.nn.impala import Impala
 from jepakit.nn.mlp import vector_encoder
 from jepakit.nn.recurrent_predictor import RecurrentPredictor
