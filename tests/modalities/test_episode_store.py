@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from jepakit.errors import UserError
+from jepakit.modalities import episode_writer
 from jepakit.modalities.episode_store import INDEX, EpisodeStore, Step, row_type
 from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
@@ -318,3 +319,30 @@ def test_a_store_with_any_byte_changed_is_refused_or_cut(tmp_path_factory, data)
         return
     for one, other in zip(found, episodes, strict=False):
         same({name: np.asarray(array) for name, array in other.items()}, one)
+
+
+@pytest.mark.parametrize("writes", range(5))
+def test_a_full_disk_costs_the_episode_alone(tmp_path, monkeypatch, writes):
+    """The write that fails leaves half of its bytes; the same writer goes on when there is room again, another one too."""
+    whole, left = episode_writer._write, [writes]
+
+    def half(file, content):
+        if left[0] == 0:
+            file.write(content[: len(content) // 2])
+            raise OSError(28, "No space left on device")
+        left[0] -= 1
+        whole(file, content)
+
+    for again in (False, True):
+        with EpisodeWriter(tmp_path) as writer:
+            writer.append(episode(0))
+            left[0] = writes
+            monkeypatch.setattr(episode_writer, "_write", half)
+            with pytest.raises(OSError, match="No space left"):
+                writer.append(episode(1, steps=20))
+            monkeypatch.undo()
+            if again:
+                writer.append(episode(2))
+    store = EpisodeStore.open(tmp_path)
+    store.verify()
+    assert [int(one["observations"][0, 0]) for one in store] == [0, 0, 2]

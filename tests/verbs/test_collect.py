@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import jepakit
 from jepakit.errors import UserError
 from jepakit.modalities.episode_store import EpisodeStore
+from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
 from jepakit.verbs.collect import collect
 
@@ -204,3 +206,21 @@ def test_a_killed_collection_loses_no_finished_episode(counting):
     assert done.stdout.strip() == str(Path("out"))
     whole = EpisodeStore.open(jepakit.collect(env="counting:Slow-v0", episodes=120, out=counting / "whole"))
     same(EpisodeStore.open(counting / "out"), whole)
+
+
+@pytest.mark.slow
+def test_training_from_a_store_is_training_from_arrays(tmp_path):
+    """The same metrics, with and without a worker, whatever type of number the store holds."""
+    collected = EpisodeStore.open(collect(env="Pendulum-v1", episodes=12, out=tmp_path / "store", steps=60))
+    keys = ("observations", "actions")
+    with EpisodeWriter(tmp_path / "double") as writer:
+        writer.extend({key: episode[key].astype(np.float64) for key in keys} for episode in collected)
+    arrays = {key: collected.array(key) for key in keys}
+    np.savez(tmp_path / "arrays.npz", **arrays, episode=np.repeat(np.arange(12), collected.lengths))
+    lines = {}
+    for name, workers in (("arrays.npz", 0), ("store", 1), ("double", 0)):
+        run = tmp_path / "runs" / name
+        jepakit.pretrain("lewm", data=tmp_path / name, out=run, steps=4, batch_size=32, threads=1, workers=workers)
+        read = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
+        lines[name] = [{key: value for key, value in line.items() if not key.startswith("time/")} for line in read]
+    assert lines["arrays.npz"] == lines["store"] == lines["double"]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from jepakit.errors import UserError, missing_extra
 from jepakit.files import read_json
+from jepakit.modalities.array_files import check_memory
 from jepakit.modalities.observation_choice import chosen_observation
 
 _INFO = Path("meta/info.json")
@@ -90,6 +91,8 @@ def _read(file: Path, columns: list[str]) -> dict[str, NDArray[Any]]:
     except ImportError as error:
         raise missing_extra("pyarrow", "parquet", f"Reading {file}") from error
     try:
+        groups = pyarrow.parquet.read_metadata(file)
+        check_memory(sum(groups.row_group(number).total_byte_size for number in range(groups.num_row_groups)))
         table = pyarrow.parquet.read_table(file, columns=columns)
         found = {}
         for name in columns:
@@ -104,6 +107,6 @@ def _read(file: Path, columns: list[str]) -> dict[str, NDArray[Any]]:
             else:
                 found[name] = column.to_numpy(zero_copy_only=False)
         return found
-    except (OSError, KeyError, ValueError, AttributeError, pyarrow.ArrowException) as error:
+    except (OSError, KeyError, ValueError, AttributeError, MemoryError, pyarrow.ArrowException) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(f"{file} cannot be read: {reason[:500]}. Copy the data set again.") from error

@@ -56,9 +56,12 @@ def holds_trajectories(place: str) -> bool:
     path = Path(place).expanduser()
     if path.is_dir():
         return is_store(path) or holds_foreign(path)
-    if path.suffix == ".npz" and zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as file:
-            return {"observations.npy", "actions.npy"} <= set(file.namelist())
+    if path.suffix == ".npz" and path.is_file():
+        try:
+            with zipfile.ZipFile(path) as file:
+                return {"observations.npy", "actions.npy"} <= set(file.namelist())
+        except (zipfile.BadZipFile, OSError, NotImplementedError):
+            return False  # whoever reads it will say what is wrong with it
     return holds_foreign(path)
 
 
