@@ -224,3 +224,13 @@ def test_training_from_a_store_is_training_from_arrays(tmp_path):
         read = [json.loads(line) for line in (run / "metrics.jsonl").read_text("utf-8").splitlines()]
         lines[name] = [{key: value for key, value in line.items() if not key.startswith("time/")} for line in read]
     assert lines["arrays.npz"] == lines["store"] == lines["double"]
+
+
+def test_two_rooms_from_collecting_to_pictures(tmp_path):
+    collect(env="two-rooms", episodes=2, out=tmp_path / "rooms", policy="heuristic", steps=6)
+    store = EpisodeStore.open(tmp_path / "rooms")
+    assert store.lengths.tolist() == [7, 7]
+    assert store[0]["observations"].shape == (7, 2, 65, 65)
+    assert store[0]["states"].shape == (7, 4)
+    jepakit.inspect(tmp_path / "rooms", picture=tmp_path / "rooms.png")
+    assert (tmp_path / "rooms.png").stat().st_size > 1000

@@ -3,7 +3,7 @@
 All but an episode store is checked, put one after the other and kept in memory. An `.npz` holds
 
 - `observations [steps, ...]`: vectors `[steps, dim]` or pictures `[steps, h, w]`, `[steps, h, w, c]`, `[steps, c, h, w]`
-  (c = 1 or 3; `uint8` counts as 0 to 255);
+  (c = 1, 2 or 3; `uint8` counts as 0 to 255);
 - `actions [steps, action]` or `[steps]`: action t leads from observation t to t + 1, the last one of an episode is unused;
 - `states [steps, k]` or `[steps]` (or `labels`), optional: the physical state, for probes. Never trained on;
 - `episode [steps]`, optional: the number of the episode a step belongs to. Without it a file is one episode.
@@ -31,6 +31,7 @@ from jepakit.modalities.minari_episodes import is_minari, minari_episodes, minar
 from jepakit.modalities.robomimic_episodes import is_robomimic, robomimic_episodes
 
 _KEYS = ("observations", "actions", "states", "labels", "episode")
+CHANNELS = (1, 2, 3)
 _PROBED = 64  # pictures of a store whose range is checked when it is opened
 
 
@@ -224,7 +225,7 @@ def _observations(array: NDArray, name: str) -> NDArray:
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3, 4) or 0 in array.shape:
         raise UserError(
             f"{name}: observations of type {array.dtype} and shape {list(array.shape)}; expected vectors [steps, dim] or "
-            "pictures [steps, h, w], [steps, h, w, c] or [steps, c, h, w] with c of 1 or 3."
+            "pictures [steps, h, w], [steps, h, w, c] or [steps, c, h, w] with c of 1, 2 or 3."
         )
     if array.ndim == 2:
         return _finite(array, "observations", name)
@@ -242,10 +243,10 @@ def _channels_first(array: NDArray, name: str) -> NDArray:
         return array[:, None]
     if array.ndim != 4:
         raise UserError(f"{name}: observations of shape {list(array.shape[1:])} are neither vectors nor pictures.")
-    if array.shape[1] in (1, 3):
+    if array.shape[1] in CHANNELS:
         return array
-    if array.shape[3] not in (1, 3):
-        raise UserError(f"{name}: pictures of shape {list(array.shape[1:])} have neither 1 nor 3 channels (drop alpha).")
+    if array.shape[3] not in CHANNELS:
+        raise UserError(f"{name}: pictures of shape {list(array.shape[1:])} have no 1, 2 or 3 channels (drop alpha).")
     return array.transpose(0, 3, 1, 2)
 
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import track
 
-from jepakit.errors import UserError, check_range, missing_extra, shown
+from jepakit.errors import UserError, check_range, shown
 from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.randomness import derive_seed
+from jepakit.worlds.environments import make_environment
 
 POLICIES = ("random", "heuristic")
 _Policy = Callable[[np.random.Generator], Any]
@@ -39,8 +40,8 @@ def collect(
     info["state"]; numbers are of the types that the environment's spaces declare.
 
     Args:
-        env: a registered environment, as gymnasium.make takes it (module:Name-v0 imports the module first); in Python also
-            a function that makes one.
+        env: two-rooms, two-rooms-fixed, or a registered environment, as gymnasium.make takes it (module:Name-v0 imports the
+            module first); in Python also a function that makes one.
         episodes: how many the store shall hold in the end.
         out: the folder of the store.
         policy: "random" draws from the action space, "heuristic" asks the environment's own heuristic_action(rng).
@@ -178,19 +179,7 @@ def _run(worlds: Sequence[_World], numbers: range, writer: EpisodeWriter) -> Ite
 
 
 def _make(env: str | Callable[[], Any]) -> Any:
-    try:
-        import gymnasium
-    except ImportError as error:
-        raise missing_extra("gymnasium", "worlds", "collect") from error
-    if not isinstance(env, str):
-        return env()
-    try:
-        return gymnasium.make(env, disable_env_checker=True)
-    except (gymnasium.error.Error, ImportError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise UserError(
-            f"env: {shown(env)} cannot be made: {reason} Check the name, or name the module that registers it: module:Name-v0."
-        ) from error
+    return make_environment(env, disable_env_checker=True) if isinstance(env, str) else env()
 
 
 def _called(env: Any) -> str:

@@ -116,6 +116,7 @@ def draw_episodes(episodes: Episodes) -> Figure:
             shown = place[np.linspace(0, len(place) - 1, columns).astype(int)]
             for axis, step in zip(line, shown, strict=True):
                 image = unit(torch.from_numpy(episodes.observed(slice(step, step + 1))))[0].permute(1, 2, 0).numpy()
+                image = image[..., [0, 1, 1]] if image.shape[2] == 2 else image  # red, and blue with green
                 axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
                 axis.set_axis_off()
                 axis.set_title(f"episode {number}, step {step - place[0]}", fontsize=6)

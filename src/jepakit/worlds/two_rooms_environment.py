@@ -27,7 +27,7 @@ from jepakit.modalities.two_rooms import (
 )
 from jepakit.randomness import Draws
 
-STEPS = 200
+STEPS = 200  # of an episode
 NEAR = 4.5  # pixels: closer to the goal than this is success
 
 
@@ -35,8 +35,8 @@ class TwoRooms(gymnasium.Env):
     """Observations `[2, 65, 65]` uint8, the dot and the walls; actions (dx, dy) in pixels. No reward: the goal is a picture.
 
     `info`: "state" (x, y, x of the wall, y of the door), "goal" (an observation), "goal_state", "distance" in pixels, and
-    "success", whether the goal is near at this moment. Episodes are truncated after 200 steps. `reset(options={"start": (x,
-    y), "goal": (x, y)})` sets places instead of drawing them; a place in a wall is refused.
+    "success", whether the goal is near at this moment. As registered, episodes are truncated after 200 steps.
+    `reset(options={"start": (x, y), "goal": (x, y)})` sets places instead of drawing them; a place in a wall is refused.
 
     Walls, start and goal are a function of the seed, which every reset needs that is not to continue the last one's.
     """
@@ -58,7 +58,7 @@ class TwoRooms(gymnasium.Env):
         self.place, self.goal = draw_places(self.rooms, draws, left), draw_places(self.rooms, draws, ~left)
         for name, place in (options or {}).items():
             self._set(name, np.asarray(place, dtype=np.float64))
-        self.steps, self._heading = 0, float(draws.uniform(1, high=2 * np.pi)[0, 0])
+        self._heading = float(draws.uniform(1, high=2 * np.pi)[0, 0])
         self.goal_picture = picture(self.rooms, self.goal, self.config, self._flicker)[0]
         return self._observe(), self._info()
 
@@ -67,9 +67,8 @@ class TwoRooms(gymnasium.Env):
         if action.shape != (2,) or not np.isfinite(action).all():
             raise UserError(f"Two Rooms: an action is (dx, dy), two finite numbers in pixels; got {action.tolist()}.")
         self.place = move(self.rooms, self.place, np.clip(action, -MOST, MOST)[None], self.config.door)
-        self.steps += 1
         info = self._info()
-        return self._observe(), -info["distance"], False, self.steps >= STEPS, info
+        return self._observe(), -info["distance"], False, False, info
 
     def heuristic_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
         """The next step of a wanderer who in a third of the turns makes for the door: what to collect data with."""
