@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.core.state import State
 from jepakit.errors import UserError, check_range
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
@@ -154,7 +153,7 @@ class PlanningPolicy:
             )
         goal = self._normalised([info["goal"] for info in infos])[:, None]
         none = torch.zeros(len(infos), 0, self.inputs.action, device=self.device)
-        return self.model.embedding(State(self.model.observe({"inputs": goal, "actions": none}).tree))
+        return self.model.embedding(self.model.observe({"inputs": goal, "actions": none}))
 
     def _normalised(self, observations: Sequence[NDArray]) -> Tensor:
         stacked = torch.from_numpy(np.stack(observations))
