@@ -54,7 +54,8 @@ def test_the_help_of_a_system_lists_each_option_with_its_meaning(capsys, system)
     for section in SECTIONS:
         for field in dataclasses.fields(getattr(config, section)):
             assert re.search(rf"--(no-)?{field.name.replace('_', '-')}\b", text), field.name
-    assert {"llm-jepa": "Language model", "graph-jepa": "Width of everything"}.get(system, "Encoder") in text
+    own = {"llm-jepa": "Language model", "graph-jepa": "Width of everything", "pldm": "Width of an embedding"}
+    assert own.get(system, "Encoder") in text
 
 
 @pytest.mark.parametrize("words", [["--help"], ["--version"], ["list"], *(["list", k] for k in ("datasets", "sizes"))])
@@ -180,7 +181,7 @@ def test_python_and_the_command_line_have_the_same_options(capsys, verb):
     """`source` and `opened` are objects, which only Python can give; what is positional is so in both."""
     parameters = list(inspect.signature(getattr(jepakit, verb)).parameters.values())
     options = [parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY]
-    assert len(parameters) - len(options) == (2 if verb == "pack" else 1)
+    assert len(parameters) - len(options) == {"pack": 2, "collect": 0}.get(verb, 1)
     assert run(verb, "--help") == 0
     shown = {flag.removeprefix("no-").replace("-", "_") for flag in flags(capsys.readouterr().out)}
     assert shown - {"help"} == {option.name for option in options} - {"source", "opened"}

@@ -18,6 +18,8 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
     from jepakit.registry import register
+    from jepakit.verbs.act import act
+    from jepakit.verbs.collect import collect
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.report import report
 
 _PLACES = {
+    "act": "jepakit.verbs.act",
     "pretrain": "jepakit.verbs.pretrain",
     "resume": "jepakit.verbs.pretrain",
     "evaluate": "jepakit.verbs.evaluate",
@@ -37,6 +40,7 @@ _PLACES = {
     "report": "jepakit.verbs.report",
     "inspect": "jepakit.verbs.inspect",
     "pack": "jepakit.verbs.pack",
+    "collect": "jepakit.verbs.collect",
     "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
@@ -44,7 +48,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register", "report", "resume",
+    "act", "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register",
+    "report", "resume",
 ]  # fmt: skip
 
 

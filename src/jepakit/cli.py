@@ -19,7 +19,9 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
   jepakit export RUN --out FOLDER                 weights as safetensors, torch.export or ONNX
   jepakit report RUN                              write RUN/report.html again
   jepakit inspect DATA                            look at a data set before training on it
-  jepakit pack DATA OUT                           images into memory-mapped shards, to train from quickly
+  jepakit pack DATA OUT                           images or trajectories into memory-mapped files, to train from quickly
+  jepakit collect --env ENV --episodes N --out STORE   episodes of a Gymnasium environment, for world models
+  jepakit act RUN --env two-rooms                 plan in an environment with a world model
   jepakit plan-run SYSTEM --gpus 64 --gpu h100    what a run will need: memory, time, what to turn on
   jepakit list [systems|datasets|evaluators|sizes]
 
@@ -31,7 +33,9 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
 
   jepakit VERB --help lists a verb's options; jepakit pretrain SYSTEM --help those of a system.
 """
-VERBS = ("pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "pack", "plan-run", "list")
+VERBS = (
+    "pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "pack", "collect", "act", "plan-run", "list",
+)  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

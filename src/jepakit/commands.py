@@ -12,7 +12,7 @@ import tyro
 
 from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain
 from jepakit.errors import UserError
-from jepakit.registry import SYSTEMS
+from jepakit.registry import SYSTEMS, load_system
 
 
 def run(verb: str, words: Sequence[str]) -> int:
@@ -26,6 +26,8 @@ def run(verb: str, words: Sequence[str]) -> int:
         "report": _report,
         "inspect": _inspect,
         "pack": _pack,
+        "act": _act,
+        "collect": _collect,
         "plan-run": _plan_run,
     }[verb](list(words))
 
@@ -93,12 +95,21 @@ def _with_sections(name: str, fields: Sequence[Any], system: str, base: RunConfi
     """A dataclass of a verb's own options and all those of a run; without `base` --data must be given."""
     fields, defaults = list(fields), base or default_config(system, "unset")
     for section, kind in section_types(system).items():
+        if section == "dataset" and base is None:
+            kind = _with_defaults(kind, load_system(system).data_defaults)
         flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         if section == "dataset" and base is None:
             fields.insert(1, (section, flat))
         else:
             fields.append((section, flat, dataclasses.field(default=getattr(defaults, section))))
     return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
+
+
+def _with_defaults(kind: type, changed: Mapping[str, Any]) -> type:
+    """A config class with other defaults; an instance cannot carry them while `data` is yet to be asked for."""
+    hints = get_type_hints(kind)
+    fields = [(name, hints[name], dataclasses.field(default=value)) for name, value in changed.items()]
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True) if fields else kind
 
 
 def _described(kind: Any, help: str) -> Any:
@@ -151,6 +162,20 @@ def _pack(words: list[str]) -> int:
     from jepakit.verbs.pack import pack
 
     print(_call(pack, "pack", words, {"data": str}))
+    return 0
+
+
+def _collect(words: list[str]) -> int:
+    from jepakit.verbs.collect import collect
+
+    print(_call(collect, "collect", words, {"env": str, "out": Path}))
+    return 0
+
+
+def _act(words: list[str]) -> int:
+    from jepakit.verbs.act import act
+
+    _call(act, "act", words)
     return 0
 
 

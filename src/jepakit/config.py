@@ -83,12 +83,12 @@ def section_types(system: str) -> dict[str, type]:
 
 
 def default_config(system: str, data: str) -> RunConfig:
-    """The defaults of a system: each section's own, with the recipe's training options."""
-    kinds = section_types(system)
-    training = kinds["training"](**load_system(system).training_defaults)
+    """The defaults of a system: each section's own, with what the recipe changes of data and training."""
+    kinds, recipe = section_types(system), load_system(system)
+    training = kinds["training"](**recipe.training_defaults)
     return RunConfig(
         system=system,
-        dataset=kinds["dataset"](data=data),
+        dataset=kinds["dataset"](data=data, **recipe.data_defaults),
         model=kinds["model"](),
         training=training,
         health=kinds["health"](),

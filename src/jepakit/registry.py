@@ -31,6 +31,7 @@ SYSTEMS = {
         "jepakit.systems.llm_jepa:LLMJEPA", "a language model that predicts code's embedding from its text (arXiv 2509.14252)"
     ),
     "lewm": Entry("jepakit.systems.lewm:LeWM", "predict the embedding of what an action leads to (arXiv 2603.19312)"),
+    "pldm": Entry("jepakit.systems.pldm:PLDM", "predict embeddings through a sequence of actions, to plan (arXiv 2502.14819)"),
     "graph-jepa": Entry(
         "jepakit.systems.graph_jepa:GraphJEPA", "predict where a graph's parts lie on a hyperbola (arXiv 2309.16014)"
     ),
@@ -51,6 +52,10 @@ DATASETS = {
     "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),
     "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum: 3 numbers"),
     "pendulum-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, drawn 32 x 32 pixels small"),
+    "two-rooms": Entry(
+        "jepakit.modalities.trajectories:open_trajectories", "3,000 episodes of a dot in two rooms, 65 x 65 pixels, generated"
+    ),
+    "two-rooms-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, with one wall and door for all"),
     "mutag": Entry(
         "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
     ),

@@ -44,7 +44,7 @@ def test_labels_are_states_too_and_vectors_may_be_columns():
         ({"actions": None}, "expected 'observations' and 'actions'"),
         ({"actions": np.zeros((5, 3))}, r"one row for each of the 6 observations \(repeat the last action"),
         ({"states": np.zeros((5, 3))}, "one row for each of the 6"),
-        ({"observations": np.zeros((6, 4, 4, 4))}, "neither 1 nor 3 channels"),
+        ({"observations": np.zeros((6, 4, 4, 4))}, "no 1, 2 or 3 channels"),
         ({"observations": np.zeros(6)}, r"vectors \[steps, dim\]"),
         ({"observations": np.array(["a"] * 6)}, r"vectors \[steps, dim\]"),
         ({"observations": np.full((6, 8, 8), 255.0)}, "from 255 to 255"),

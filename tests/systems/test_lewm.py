@@ -7,8 +7,8 @@ import torch
 from jepakit.core.anticollapse import SIGRegConfig
 from jepakit.core.system import shuffled
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.systems.lewm import NOISE, LeWM, LeWMConfig
+from jepakit.modalities.window_collator import NOISE, TrajectoryInputs
+from jepakit.systems.lewm import LeWM, LeWMConfig
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 VECTORS = TrajectoryInputs(

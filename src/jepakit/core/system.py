@@ -19,14 +19,15 @@ Collator = Callable[[Sequence[dict[str, Any]]], Batch]
 class System(nn.Module):
     """One JEPA. A subclass says what a step is; the rest has defaults.
 
-    `Config` is its config class, `modality` what it reads, `training_defaults` the options of `TrainingConfig` that its
-    recipe changes. Its constructor takes `(config, inputs, seed)`.
+    `Config` is its config class, `modality` what it reads, `training_defaults` and `data_defaults` the options of
+    `TrainingConfig` and of its modality's config that its recipe changes. Its constructor takes `(config, inputs, seed)`.
     """
 
     Config: ClassVar[type]
     modality: ClassVar[Any]  # a `modalities.modality.Modality`
     inputs: Any  # what the encoder expects of its input: the modality's `Inputs`
     training_defaults: ClassVar[dict[str, Any]] = {}
+    data_defaults: ClassVar[dict[str, Any]] = {}
     joins_batch: bool = True  # False: the loss is a sum over samples, and `counts` says what its means are taken over
 
     @staticmethod

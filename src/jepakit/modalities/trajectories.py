@@ -8,6 +8,7 @@ windows overlap.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ import torch
 from jaxtyping import Float, Shaped
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from jepakit.errors import UserError, check_range
@@ -25,8 +27,10 @@ from jepakit.modalities.pendulum import pendulum_episodes
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
+from jepakit.modalities.trajectory_statistics import scales
+from jepakit.modalities.two_rooms import TwoRoomsConfig, two_rooms_episodes
 
-BUILT_IN = ("pendulum", "pendulum-pixels")
+BUILT_IN = ("pendulum", "pendulum-pixels", "two-rooms", "two-rooms-fixed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,8 @@ class TrajectoryDataConfig:
     """Where the episodes are and how they are cut into windows."""
 
     data: str
-    """An .npz file, a folder of them, or a built-in name: pendulum, pendulum-pixels."""
+    """An episode store, an .npz file, a folder of them, an HDF5 file (D4RL, robomimic), a Minari or LeRobot data set, or a
+    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None
@@ -48,6 +53,9 @@ class TrajectoryDataConfig:
     pendulum (0.2 s), else 1."""
     label_column: int = 0
     """Column of the physical states that evaluation predicts."""
+    observation: str | None = None
+    """Which observation, where an HDF5, Minari or LeRobot data set has several: NAME, or NAME,NAME for vectors side by
+    side. Default: all vectors in order of name."""
 
     def __post_init__(self) -> None:
         check_range("test_fraction", self.test_fraction, 0, 0.9)
@@ -68,9 +76,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
 
     def __init__(self, episodes: Episodes, begins: NDArray[np.int64], ids: NDArray[np.int64], config: TrajectoryDataConfig):
         self.episodes, self.begins, self.ids, self.config = episodes, begins, ids, config
-        last = begins + (config.history + config.horizon - 1) * (config.frame_skip or 1)
-        states = episodes.states
-        self.labels = None if states is None else states[last, config.label_column]
+
+    @property
+    def labels(self) -> NDArray[np.float32] | None:
+        """One of the numbers of each window's last state: read when asked for."""
+        if self.episodes.states is None:
+            return None
+        return self.episodes.states[self.begins + _span(self.config) - 1, self.config.label_column].astype(np.float32)
 
     def __len__(self) -> int:
         return len(self.begins)
@@ -79,15 +91,16 @@ class WindowDataset(Dataset[dict[str, Any]]):
         begin, skip = int(self.begins[index]), self.config.frame_skip or 1
         intervals = self.config.history + self.config.horizon - 1
         end = begin + intervals * skip
-        actions = self.episodes.actions[begin:end].reshape(intervals, -1)
+        actions = self.episodes.single("actions", slice(begin, end)).reshape(intervals, -1)
         sample: dict[str, Any] = {
-            "observations": torch.from_numpy(self.episodes.observations[begin : end + 1 : skip].copy()),
-            "actions": torch.from_numpy(actions.copy()),
+            "observations": torch.from_numpy(self.episodes.observed(slice(begin, end + 1, skip))),
+            "actions": torch.from_numpy(actions),
             "id": int(self.ids[index]),
         }
-        if self.episodes.states is not None and self.labels is not None:
-            sample["state"] = torch.from_numpy(self.episodes.states[end].copy())
-            sample["label"] = self.labels[index]
+        if self.episodes.states is not None:
+            state = self.episodes.single("states", slice(end, end + 1))[0]
+            sample["state"] = torch.from_numpy(state)
+            sample["label"] = state[self.config.label_column]
         return sample
 
     def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowDataset:
@@ -123,17 +136,14 @@ class TrajectoryInputs(Inputs):
     @classmethod
     def of(cls, data: TrajectoryData) -> TrajectoryInputs:
         """What a world model trained on this data expects."""
-        episodes, chosen = data.train.episodes, _steps_of(data.train)
-        observations = unit(torch.from_numpy(episodes.observations[chosen])).double()
-        axes = [0] if observations.dim() == 2 else [0, 2, 3]
-        block = torch.from_numpy(episodes.actions[chosen]).double()
-        skip = data.config.frame_skip or 1
+        episodes, skip = data.train.episodes, data.config.frame_skip or 1
+        (mean, std), (action_mean, action_std) = scales(episodes, data.train.begins, _span(data.config))
         return cls(
             shape=tuple(episodes.observations.shape[1:]),
-            mean=_floats(observations.mean(axes)),
-            std=_floats(_deviation(observations, axes)),
-            action_mean=_floats(block.mean(0)) * skip,
-            action_std=_floats(_deviation(block, [0])) * skip,
+            mean=mean,
+            std=std,
+            action_mean=action_mean * skip,
+            action_std=action_std * skip,
             history=data.config.history,
             horizon=data.config.horizon,
         )
@@ -164,8 +174,10 @@ class TrajectoryInputs(Inputs):
         }
 
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
-        """The numbers of the last observation."""
-        return self.prepare(samples).flatten(1)
+        """The numbers of the last observation; pictures above 32 pixels are averaged down to that."""
+        last = self.prepare(samples)[:, 0]
+        cell = 1 if last.dim() == 2 else math.ceil(max(last.shape[2:]) / 32)
+        return (F.avg_pool2d(last, cell, ceil_mode=True) if cell > 1 else last).flatten(1)
 
     def describe(self) -> str:
         """The input's size in words."""
@@ -183,7 +195,7 @@ class TrajectoryData:
     """As given, with `frame_skip` filled in."""
     name: str
     kind: str
-    """"pendulum", "pendulum-pixels", "file" or "folder"."""
+    """"pendulum", "pendulum-pixels", "store", "file", "folder", "d4rl", "robomimic", "minari", "lerobot", "object"."""
     task: str | None
     fingerprint: str
     """Changes with the numbers or the split: a resumed run checks that it is the same data."""
@@ -203,9 +215,9 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     Raises:
         UserError: nothing there, arrays that do not fit together, windows longer than every episode; with the remedy.
     """
-    built_in = source is None and config.data in BUILT_IN
-    config = replace(config, frame_skip=config.frame_skip or (4 if built_in else 1))
-    episodes, kind = _read(config.data, source)
+    pendulum = source is None and config.data in ("pendulum", "pendulum-pixels")
+    config = replace(config, frame_skip=config.frame_skip or (4 if pendulum else 1))
+    episodes, kind = read_trajectories(config, source)
     if episodes.states is not None:
         check_range("label_column", config.label_column, 0, episodes.states.shape[1] - 1)
     count = len(episodes.starts) - 1
@@ -239,14 +251,17 @@ def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | 
     )
 
 
-def _read(place: str, source: object | None) -> tuple[Episodes, str]:
+def read_trajectories(config: TrajectoryDataConfig, source: object | None = None) -> tuple[Episodes, str]:
+    """The episodes of `config.data`, or those from Python, and what they are. Errors: as `open_trajectories`."""
     if isinstance(source, list | tuple) and source and all(isinstance(part, Mapping) for part in source):
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
         raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
-    if place in BUILT_IN:
-        return pendulum_episodes(pixels=place == "pendulum-pixels"), place
-    return read_episodes(place)
+    if config.data in ("two-rooms", "two-rooms-fixed"):
+        return two_rooms_episodes(TwoRoomsConfig(fixed=config.data == "two-rooms-fixed")), config.data
+    if config.data in BUILT_IN:
+        return pendulum_episodes(pixels=config.data == "pendulum-pixels"), config.data
+    return read_episodes(config.data, config.observation)
 
 
 def _span(config: TrajectoryDataConfig) -> int:
@@ -262,24 +277,13 @@ def _windows(episodes: Episodes, config: TrajectoryDataConfig) -> tuple[NDArray[
     return episodes.starts[owner] + within, owner
 
 
-def _steps_of(windows: WindowDataset) -> NDArray[np.int64]:
-    """Every step that the windows see, once."""
-    return np.unique((windows.begins[:, None] + np.arange(_span(windows.config))).reshape(-1))
-
-
-def _deviation(values: Tensor, axes: list[int]) -> Tensor:
-    """Of numbers that never change too, dividing by it must give numbers."""
-    return (values - values.mean(axes, keepdim=True)).square().mean(axes).sqrt().clamp_min(1e-3)
-
-
-def _floats(values: Tensor) -> tuple[float, ...]:
-    return tuple(values.tolist())
-
-
 def _fingerprint(episodes: Episodes, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
     digest = hashlib.sha256(str(episodes.observations.shape).encode())
-    for array in (episodes.starts, episodes.actions, train, test):
+    actions = episodes.actions if episodes.store is None else episodes.store.rows
+    for array in (episodes.starts, actions, train, test):
         digest.update(np.ascontiguousarray(array).tobytes())
+    if episodes.store is not None:  # the checksums in its rows say it all
+        return digest.hexdigest()[:16]
     for index in np.linspace(0, len(episodes.observations) - 1, 256).astype(int):
         digest.update(np.ascontiguousarray(episodes.observations[index]).tobytes())
     return digest.hexdigest()[:16]

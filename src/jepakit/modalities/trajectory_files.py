@@ -1,9 +1,9 @@
-"""Reads episodes: `.npz` files, folders of them, arrays from Python, checked and put one after the other.
+"""Reads episodes: `.npz` files, folders of them, arrays from Python, and (through their own modules) what others write.
 
-A file holds
+All but an episode store is checked, put one after the other and kept in memory. An `.npz` holds
 
 - `observations [steps, ...]`: vectors `[steps, dim]` or pictures `[steps, h, w]`, `[steps, h, w, c]`, `[steps, c, h, w]`
-  (c = 1 or 3; `uint8` counts as 0 to 255);
+  (c = 1, 2 or 3; `uint8` counts as 0 to 255);
 - `actions [steps, action]` or `[steps]`: action t leads from observation t to t + 1, the last one of an episode is unused;
 - `states [steps, k]` or `[steps]` (or `labels`), optional: the physical state, for probes. Never trained on;
 - `episode [steps]`, optional: the number of the episode a step belongs to. Without it a file is one episode.
@@ -11,19 +11,43 @@ A file holds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
 from jepakit.modalities.array_files import open_npz
+from jepakit.modalities.d4rl_episodes import d4rl_episodes, is_d4rl
+from jepakit.modalities.episode_store import EpisodeStore, is_store
+from jepakit.modalities.hdf5_files import SUFFIXES, open_hdf5
+from jepakit.modalities.lerobot_episodes import is_lerobot, lerobot_episodes
+from jepakit.modalities.minari_episodes import is_minari, minari_episodes, minari_file
+from jepakit.modalities.robomimic_episodes import is_robomimic, robomimic_episodes
 
 _KEYS = ("observations", "actions", "states", "labels", "episode")
+CHANNELS = (1, 2, 3)
+_PROBED = 64  # pictures of a store whose range is checked when it is opened
+
+
+@runtime_checkable
+class Frames(Protocol):
+    """What observations are asked for: an array in memory or mapped from a file, or pictures drawn when they are looked at."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def ndim(self) -> int: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, steps: Any) -> Any: ...
 
 
 @dataclass(frozen=True)
@@ -34,31 +58,124 @@ class Episodes:
     float32, states None where there are none; starts: the first step of each episode and, last, the number of steps.
     """
 
-    observations: Shaped[np.ndarray, "steps ..."]
-    actions: Float[np.ndarray, "steps action"]
-    states: Float[np.ndarray, "steps k"] | None
+    observations: Frames
+    actions: Shaped[np.ndarray, "steps action"]
+    states: Shaped[np.ndarray, "steps k"] | None
     starts: NDArray[np.int64]
+    store: EpisodeStore | None = None
+    """What the arrays are mapped from, of any type of number then: `observed` and `single` convert what is read."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Steps of each episode."""
         return np.diff(self.starts)
 
+    def observed(self, steps: slice | NDArray[np.int64]) -> Shaped[np.ndarray, "n ..."]:
+        """A copy of the observations of these steps: vectors float32, pictures uint8 or float32."""
+        return self._read(self.observations, steps, keep=self.observations.ndim == 4)
 
-def read_episodes(place: str) -> tuple[Episodes, str]:
-    """The episodes of a file or of a folder's files in order of name, and which it is. Errors: see `join_episodes`."""
+    def single(self, key: str, steps: slice | NDArray[np.int64]) -> Float[np.ndarray, "n numbers"]:
+        """A copy of the "actions" or "states" of these steps, float32."""
+        return self._read(getattr(self, key), steps, keep=False)
+
+    def _read(self, array: Frames, steps: slice | NDArray[np.int64], keep: bool) -> NDArray:
+        piece = array[steps]
+        if self.store is not None:
+            self.store.touched(piece.nbytes, pieces=1 if isinstance(steps, slice) else len(steps))
+        return piece.copy() if keep and piece.dtype == np.uint8 else piece.astype(np.float32, order="C")
+
+    def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+        if self.store is not None:  # the arrays would pickle as what they are mapped from: all of it
+            return store_episodes, (self.store,)
+        return type(self), (self.observations, self.actions, self.states, self.starts)
+
+
+def read_episodes(place: str, observation: str | None = None) -> tuple[Episodes, str]:
+    """The episodes of a place, and what it is: an episode store ("store"), an .npz ("file") or a folder of them in order of
+    name ("folder"), an HDF5 file as D4RL or robomimic write it, a Minari or a LeRobot data set (named so).
+
+    `observation` chooses where a step has several (`chosen_observation`). Errors: see `join_episodes`; nothing that is known.
+    """
     path = Path(place).expanduser()
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix == ".npz")
-        if not files:
-            raise UserError(f"{path} holds no .npz files. Each episode is one, with 'observations' and 'actions'.")
-        return join_episodes([_read_file(file) for file in files], [str(file) for file in files]), "folder"
-    if path.suffix != ".npz" or not path.is_file():
+    if is_store(path):
+        return store_episodes(EpisodeStore(path)), "store"
+    if holds_foreign(path):
+        with foreign_episodes(path, observation) as (parts, kind):
+            return _joined(parts, path), kind
+    if not path.is_dir():
+        if path.suffix != ".npz" or not path.is_file():
+            raise UserError(
+                f"{place} is no .npz file, no folder of them and no built-in trajectories (pendulum, pendulum-pixels); no "
+                "episode store, no HDF5 file (.hdf5, .h5), no Minari and no LeRobot data set either. Check the path; an "
+                "episode is a file with 'observations' and 'actions'."
+            )
+        return join_episodes([_read_file(path)], [str(path)]), "file"
+    files = sorted(file for file in path.iterdir() if file.suffix == ".npz")
+    if not files:
+        found = ", ".join(sorted(file.name for file in path.iterdir())[:8]) or "nothing"
         raise UserError(
-            f"{place} is no .npz file, no folder of them and no built-in trajectories (pendulum, pendulum-pixels). "
-            "Check the path; an episode is a file with 'observations' and 'actions'."
+            f"{path} holds no .npz files. Each episode is one, with 'observations' and 'actions'. There is {found}; "
+            "understood are also an episode store (store.json), Minari's data/main_data.hdf5 and LeRobot's meta/info.json."
         )
-    return join_episodes([_read_file(path)], [str(path)]), "file"
+    return join_episodes([_read_file(file) for file in files], [str(file) for file in files]), "folder"
+
+
+def holds_foreign(path: Path) -> bool:
+    """Whether a path is an HDF5 file, a Minari or a LeRobot data set."""
+    if path.is_dir():
+        return is_lerobot(path) or minari_file(path) is not None
+    return path.suffix.lower() in SUFFIXES and path.is_file()
+
+
+@contextmanager
+def foreign_episodes(path: Path, observation: str | None) -> Iterator[tuple[Iterator[dict[str, NDArray]], str]]:
+    """The episodes of what other projects write, one after the other as they are read, and whose they are.
+
+    Errors: as the readers' own; an HDF5 file of no layout that is known.
+    """
+    if is_lerobot(path):
+        yield lerobot_episodes(path, observation), "lerobot"
+        return
+    with open_hdf5(minari_file(path) or path) as file:
+        if is_robomimic(file):
+            yield robomimic_episodes(file, observation), "robomimic"
+            return
+        if is_minari(file):
+            yield minari_episodes(file, observation), "minari"
+            return
+        if is_d4rl(file):
+            yield d4rl_episodes(file), "d4rl"
+            return
+        raise UserError(
+            f"{path} holds {', '.join(file.names[:8]) or 'nothing'}. Understood are the layouts of D4RL (observations, "
+            "actions, terminals, timeouts), robomimic (data/demo_0/...) and Minari (episode_0/...)."
+        )
+
+
+def _joined(episodes: Iterator[dict[str, NDArray]], path: Path) -> Episodes:
+    parts = list(episodes)
+    if not parts:
+        raise UserError(f"{path} holds no episodes. Check the path, or make the data set again.")
+    return join_episodes(parts, [f"{path}, episode {number:,}" for number in range(len(parts))])
+
+
+def store_episodes(store: EpisodeStore) -> Episodes:
+    """The episodes of a store, mapped: nothing is read but some steps of pictures, whose range is checked.
+
+    Raises:
+        UserError: no episodes; observations that are neither vectors nor pictures.
+    """
+    name = str(store.path)
+    observations = store.array("observations")
+    if observations.ndim < 3:
+        observations = observations.reshape(len(observations), -1)
+    else:
+        observations = _channels_first(observations, name)
+        if observations.dtype != np.uint8:
+            for step in np.linspace(0, len(observations) - 1, _PROBED).astype(int):
+                _check_pictures(observations[step].astype(np.float32), name)
+    flat = {key: store.array(key).reshape(len(observations), -1) for key in ("actions", "states") if key in store.arrays}
+    return Episodes(observations, flat["actions"], flat.get("states"), store.starts, store)
 
 
 def join_episodes(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Episodes:
@@ -108,25 +225,37 @@ def _observations(array: NDArray, name: str) -> NDArray:
     if array.dtype.kind not in "fiub" or array.ndim not in (2, 3, 4) or 0 in array.shape:
         raise UserError(
             f"{name}: observations of type {array.dtype} and shape {list(array.shape)}; expected vectors [steps, dim] or "
-            "pictures [steps, h, w], [steps, h, w, c] or [steps, c, h, w] with c of 1 or 3."
+            "pictures [steps, h, w], [steps, h, w, c] or [steps, c, h, w] with c of 1, 2 or 3."
         )
     if array.ndim == 2:
         return _finite(array, "observations", name)
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[1] not in (1, 3):
-        if array.shape[3] not in (1, 3):
-            raise UserError(f"{name}: pictures of shape {list(array.shape[1:])} have neither 1 nor 3 channels (drop alpha).")
-        array = np.ascontiguousarray(array.transpose(0, 3, 1, 2))
+    array = np.ascontiguousarray(_channels_first(array, name))
     if array.dtype == np.uint8:
         return array
     pictures = _finite(array, "observations", name)
+    _check_pictures(pictures, name)
+    return pictures
+
+
+def _channels_first(array: NDArray, name: str) -> NDArray:
+    """Pictures as a view `[steps, c, h, w]`."""
+    if array.ndim == 3:
+        return array[:, None]
+    if array.ndim != 4:
+        raise UserError(f"{name}: observations of shape {list(array.shape[1:])} are neither vectors nor pictures.")
+    if array.shape[1] in CHANNELS:
+        return array
+    if array.shape[3] not in CHANNELS:
+        raise UserError(f"{name}: pictures of shape {list(array.shape[1:])} have no 1, 2 or 3 channels (drop alpha).")
+    return array.transpose(0, 3, 1, 2)
+
+
+def _check_pictures(pictures: NDArray, name: str) -> None:
     if pictures.min() < 0 or pictures.max() > 1:
         raise UserError(
             f"{name}: pictures are uint8 or real numbers from 0 to 1, these go from {pictures.min():g} to {pictures.max():g}. "
             "Rescale them."
         )
-    return pictures
 
 
 def _matrix(values: Any, key: str, steps: int, name: str) -> NDArray[np.float32]:

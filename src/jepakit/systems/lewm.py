@@ -33,23 +33,21 @@ steps: what is lost is the long rollout, not the probe.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
-import torch
 from torch import nn
 
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy
-from jepakit.core.system import Batch
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.modalities.modality import Modality, sample_draws, sample_facts
+from jepakit.modalities.modality import Modality
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.window_collator import WindowCollator
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
-from jepakit.nn.mlp import projection_head
+from jepakit.nn.mlp import projection_head, vector_encoder
 from jepakit.registry import SIZES
 
 
@@ -118,39 +116,9 @@ def observation_encoder(config: LeWMConfig, inputs: TrajectoryInputs) -> tuple[n
     pictures, a quarter as wide at its start and half at its end as the size says: a window holds several."""
     dim, width, blocks = SIZES[config.size]["convnet"]
     if len(inputs.shape) == 1:
-        layers = nn.Linear(inputs.shape[0], dim), nn.Linear(dim, dim)
-        for layer in layers:
-            # torch's default loses nine tenths of the variance here. Batch normalisation makes up for it in training, but
-            # in eval mode its statistics start at 1: the first health line would see embeddings near a point.
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-        return nn.Sequential(layers[0], nn.GELU(), layers[1], nn.GELU()), dim
+        return vector_encoder(inputs.shape[0], dim), dim
     channels, *image_size = inputs.shape
     convnet = ConvNetConfig(
         image_size=(image_size[0], image_size[1]), channels=channels, dim=dim // 2, width=width // 4, blocks=blocks
     )
     return ConvNet(convnet), convnet.dim * convnet.grid[0] * convnet.grid[1]
-
-
-NOISE = 0.1  # deviations of an observation's numbers
-
-
-@dataclass(frozen=True)
-class WindowCollator:
-    """Stacks windows; for LiDAR also views of each last observation, the same with other sensor noise.
-
-    Frames that follow each other are no views of one state: that they differ is what the predictor lives on, and an
-    encoder that sees it would score worse. Noise of the sensor is what an embedding of any modality should not hold.
-    """
-
-    inputs: TrajectoryInputs
-    seed: int
-    views: int | None = None
-
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        batch: Batch = {**self.inputs.windows(samples), **sample_facts(samples)}
-        if self.views is not None:
-            last = batch["inputs"][:, None, -1:]
-            noise = sample_draws(samples, self.seed, "views").normal(self.views, 1, *self.inputs.shape)
-            batch["views"] = last + NOISE * torch.from_numpy(noise).to(last)
-        return batch

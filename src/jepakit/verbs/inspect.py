@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -16,10 +17,20 @@ from jepakit.files import write_atomic
 from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
 from jepakit.modalities.inputs import IMAGES, ImageInputs
 from jepakit.modalities.inspection import ImageInspection, inspect_images, render_inspection
+from jepakit.modalities.pixels import unit
+from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryDataConfig, read_trajectories
+from jepakit.modalities.trajectory_files import Episodes
+from jepakit.modalities.trajectory_inspection import (
+    TrajectoryInspection,
+    holds_trajectories,
+    inspect_trajectories,
+    render_trajectories,
+)
 from jepakit.registry import load_system
 from jepakit.verbs.report import read_masks
 
 PICTURED = 8
+_EPISODES, _LINES = 4, 12  # rows of a picture of episodes, numbers of a vector that get a line
 
 
 def inspect(
@@ -33,12 +44,15 @@ def inspect(
     group_by: str | None = None,
     picture: Path = Path("inspection.png"),
     seed: int = 0,
-) -> ImageInspection:
+) -> ImageInspection | TrajectoryInspection:
     """Count, check and show a data set: sizes, classes, bad files, near-duplicates across the split, and a picture.
 
+    Of trajectories: episodes, lengths, actions, returns, a store's checksums, and a picture of some episodes.
+
     Args:
-        data: a folder, an array file, a built-in name, or a Hugging Face data set object.
-        system: whose masks or views the picture shows.
+        data: a folder, an array file, a built-in name, or a Hugging Face data set object; an episode store or what else holds
+            trajectories.
+        system: whose masks or views the picture shows; one of trajectories for their built-in names.
         labels: a CSV (columns path, label), or "none" to ignore labels.
         image_size: height and width the model would see.
         channels: 1 (grey) or 3 (colour).
@@ -47,8 +61,13 @@ def inspect(
         picture: PNG file to write.
         seed: of the masks and views.
     """
-    if load_system(system).modality is not IMAGES:
-        raise UserError(f"inspect looks at images so far, and {system} reads {load_system(system).modality.name}.")
+    if picture.suffix.lower() != ".png":
+        raise UserError(f"--picture {picture}: the picture is a PNG. Use {picture.with_suffix('.png')}.")
+    modality = load_system(system).modality
+    if modality is TRAJECTORIES or (isinstance(data, str | os.PathLike) and holds_trajectories(os.fspath(data))):
+        return _inspect_episodes(data, picture)
+    if modality is not IMAGES:
+        raise UserError(f"inspect looks at images and trajectories so far, and {system} reads {modality.name}.")
     source = None if isinstance(data, str | os.PathLike) else data
     config = ImageDataConfig(
         data="object" if source is not None else os.fspath(data),
@@ -59,16 +78,57 @@ def inspect(
         group_by=group_by,
         on_bad_file="skip",
     )
-    if picture.suffix.lower() != ".png":
-        raise UserError(f"--picture {picture}: the picture is a PNG. Use {picture.with_suffix('.png')}.")
     found = inspect_images(config, seed, source)
     console = Console()
     console.print(render_inspection(found))
-    figure = draw_inputs(system, open_images(config, seed, source), seed)
-    picture.parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(picture, lambda path: figure.savefig(path, format="png", dpi=110))
+    _save(draw_inputs(system, open_images(config, seed, source), seed), picture)
     console.print(f"What {system} would be shown: {picture}")
     return found
+
+
+def _inspect_episodes(data: Any, picture: Path) -> TrajectoryInspection:
+    source = None if isinstance(data, str | os.PathLike) else data
+    config = TrajectoryDataConfig(data="object" if source is not None else os.fspath(data))
+    episodes, kind = read_trajectories(config, source)
+    found = inspect_trajectories(episodes, config.data, kind)
+    console = Console()
+    console.print(render_trajectories(found))
+    _save(draw_episodes(episodes), picture)
+    console.print(f"Episodes: {picture}")
+    return found
+
+
+def _save(figure: Figure, picture: Path) -> None:
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(picture, lambda path: figure.savefig(path, format="png", dpi=110))
+
+
+def draw_episodes(episodes: Episodes) -> Figure:
+    """Some episodes, a row each: frames from first to last, or the numbers of observations and actions over time."""
+    chosen = np.unique(np.linspace(0, len(episodes.lengths) - 1, _EPISODES).astype(int))
+    steps = [np.arange(*episodes.starts[number : number + 2]) for number in chosen]
+    pictures = episodes.observations.ndim == 4
+    columns = PICTURED if pictures else 2
+    figure = Figure(figsize=(1.3 * columns if pictures else 9, 1.4 * len(chosen) + 0.3), layout="constrained")
+    axes = figure.subplots(len(chosen), columns, squeeze=False)
+    for line, number, place in zip(axes, chosen, steps, strict=True):
+        if pictures:
+            shown = place[np.linspace(0, len(place) - 1, columns).astype(int)]
+            for axis, step in zip(line, shown, strict=True):
+                image = unit(torch.from_numpy(episodes.observed(slice(step, step + 1))))[0].permute(1, 2, 0).numpy()
+                image = image[..., [0, 1, 1]] if image.shape[2] == 2 else image  # red, and blue with green
+                axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+                axis.set_axis_off()
+                axis.set_title(f"episode {number}, step {step - place[0]}", fontsize=6)
+            continue
+        place = place[np.unique(np.linspace(0, len(place) - 1, 1000).astype(int))]
+        for axis, name, values in zip(
+            line, ("observations", "actions"), (episodes.observed(place), episodes.single("actions", place[:-1])), strict=True
+        ):
+            axis.plot(place[: len(values)] - place[0], values[:, :_LINES], linewidth=0.8)
+            axis.set_title(f"{name}, episode {number}", fontsize=7)
+            axis.tick_params(labelsize=6)
+    return figure
 
 
 def draw_inputs(name: str, images: ImageData, seed: int) -> Figure:

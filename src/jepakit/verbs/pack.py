@@ -1,4 +1,4 @@
-"""`pack`: pictures into a few memory-mapped files, so that training reads them quickly and in little memory."""
+"""`pack`: pictures, or trajectories, into a few memory-mapped files that training reads quickly and in little memory."""
 
 from __future__ import annotations
 
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
+from rich.progress import track
 
 from jepakit.errors import UserError
+from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.modalities.image_collection import ImageDataConfig
 from jepakit.modalities.image_sources import read_source
 from jepakit.modalities.packing import write_shards
+from jepakit.modalities.shards import UNFINISHED_PACKING
+from jepakit.modalities.trajectory_files import foreign_episodes, holds_foreign
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -28,8 +32,11 @@ def pack(
     channels: int | None = None,
     on_bad_file: Literal["error", "skip"] = "error",
     value_range: tuple[float, float] | None = None,
+    observation: str | None = None,
 ) -> Path:
     """Pack pictures into memory-mapped shards, which every verb then takes as its data. Started again, it goes on.
+
+    Trajectories of HDF5 files, Minari and LeRobot data sets become an episode store, numbers as they are.
 
     Args:
         data: a folder, an array file, tar shards, a built-in name, or a Hugging Face data set object.
@@ -42,7 +49,12 @@ def pack(
         channels: 1 (grey) or 3 (colour).
         on_bad_file: "error" stops at unreadable files, "skip" leaves them out and lists them.
         value_range: the pixel values that become black and white where pixels are not 8 bits.
+        observation: of trajectories with several observations, which: NAME, or NAME,NAME for vectors side by side.
     """
+    if isinstance(data, str | os.PathLike) and holds_foreign(path := Path(data).expanduser()):
+        return _pack_episodes(path, Path(out), observation)
+    if observation is not None:
+        raise UserError(f"observation: {data} holds no trajectories. Leave it out.")
     source = None if isinstance(data, str | os.PathLike) else data
     config = ImageDataConfig(
         data="object" if source is not None else os.fspath(data),
@@ -58,6 +70,34 @@ def pack(
     write_shards(collection, config, out, encoding, size)
     written = sum(file.stat().st_size for file in out.glob("shard-*.bin"))
     Console(stderr=True).print(f"{len(collection.pictures):,} pictures, {written / 1e6:,.1f} MB: --data {out}", soft_wrap=True)
+    return out
+
+
+def _pack_episodes(path: Path, out: Path, observation: str | None) -> Path:
+    """Episodes into a store, one in memory at a time where their own files allow it (D4RL's flat arrays do not).
+
+    They are written beside `out`, which is there only when all of them are.
+    """
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is not empty. Give a new folder to pack into.")
+    partial = out.with_name(f"{out.name}{UNFINISHED_PACKING}")
+    with foreign_episodes(path, observation) as (episodes, kind):
+        about = {"source": os.path.abspath(path), "kind": kind, "observation": observation}
+        with EpisodeWriter(partial, about) as writer:
+            if writer.about != about:
+                raise UserError(f"{partial} is an unfinished packing of {writer.about}. Remove it, or choose another folder.")
+            done, long = len(writer), 0
+            for episode in track(episodes, "Packing episodes", console=Console(stderr=True), transient=True):
+                # Of a single observation nothing can be learned, and a store takes none.
+                if len(episode["observations"]) > 1:
+                    long += 1
+                    if long > done:
+                        writer.append(episode)
+            found = f"{len(writer):,} episodes, {writer.steps:,} observations"
+    if not long:
+        raise UserError(f"{path} holds no episode of two observations or more. Check the path.")
+    partial.replace(out)
+    Console(stderr=True).print(f"{found}: --data {out}", soft_wrap=True)
     return out
 
 

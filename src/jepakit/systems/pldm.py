@@ -1,0 +1,144 @@
+"""PLDM: learn what actions do from recorded episodes without reward, and plan with it; five plain terms, no teacher.
+
+Sobal et al., "Learning from reward-free offline data: a case for planning with latent dynamics models", 2025, arXiv
+2502.14819; settings of the Two Rooms example of EB-JEPA (arXiv 2602.03604). From the first observation of a window the
+predictor runs through all its actions; each imagined embedding is compared with the true one. Variance and covariance keep the
+embeddings from collapsing, similarity asks that neighbours in time lie near one another, and inverse dynamics that the action
+can be read off two neighbours: without it what is easiest to predict (the walls, which never move) is all that is embedded.
+
+    L = prediction + 16 variance + 8 covariance + 12 similarity + 1 inverse
+
+variance, covariance: of all embeddings of the batch, all time steps together. covariance: the mean over pairs of dimensions,
+times 8. similarity: mean square of the difference of neighbours. inverse: mean square error of the action, which is normalised
+here and in pixels there.
+
+What differs from EB-JEPA: the layer norm that ends encoder and predictor has no parameters, theirs share one that has; windows
+of 9 observations, all predicted and all regularised, theirs are 17 with 8 predicted; a fixed set of 3,000 episodes; and
+`widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
+
+    jepakit pretrain pldm --data two-rooms --out runs/two-rooms
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from jepakit.core.anticollapse import VICReg, VICRegConfig
+from jepakit.core.batch import Batch
+from jepakit.core.dynamics import Dynamics, ObservationEncoder
+from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.state import State
+from jepakit.errors import UserError, check_range
+from jepakit.modalities.modality import Modality
+from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.window_collator import WindowCollator
+from jepakit.nn.impala import Impala
+from jepakit.nn.mlp import vector_encoder
+from jepakit.nn.recurrent_predictor import RecurrentPredictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class PLDMConfig:
+    """The choices of PLDM. A weight of 0 switches a term off."""
+
+    embedding: int = 512
+    """Width of an embedding, which is the predictor's recurrent state."""
+    widths: tuple[int, ...] = (8, 16, 32)
+    """Of the stages of the convolutional encoder (EB-JEPA's 16 32 32); for vectors two layers of 8 times the last."""
+    variance: float = 16.0
+    """Weight of the hinge on the deviation of each dimension."""
+    covariance: float = 8.0
+    """Weight of the mean squared covariance of two dimensions."""
+    similarity: float = 12.0
+    """Weight of the squared difference of neighbours in time."""
+    inverse: float = 1.0
+    """Weight of the inverse dynamics: the squared error of the action read off two neighbours."""
+    inverse_hidden: int = 256
+    """Width of the two hidden layers that read it."""
+
+    def __post_init__(self) -> None:
+        for name in ("variance", "covariance", "similarity", "inverse"):
+            check_range(name, getattr(self, name), 0)
+        check_range("embedding", self.embedding, 2)
+        check_range("inverse_hidden", self.inverse_hidden, 1)
+        if not self.widths:
+            raise UserError("widths: an encoder needs at least one stage. Give for example 8 16 32.")
+        for width in self.widths:
+            check_range("widths", width, 1)
+
+
+class PLDM(Dynamics):
+    """PLDM's parts put together."""
+
+    Config: ClassVar[type] = PLDMConfig
+    modality: ClassVar[Modality] = TRAJECTORIES
+    data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 8}
+    training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128, "weight_decay": 1e-5, "clip": 2.0}
+
+    def __init__(self, config: PLDMConfig, inputs: TrajectoryInputs, seed: int = 0):
+        encoder, width = observation_encoder(config, inputs)
+        norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
+        super().__init__(
+            ObservationEncoder(encoder, nn.Sequential(nn.Linear(width, config.embedding), norm)),
+            RecurrentPredictor(config.embedding, inputs.action),
+            Energy(name="l2"),
+            history=inputs.history,
+        )
+        hidden = config.inverse_hidden
+        self.inverse = nn.Sequential(
+            nn.Linear(2 * config.embedding, hidden), nn.ReLU(), nn.Linear(hidden, hidden), nn.ReLU(),
+            nn.Linear(hidden, inputs.action),
+        )  # fmt: skip
+        self.spread = VICReg(
+            # Ours divides by the dimension where the mean over pairs divides by dim (dim - 1).
+            VICRegConfig(invariance=0, variance=config.variance, covariance=config.covariance / (config.embedding - 1))
+        )
+        self.joins_batch = True
+        self.config, self.inputs = config, inputs
+
+    @staticmethod
+    def peak_lr(config: PLDMConfig) -> float:
+        """EB-JEPA's, at batch 384."""
+        return 1e-3
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """From the first observations imagine the rest, compare; keep the embeddings spread, smooth and telling of actions."""
+        config, actions = self.config, batch["actions"]
+        frames = self.encoder(batch["inputs"]).values
+        imagined = self.imagine(frames, actions)
+        before, after = frames[:, :-1], frames[:, 1:]
+        spread = self.spread(frames.flatten(0, 1)[None], int(batch["step"]))
+        energies = {
+            "prediction": self.measure(imagined, after[:, -imagined.shape[1] :]),
+            "similarity": self.measure(before, after),
+            "inverse": self.measure(self.inverse(torch.cat([before, after], dim=2)), actions),
+        }
+        terms = {name: mean_over_tokens(energy) for name, energy in energies.items()}
+        loss = terms["prediction"] + config.similarity * terms["similarity"] + config.inverse * terms["inverse"]
+        return {"loss": loss + spread.pop("loss"), **terms, **spread}
+
+    def imagine(
+        self, frames: Float[Tensor, "batch time dim"], actions: Float[Tensor, "batch steps action"]
+    ) -> Float[Tensor, "batch further dim"]:
+        """The embeddings after the history, predicted one from another."""
+        history = self.inputs.history
+        start = State(self.predictor.begin(frames[:, :history], actions[:, : history - 1]))
+        return self._imagine(start, actions[:, history - 1 :], None).embeddings
+
+    def collator(self, seed: int, views: int | None = None) -> WindowCollator:
+        return WindowCollator(self.inputs, seed, views)
+
+
+def observation_encoder(config: PLDMConfig, inputs: TrajectoryInputs) -> tuple[nn.Module, int]:
+    """An encoder of single observations, and the width of its output."""
+    if len(inputs.shape) == 1:
+        dim = 8 * config.widths[-1]
+        return vector_encoder(inputs.shape[0], dim), dim
+    channels, height, width = inputs.shape
+    impala = Impala((height, width), channels, config.widths)
+    return impala, impala.output_dim

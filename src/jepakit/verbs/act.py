@@ -1,0 +1,128 @@
+"""`act`: a world model plans in an environment, beside a policy that acts at random and one that knows the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from jepakit.core.dynamics import Dynamics
+from jepakit.errors import UserError, check_choice, check_range
+from jepakit.evaluation.intervals import Interval, wilson
+from jepakit.files import write_json
+from jepakit.interop.pretrained import load_run_system
+from jepakit.training.device import choose_device
+from jepakit.training.run_folder import RunFolder
+from jepakit.worlds.acting import OraclePolicy, Outcome, PlanningConfig, PlanningPolicy, Policy, RandomPolicy, run_episodes
+from jepakit.worlds.environments import make_environment
+from jepakit.worlds.planners import PLANNERS, make_planner
+
+FORMAT = 1
+
+
+def act(
+    run: str | Path,
+    *,
+    env: str,
+    planner: str = "mppi",
+    episodes: int = 100,
+    horizon: int = 20,
+    replan: int = 5,
+    cost: Literal["sum", "last"] = "sum",
+    population: int | None = None,
+    elites: int | None = None,
+    iterations: int | None = None,
+    together: int = 25,
+    seed: int = 0,
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
+) -> dict[str, Any]:
+    """Plan in an environment with a run's world model; writes `acting.json` into the run folder and prints a table.
+
+    Args:
+        run: the run folder of a system with dynamics (pldm, lewm).
+        env: two-rooms, two-rooms-fixed, or the id of a Gymnasium environment that puts a goal observation into
+            info["goal"].
+        planner: random, cem, icem, mppi or gradient.
+        episodes: how many, each with its own start and goal.
+        horizon: steps of the model that are imagined.
+        replan: steps that are done before planning again.
+        cost: "sum" of the distances to the goal at all imagined steps, or that of the "last".
+        population: candidates of an iteration; None: the planner's own.
+        elites: how many of them the next iteration builds on; None: the planner's own.
+        iterations: rounds of the search; None: the planner's own.
+        together: environments that are planned for at once.
+        seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
+        device: where the model runs.
+
+    Errors: a run without dynamics, an environment without a goal or with other observations than the model's.
+    """
+    check_choice("planner", planner, [name for name in PLANNERS if name not in ("tree", "amortised")])
+    for name, value in (("episodes", episodes), ("together", together)):
+        check_range(name, value, 1)
+    folder, where = RunFolder(run), choose_device(device)
+    system, config = load_run_system(run, where)
+    if not isinstance(system, Dynamics):
+        raise UserError(f"{run} is a run of {config.system!r}, which predicts nothing of actions. Act with pldm or lewm.")
+    options = {"population": population, "elites": elites, "iterations": iterations}
+    asked = {name: value for name, value in options.items() if value is not None}
+    planning = PlanningPolicy(
+        system.eval(), system.inputs, make_planner(planner, seed=seed, **asked),
+        PlanningConfig(horizon=horizon, replan=replan, cost=cost), frame_skip=config.dataset.frame_skip or 1,
+    )  # fmt: skip
+    make: Callable[[], Any] = partial(make_environment, env)
+    policies: dict[str, Policy] = {planner: planning, "random": RandomPolicy()}
+    if hasattr(make().unwrapped, "oracle_action"):
+        policies["oracle"] = OraclePolicy()
+    rows = {}
+    for name, policy in policies.items():
+        begun, spent = time.perf_counter(), time.process_time()
+        outcomes = run_episodes(make, policy, episodes, seed, together)
+        rows[name] = _row(outcomes, time.perf_counter() - begun, time.process_time() - spent)
+    plans = np.array(planning.seconds)
+    result = {
+        "format": FORMAT,
+        "env": env,
+        "planner": {"name": planner, "horizon": horizon, "replan": replan, "cost": cost, **asked},
+        "seed": seed,
+        "rows": rows,
+        "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
+    }
+    write_json(folder.path / "acting.json", result)
+    Console(stderr=True).print(_table(result))
+    return result
+
+
+def _row(outcomes: list[Outcome], seconds: float, cpu: float) -> dict[str, Any]:
+    interval: Interval = wilson(sum(outcome.success for outcome in outcomes), len(outcomes))
+    steps = sum(outcome.steps for outcome in outcomes)
+    return {
+        "episodes": len(outcomes),
+        "success": interval.value,
+        "low": interval.low,
+        "high": interval.high,
+        "interval": interval.how,
+        "reward": float(np.mean([outcome.reward for outcome in outcomes])),
+        "steps": steps,
+        "seconds_a_step": seconds / steps,
+        "cpu_seconds_a_step": cpu / steps,
+        "outcomes": [{"seed": one.seed, "success": one.success, "steps": one.steps} for one in outcomes],
+    }
+
+
+def _table(result: dict[str, Any]) -> Table:
+    first = next(iter(result["rows"].values()))
+    shown = Table(title=f"{result['env']}: {first['episodes']} episodes")
+    for column in ("policy", "success", "95 %", "reward", "CPU s a step"):
+        shown.add_column(column, justify="left" if column == "policy" else "right")
+    for name, row in result["rows"].items():
+        shown.add_row(
+            name, f"{row['success']:.3f}", f"{row['low']:.3f} to {row['high']:.3f}", f"{row['reward']:.1f}",
+            f"{row['cpu_seconds_a_step']:.4f}",
+        )  # fmt: skip
+    return shown

@@ -1,0 +1,228 @@
+"""Acting in environments: policies, among them one that plans in a world model, and episodes of many environments at once."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jepakit.core.dynamics import Dynamics
+from jepakit.errors import UserError, check_range
+from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.randomness import derive_seed
+from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.worlds.problem import ActionSpace, Planner, shifted
+
+Information = dict[str, Any]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Chooses the actions of several environments at once; environment i is row i of everything."""
+
+    def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
+        """New episodes begin in these environments."""
+
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+        """The next action of each, `[env, action]`."""
+        ...
+
+
+class RandomPolicy:
+    """Uniform over the action space: what any policy has to beat."""
+
+    def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.spaces = [copy.deepcopy(environment.action_space) for environment in environments]  # several may share one
+        for space, seed in zip(self.spaces, seeds, strict=True):
+            space.seed(derive_seed(seed, "random policy") % 2**31)
+
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+        return np.stack([space.sample() for space in self.spaces]).astype(np.float32)
+
+
+class OraclePolicy:
+    """What an environment's `oracle_action()` says, which knows what no observer does: the upper bound."""
+
+    def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.environments = [environment.unwrapped for environment in environments]
+
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+        return np.stack([environment.oracle_action() for environment in self.environments])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanningConfig:
+    """How to plan while acting. Steps are the model's; one is `frame_skip` steps of the environment."""
+
+    horizon: int = 20
+    """Steps that are imagined."""
+    replan: int = 5
+    """Steps that are done before planning again; 1 sees most, and costs most."""
+    cost: Literal["sum", "last"] = "sum"
+    """Squared distance to the goal's embedding: of all imagined steps, or of the last."""
+    chunk: int | None = 4096
+    """Rollouts imagined at once, which bounds the memory."""
+
+    def __post_init__(self) -> None:
+        check_range("horizon", self.horizon, 1)
+        check_range("replan", self.replan, 1, self.horizon)
+
+
+class PlanningPolicy:
+    """Plans in a world model towards the embedding of a goal, and plans again every few steps from what it then sees.
+
+    The goal is `info["goal"]`, an observation; it and every state are encoded once. Plans start from what is left of the last.
+
+    Args:
+        model: a world model in eval mode, on its device.
+        inputs: what it expects.
+        planner: any of `worlds.planners`.
+        config: how far to look and how often.
+        space: the actions there are; None: the environment's.
+        frame_skip: steps of the environment to one of the model.
+    """
+
+    def __init__(
+        self,
+        model: Dynamics,
+        inputs: TrajectoryInputs,
+        planner: Planner,
+        config: PlanningConfig | None = None,
+        *,
+        space: ActionSpace | None = None,
+        frame_skip: int = 1,
+    ):
+        self.model, self.inputs, self.planner, self.frame_skip = model, inputs, planner, frame_skip
+        self.config, self.space = config or PlanningConfig(), space
+        self.device = next(model.parameters()).device
+        single = inputs.action // frame_skip
+        self.scale = (torch.tensor(inputs.action_mean[:single]), torch.tensor(inputs.action_std[:single]))
+        self.seconds: list[float] = []
+        """Of each plan, for all environments together: encoding and search."""
+
+    def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
+        self.limits = self.space or ActionSpace.of(environments[0].action_space)
+        self.ids = [int(seed) for seed in seeds]
+        self.goal: Tensor | None = None
+        self.warm: Tensor | None = None
+        self.block: list[Tensor] = []  # actions since the newest observation
+        self.seen: list[Tensor] = []  # normalised observations, a model step apart, newest last
+        self.done: list[Tensor] = []  # blocks of actions between them
+        self.queue: list[NDArray[np.float32]] = []  # planned and not yet done
+        self.clock = 0
+
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+        if self.clock % self.frame_skip == 0:
+            self.seen = [*self.seen, self._normalised(observations)][-self.inputs.history :]
+        if not self.queue:
+            self._plan(infos)
+        action = self.queue.pop(0)
+        self._remember(action)
+        self.clock += 1
+        return action
+
+    def _plan(self, infos: Sequence[Information]) -> None:
+        start = time.perf_counter()
+        with torch.no_grad():
+            goal = self._embed_goal(infos) if self.goal is None else self.goal
+            between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
+            actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
+            state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
+            problem = LatentProblem(
+                self.model, state, goal, self.limits, self.config.horizon, scale=self.scale,
+                skip=self.frame_skip, cost=self.config.cost, chunk=self.config.chunk, ids=self.ids,
+            )  # fmt: skip
+        plan = self.planner(problem, self.warm, step=self.clock)
+        self.goal, self.warm = goal, shifted(plan.actions, self.config.replan)
+        chosen = problem.space.steps(plan.actions[:, : self.config.replan]).cpu().numpy().astype(np.float32)
+        self.queue = list(chosen.transpose(1, 0, 2))
+        self.seconds.append(time.perf_counter() - start)
+
+    def _embed_goal(self, infos: Sequence[Information]) -> Tensor:
+        if any("goal" not in info for info in infos):
+            raise UserError(
+                "This environment gives no goal: info['goal'], an observation, is what the plans are to reach. Wrap it so that "
+                "reset and step put one there."
+            )
+        goal = self._normalised([info["goal"] for info in infos])[:, None]
+        none = torch.zeros(len(infos), 0, self.inputs.action, device=self.device)
+        return self.model.embedding(self.model.observe({"inputs": goal, "actions": none}))
+
+    def _normalised(self, observations: Sequence[NDArray]) -> Tensor:
+        stacked = torch.from_numpy(np.stack(observations))
+        if tuple(stacked.shape[1:]) != self.inputs.shape:
+            raise UserError(
+                f"The model was trained on observations of shape {list(self.inputs.shape)}, the environment gives "
+                f"{list(stacked.shape[1:])}. Act in the environment it was trained for, or resize."
+            )
+        return self.inputs.normalise(stacked).to(self.device)
+
+    def _remember(self, action: NDArray[np.float32]) -> None:
+        """Keeps the blocks between the observations kept, in the model's units."""
+        self.block.append(torch.from_numpy(action))
+        if len(self.block) == self.frame_skip:
+            block = self.inputs.normalise_actions(torch.cat(self.block, 1)).to(self.device)
+            self.done, self.block = [*self.done, block][-self.inputs.history :], []
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one episode. success: `info["success"]` at its end, or that it terminated where there is none."""
+
+    seed: int
+    success: bool
+    steps: int
+    reward: float
+    states: list[NDArray] = field(default_factory=list, repr=False)
+
+
+def run_episodes(
+    make: Callable[[], Any], policy: Policy, episodes: int, seed: int = 0, together: int = 25
+) -> list[Outcome]:
+    """Episode i, from start to end, is a function of (seed, i) and the policy, not of how many run `together`.
+
+    Args:
+        make: makes a `gymnasium.Env`.
+        episodes: how many.
+        together: environments at once, for policies that plan for many in one go.
+    """
+    check_range("episodes", episodes, 1)
+    environments = [make() for _ in range(min(episodes, together))]
+    outcomes = []
+    for first in range(0, episodes, len(environments)):
+        numbers = range(first, min(first + len(environments), episodes))
+        seeds = [derive_seed(seed, "episode", number) % 2**31 for number in numbers]
+        outcomes += _run(environments[: len(seeds)], policy, seeds)
+    for environment in environments:
+        environment.close()
+    return outcomes
+
+
+def _run(environments: Sequence[Any], policy: Policy, seeds: Sequence[int]) -> list[Outcome]:
+    begun = [environment.reset(seed=seed) for environment, seed in zip(environments, seeds, strict=True)]
+    observations, infos = [one for one, _ in begun], [info for _, info in begun]
+    policy.begin(environments, seeds)
+    rewards, ended = [0.0] * len(seeds), [False] * len(seeds)
+    steps, success, states = [0] * len(seeds), [False] * len(seeds), [[info.get("state")] for info in infos]
+    while not all(ended):
+        actions = policy.act(observations, infos)
+        for row, environment in enumerate(environments):
+            if ended[row]:
+                continue  # its last observation stays, until the others have come to their ends
+            observations[row], reward, terminated, truncated, infos[row] = environment.step(actions[row])
+            rewards[row] += float(reward)
+            steps[row] += 1
+            states[row].append(infos[row].get("state"))
+            ended[row] = terminated or truncated
+            success[row] = bool(infos[row].get("success", terminated))
+    paths = [[state for state in path if state is not None] for path in states]
+    return [
+        Outcome(seeds[row], success[row], steps[row], rewards[row], paths[row]) for row in range(len(seeds))
+    ]

@@ -1,0 +1,41 @@
+"""Environments by name: our own, and whatever Gymnasium and the packages beside it have registered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jepakit.errors import UserError, did_you_mean, missing_extra, shown
+
+OWN = {"two-rooms": "jepakit/TwoRooms-v0", "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0"}
+
+
+def make_environment(name: str, **options: Any) -> Any:
+    """The `gymnasium.Env` of this name: one of `OWN`, or any id that Gymnasium knows ("Pendulum-v1", "module:Id-v0").
+
+    Errors: gymnasium is not installed; no such environment, with the nearest name; options that it does not take.
+    """
+    try:
+        import gymnasium
+    except ImportError as error:
+        raise missing_extra("gymnasium", "worlds", "Environments") from error
+    register_own()
+    try:
+        return gymnasium.make(OWN.get(name, name), **options)
+    except (gymnasium.error.Error, ImportError, TypeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"env: {shown(name)} cannot be made: {reason} {did_you_mean(name, [*OWN, *gymnasium.registry])} An environment of "
+            "another package is named with the module that registers it: module:Name-v0."
+        ) from error
+
+
+def register_own() -> None:
+    """Make our environments known to Gymnasium; once is enough, twice does nothing."""
+    import gymnasium
+
+    from jepakit.worlds.two_rooms_environment import STEPS
+
+    place = "jepakit.worlds.two_rooms_environment:TwoRooms"
+    for name, options in ((OWN["two-rooms"], {}), (OWN["two-rooms-fixed"], {"fixed": True})):
+        if name not in gymnasium.registry:
+            gymnasium.register(name, entry_point=place, kwargs=options, max_episode_steps=STEPS)

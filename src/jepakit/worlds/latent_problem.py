@@ -1,0 +1,192 @@
+"""Planning in imagination: what actions cost is how far from the goal's embedding they lead a world model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from jepakit.core.dynamics import Dynamics
+from jepakit.core.state import State, map_tree, tensors_of
+from jepakit.errors import UserError, check_choice, check_range
+from jepakit.worlds.problem import ActionSpace
+
+
+def _ordinary(tensor: Tensor) -> Tensor:
+    """Without a graph behind it, and fit for one after it."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def _start_and_goal(model: Dynamics, start: State, goal: Tensor) -> tuple[State, Tensor]:
+    """Both, if they fit the model and each other. An agent may observe under inference_mode, through whose tensors no gradient
+    could be taken: those are copied."""
+    if start.batch != len(goal):
+        raise UserError(f"One goal for each environment: the state has {start.batch}, there are {len(goal)} goals.")
+    if not bool(goal.isfinite().all()):
+        raise UserError("The goal's embedding holds NaN or infinite numbers. Look at the goal observation.")
+    start = State(map_tree(_ordinary, start.tree))
+    here = model.embedding(start)
+    if here.shape != goal.shape:
+        raise UserError(f"A goal is an embedding of the model's, {list(here.shape)}; got {list(goal.shape)}.")
+    return start, _ordinary(goal)
+
+
+class LatentProblem:
+    """A `Problem`: from an observed state, reach a goal embedding.
+
+    The model observes once, outside; a call of `cost` rolls it out once over all environments and candidates.
+
+    Args:
+        model: a world model in eval mode.
+        start: what it knows of each environment, from `model.observe`.
+        goal: embedding to reach, `[env, *tokens, dim]` as `model.embedding` gives it.
+        space: the environment's actions, in its raw units.
+        horizon: steps of the model.
+        scale: mean and deviation `[action]` that the model's actions were normalised with: it is given (action - mean) / std.
+            None: raw actions.
+        skip: environment actions to one step of the model, which takes them in a row as one block; an action of the plan is
+            such a block (`problem.space.steps(plan.actions)` takes plans apart).
+        cost: squared distance to the goal, "sum" over all imagined steps or at the "last" only.
+        chunk: most rollouts (environments x candidates) at once, which bounds memory; None: all. With gradient each chunk is
+            computed twice, so that memory stays bounded there too.
+        ids, feasible: see `Problem`; `feasible` is given blocks.
+
+    Errors: goals, state, scale or actions that do not fit each other; NaN or infinite goals; a deviation of 0.
+    """
+
+    def __init__(
+        self,
+        model: Dynamics,
+        start: State,
+        goal: Float[Tensor, "env *tokens dim"],
+        space: ActionSpace,
+        horizon: int,
+        *,
+        scale: tuple[Tensor, Tensor] | None = None,
+        skip: int = 1,
+        cost: Literal["sum", "last"] = "sum",
+        chunk: int | None = None,
+        ids: Sequence[int] | None = None,
+        feasible: Callable[[Tensor], Tensor] | None = None,
+    ):
+        check_range("horizon", horizon, 1)
+        check_range("skip", skip, 1)
+        check_choice("cost", cost, ("sum", "last"))
+        if chunk is not None:
+            check_range("chunk", chunk, 1)
+        self.model, self.reach, self.chunk = model, cost, chunk
+        self.horizon, self.environments = horizon, len(goal)
+        self.ids = None if ids is None else list(ids)
+        self.constraint = feasible
+        with torch.inference_mode(False), torch.no_grad():
+            self.start, self.goal = _start_and_goal(model, start, goal)
+            self.device = tensors_of(self.start.tree)[0].device
+            self.space = space.to(self.device).block(skip)
+            self.scale = None if scale is None else self._scale(*scale, skip)
+
+    def _scale(self, mean: Tensor, std: Tensor, skip: int) -> tuple[Tensor, Tensor]:
+        """Of one action, repeated over a block."""
+        width = self.space.size // skip
+        for name, given in (("mean", mean), ("std", std)):
+            if given.shape != (width,) or not bool(given.isfinite().all()):
+                raise UserError(f"scale: the {name} of actions is {width} finite numbers, got {given.tolist()}.")
+        if not bool((std > 0).all()):
+            raise UserError(f"scale: deviations of actions must be above 0, got {std.tolist()}. Use 1 for a constant number.")
+        return mean.to(self.goal).repeat(skip), std.to(self.goal).repeat(skip)
+
+    def feasible(self, actions: Float[Tensor, "env candidate horizon action"]) -> Bool[Tensor, "env candidate"]:
+        """Whether candidates break no constraint."""
+        if self.constraint is None:
+            return torch.ones(actions.shape[:2], dtype=torch.bool, device=actions.device)
+        return self.constraint(actions)
+
+    def cost(self, actions: Float[Tensor, "env candidate horizon action"]) -> Float[Tensor, "env candidate"]:
+        """Squared distance of what the model imagines to the goal, summed over the embedding."""
+        if (actions.shape[0], *actions.shape[2:]) != (self.environments, self.horizon, self.space.size):
+            raise UserError(
+                f"Candidates are [env, candidate, horizon, action] = [{self.environments}, any, {self.horizon}, "
+                f"{self.space.size}], got {list(actions.shape)}."
+            )
+        candidates = actions.shape[1]
+        rows = actions.flatten(0, 1).to(self.goal.dtype)
+        owner = torch.arange(self.environments, device=self.device).repeat_interleave(candidates)
+        if self.scale is not None:
+            rows = (rows - self.scale[0]) / self.scale[1]
+        if self.chunk is None or len(rows) <= self.chunk:
+            found = self._imagine(rows, owner)
+        else:
+            again = torch.is_grad_enabled() and rows.requires_grad
+            parts: list[Any] = [
+                checkpoint(self._imagine, *part, use_reentrant=False) if again else self._imagine(*part)
+                for part in zip(rows.split(self.chunk), owner.split(self.chunk), strict=True)
+            ]
+            found = torch.cat(parts)
+        return found.unflatten(0, (self.environments, candidates))
+
+    def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
+        """Costs of some rollouts, each of the environment that owns it."""
+        embeddings = self.model.rollout(self.start.index(owner), rows).embeddings
+        if self.reach == "last":
+            embeddings = embeddings[:, -1:]
+        return (embeddings - self.goal[owner][:, None]).square().flatten(1).sum(1)
+
+
+class LatentTreeProblem:
+    """A `TreeProblem`: from an observed state, reach a goal embedding by a choice among a few actions at each step.
+
+    Args:
+        model, start, goal, horizon, chunk: as of `LatentProblem`; `chunk` counts states predicted at once.
+        choices: what the model is given for each choice, `[choice, action]` in its own units: one-hot codes, or blocks.
+        key: `key(state of the model) -> int [n]`; states of one key are searched as one, see `TreeProblem`.
+
+    Errors: as of `LatentProblem`.
+    """
+
+    def __init__(
+        self,
+        model: Dynamics,
+        start: State,
+        goal: Float[Tensor, "env *tokens dim"],
+        choices: Float[Tensor, "choice action"],
+        horizon: int,
+        *,
+        chunk: int | None = None,
+        key: Callable[[State], Tensor] | None = None,
+    ):
+        check_range("horizon", horizon, 1)
+        if chunk is not None:
+            check_range("chunk", chunk, 1)
+        if not len(choices) or not bool(choices.isfinite().all()):
+            raise UserError(f"choices: at least one action of finite numbers, got {list(choices.shape)} numbers.")
+        with torch.inference_mode(False), torch.no_grad():
+            start, goal = _start_and_goal(model, start, goal)
+            self.choices = choices.to(goal)
+        # Its goal goes with each state, so that a state says by itself what it costs.
+        self.start = State({"model": start.tree, "goal": goal})
+        self.model, self.horizon, self.chunk, self.model_key = model, horizon, chunk, key
+        self.actions = len(choices)
+
+    @property
+    def key(self) -> Callable[[State], Tensor] | None:
+        """The key of a state of the search; None if none was given."""
+        given = self.model_key
+        return None if given is None else lambda state: given(State(state.tree["model"]))
+
+    def predict(self, state: State, action: Int[Tensor, "n"]) -> State:
+        """The state after one action in each of n states."""
+        parts = torch.arange(state.batch, device=action.device).split(self.chunk or state.batch)
+        if len(parts) == 1:
+            return self._predict(state, action)
+        return State.concatenate([self._predict(state.index(part), action[part]) for part in parts])
+
+    def _predict(self, state: State, action: Tensor) -> State:
+        moved = self.model.predict(State(state.tree["model"]), self.choices[action])
+        return State({"model": moved.tree, "goal": state.tree["goal"]})
+
+    def state_cost(self, state: State) -> Float[Tensor, "n"]:
+        """Squared distance of each state's embedding to its goal, summed over the embedding."""
+        return (self.model.embedding(State(state.tree["model"])) - state.tree["goal"]).square().flatten(1).sum(1)

@@ -1,0 +1,143 @@
+"""Two Rooms: walls hold, doors let through, pictures show what is there."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jepakit.errors import UserError
+from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
+from jepakit.modalities.two_rooms import (
+    HIGH,
+    LOW,
+    THICKNESS,
+    Rooms,
+    TwoRoomsConfig,
+    draw_places,
+    draw_rooms,
+    guide,
+    in_left_room,
+    move,
+    picture,
+    two_rooms_episodes,
+    wander,
+)
+from jepakit.randomness import Draws
+
+CONFIG = TwoRoomsConfig()
+
+
+def draws(count=200, seed=0):
+    return Draws(seed, "test", 0, np.arange(count))
+
+
+def in_wall(rooms, places, door=4.0):
+    return (np.abs(places[:, 0] - rooms.wall) < THICKNESS / 2) & (np.abs(places[:, 1] - rooms.door) > door)
+
+
+@given(seed=st.integers(0, 1000), size=st.floats(0.1, 60))
+def test_nobody_gets_into_a_wall_whatever_the_action(seed, size):
+    stream = draws(64, seed)
+    rooms = draw_rooms(CONFIG, stream)
+    places = draw_places(rooms, stream)
+    for _ in range(4):
+        places = move(rooms, places, size * stream.normal(2))
+        assert not in_wall(rooms, places).any()
+        assert places.min() >= LOW
+        assert places.max() <= HIGH
+
+
+def test_a_wall_stops_a_dot_where_it_is_met_and_a_door_does_not():
+    rooms = Rooms(np.array([32.0, 32.0, 32.0]), np.array([20.0, 20.0, 20.0]))
+    places = np.array([[25.0, 50.0], [25.0, 20.0], [25.0, 50.0]])
+    after = move(rooms, places, np.array([[20.0, 0.0], [20.0, 0.0], [5.0, 3.0]]))
+    np.testing.assert_allclose(after[0], [32 - THICKNESS / 2, 50], atol=2e-3)
+    np.testing.assert_allclose(after[1], [45, 20])
+    np.testing.assert_allclose(after[2], [30, 53])
+
+
+def test_the_edge_of_a_door_stops_too():
+    rooms = Rooms(np.array([32.0]), np.array([20.0]))
+    after = move(rooms, np.array([[32.0, 20.0]]), np.array([[0.0, 30.0]]))
+    np.testing.assert_allclose(after, [[32, 24]], atol=2e-3)
+
+
+def test_outer_walls_let_slide():
+    rooms = Rooms(np.array([32.0]), np.array([20.0]))
+    np.testing.assert_allclose(move(rooms, np.array([[5.0, 10.0]]), np.array([[-9.0, 2.0]])), [[LOW, 12]])
+
+
+def test_somebody_who_knows_the_map_always_arrives():
+    stream = draws()
+    rooms = draw_rooms(CONFIG, stream)
+    left = stream.uniform(1)[:, 0] < 0.5
+    places, goals = draw_places(rooms, stream, left), draw_places(rooms, stream, ~left)
+    assert (in_left_room(rooms, places) == left).all()
+    for _ in range(120):
+        places = move(rooms, places, guide(rooms, places, goals))
+    assert np.hypot(*(places - goals).T).max() < 1
+
+
+def test_what_is_wandered_is_what_the_reference_wanders():
+    rooms, places, actions = wander(CONFIG, 0, 500, 91)
+    assert places.reshape(-1, 2).mean(0) == pytest.approx([31.59, 32.06], abs=1.0)
+    assert places.reshape(-1, 2).std(0) == pytest.approx([16.10, 16.14], abs=1.2)
+    assert not in_wall(Rooms(rooms.wall.repeat(91), rooms.door.repeat(91)), places.reshape(-1, 2)).any()
+    length = np.hypot(*actions[:, :-1].reshape(-1, 2).T)
+    assert length.min() >= 0.2 - 1e-9
+    assert length.max() <= 1.8 + 1e-9
+    left = places[:, :, 0] < rooms.wall[:, None]
+    assert 0.3 < (left.any(1) & ~left.all(1)).mean() < 0.5
+    pictures = picture(rooms[np.arange(500)], places[:, 40]) / 255
+    assert pictures.mean((0, 2, 3)) == pytest.approx([0.0026, 0.0989], abs=3e-4)
+    assert pictures.std((0, 2, 3)) == pytest.approx([0.0369, 0.2986], abs=3e-3)
+
+
+def test_the_dot_is_drawn_where_it_is():
+    rooms, places = Rooms(np.array([30.0, 30.0]), np.array([20.0, 20.0])), np.array([[10.0, 50.0], [45.5, 12.25]])
+    dots = picture(rooms, places)[:, 0].astype(float)
+    grid = np.arange(65)
+    x, y = (dots.sum(axis) @ grid / dots.sum((1, 2)) for axis in (1, 2))
+    np.testing.assert_allclose(np.stack([x, y], 1), places, atol=0.05)
+
+
+def test_one_world_serves_all_its_pictures():
+    rooms, places, _ = wander(CONFIG, 0, 3, 20)
+    np.testing.assert_array_equal(picture(rooms[:1], places[0]), picture(rooms[np.zeros(20, dtype=int)], places[0]))
+
+
+def test_flicker_is_new_in_every_frame_and_the_same_when_asked_again():
+    config = TwoRoomsConfig(flicker=0.5)
+    rooms, places = Rooms(np.array([30.0]), np.array([20.0])), np.array([[10.0, 50.0], [10.0, 50.0]])
+    one = picture(rooms, places, config, draws(2))
+    assert (one[0] != one[1]).mean() > 0.5
+    np.testing.assert_array_equal(one, picture(rooms, places, config, draws(2)))
+    with pytest.raises(UserError, match="flicker"):
+        picture(rooms, places, config)
+
+
+def test_episodes_are_drawn_when_looked_at():
+    episodes = two_rooms_episodes(episodes=4, steps=10)
+    assert episodes.observations.shape == (40, 2, 65, 65)
+    part = episodes.observations[8:13]  # across an episode's end
+    np.testing.assert_array_equal(part, np.stack([episodes.observations[step] for step in range(8, 13)]))
+    again = two_rooms_episodes(episodes=4, steps=10)
+    np.testing.assert_array_equal(again.observations[[3, 39]], episodes.observations[[3, 39]])
+    assert not np.array_equal(two_rooms_episodes(seed=1, episodes=4, steps=10).actions, episodes.actions)
+
+
+def test_as_data_for_a_world_model():
+    data = open_trajectories(TrajectoryDataConfig(data="two-rooms", history=1, horizon=8), 0)
+    inputs = TrajectoryInputs.of(data)
+    assert inputs.shape == (2, 65, 65)
+    samples = [data.train[index] for index in (0, 5000)]
+    windows = inputs.windows(samples)
+    assert windows["inputs"].shape == (2, 9, 2, 65, 65)
+    assert inputs.plain(samples).shape == (2, 2 * 22 * 22)
+    assert samples[0]["state"].shape == (4,)
+
+
+@pytest.mark.parametrize("option", [{"door": 0.5}, {"dot": 0}, {"brightness": 2}, {"flicker": -1}])
+def test_options_out_of_range_are_named(option):
+    with pytest.raises(UserError, match=next(iter(option))):
+        TwoRoomsConfig(**option)

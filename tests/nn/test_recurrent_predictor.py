@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from jepakit.errors import UserError
+from jepakit.nn.recurrent_predictor import RecurrentPredictor
+
+
+def predictor():
+    torch.manual_seed(0)
+    return RecurrentPredictor(8, 2).double()
+
+
+def test_taught_on_a_window_it_is_the_same_function_as_step_by_step():
+    model, embeddings, actions = predictor(), torch.randn(3, 4, 8).double(), torch.randn(3, 4, 2).double()
+    taught = model(embeddings, actions)
+    for t in range(4):
+        state = model.begin(embeddings[:, : t + 1], actions[:, :t])
+        torch.testing.assert_close(model.embedding(model.advance(state, actions[:, t])), taught[:, t])
+
+
+def test_predictions_are_normalised_as_embeddings_are():
+    model = predictor()
+    after = model.advance(100 * torch.randn(5, 8).double(), torch.randn(5, 2).double())
+    torch.testing.assert_close(after.mean(1), torch.zeros(5).double(), atol=1e-9, rtol=0)
+    torch.testing.assert_close(after.var(1, correction=0), torch.ones(5).double(), atol=1e-3, rtol=0)
+
+
+def test_it_begins_with_the_newest_real_observation():
+    model, embeddings = predictor(), torch.randn(2, 3, 8).double()
+    begun = model.begin(embeddings, torch.zeros(2, 2, 2).double(), torch.tensor([1, 3]))
+    torch.testing.assert_close(begun, torch.stack([embeddings[0, 0], embeddings[1, 2]]))
+
+
+def test_a_condition_it_was_not_built_for_is_refused():
+    with pytest.raises(UserError, match="condition"):
+        predictor().advance(torch.zeros(1, 8).double(), torch.zeros(1, 2).double(), torch.zeros(1, 1))

@@ -1,0 +1,114 @@
+"""PLDM: its loss against the formula, its terms as switches, and that it learns what actions do."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from jepakit.core.state import State
+from jepakit.errors import UserError
+from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.systems.pldm import PLDM, PLDMConfig
+
+INPUTS = TrajectoryInputs(
+    shape=(1, 12, 12), mean=(0.0,), std=(1.0,), action_mean=(0.0, 0.0), action_std=(1.0, 1.0), history=1, horizon=3
+)
+CONFIG = PLDMConfig(embedding=16, widths=(4, 8), inverse_hidden=32)
+
+
+def batch(size=6, steps=3):
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "inputs": torch.randn(size, steps + 1, 1, 12, 12, generator=generator),
+        "actions": torch.randn(size, steps, 2, generator=generator),
+        "step": torch.tensor(0),
+    }
+
+
+def system(**options):
+    torch.manual_seed(0)
+    return PLDM(PLDMConfig(**{**vars(CONFIG), **options}), INPUTS)
+
+
+def test_the_loss_is_the_formula():
+    model, given = system(), batch()
+    found = model.step(given)
+    z = model.encoder(given["inputs"]).values
+    state, predictions = z[:, 0], []
+    for t in range(3):
+        state = model.predictor.advance(state, given["actions"][:, t])
+        predictions.append(state)
+    flat = z.flatten(0, 1)
+    centred = flat - flat.mean(0)
+    covariance = centred.T @ centred / (len(flat) - 1)
+    off = covariance - torch.diag(covariance.diagonal())
+    expected = {
+        "prediction": F.mse_loss(torch.stack(predictions, 1), z[:, 1:]),
+        "similarity": F.mse_loss(z[:, 1:], z[:, :-1]),
+        "inverse": F.mse_loss(model.inverse(torch.cat([z[:, :-1], z[:, 1:]], 2)), given["actions"]),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    std = 16 * F.relu(1 - (flat.var(0) + 1e-4).sqrt()).mean()
+    cov = 8 * off.square().sum() / (16 * 15)
+    total = expected["prediction"] + std + cov + 12 * expected["similarity"] + expected["inverse"]
+    torch.testing.assert_close(found["loss"], total)
+
+
+@pytest.mark.parametrize("term", ["variance", "covariance", "similarity", "inverse"])
+def test_every_term_is_a_switch(term):
+    on, off = system().step(batch()), system(**{term: 0.0}).step(batch())
+    weight = {"covariance": CONFIG.covariance / (CONFIG.embedding - 1)}.get(term, getattr(CONFIG, term))
+    torch.testing.assert_close(on["loss"] - off["loss"], weight * on[term], atol=1e-5, rtol=1e-5)
+
+
+def test_what_is_taught_is_what_a_rollout_does():
+    model, given = system().eval(), batch()
+    state = model.observe({"inputs": given["inputs"][:, :1], "actions": given["actions"][:, :0]})
+    rolled = model.rollout(state, given["actions"]).embeddings
+    taught = model.imagine(model.encoder(given["inputs"]).values, given["actions"])
+    torch.testing.assert_close(rolled, taught)
+    assert isinstance(state, State)
+
+
+def test_it_learns_what_actions_do():
+    """A dot that its actions move: after some steps imagination is nearer to the truth than standing still is."""
+    torch.manual_seed(0)
+
+    def draw(size):
+        places = torch.rand(size, 1, 2) * 8 + 2
+        actions = torch.randn(size, 3, 2)
+        path = torch.cat([places, places + actions.cumsum(1)], 1).clamp(0, 11)
+        grid = torch.arange(12.0)
+        y, x = (torch.exp(-((grid - path[..., axis, None]) ** 2) / 2) for axis in (1, 0))
+        return {"inputs": 3 * (y[..., :, None] * x[..., None, :])[:, :, None], "actions": actions, "step": torch.tensor(0)}
+
+    model = system()
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
+    for _ in range(150):
+        model.step(draw(64))["loss"].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    given = draw(256)
+    with torch.no_grad():
+        z = model.encoder(given["inputs"]).values
+        imagined = model.imagine(z, given["actions"])
+        still = (z[:, :1] - z[:, 1:]).square().mean((0, 2))
+        other = model.imagine(z, given["actions"].roll(1, 0))
+    right = (imagined - z[:, 1:]).square().mean((0, 2))
+    assert (right < 0.7 * still).all()
+    assert (right < 0.7 * (other - z[:, 1:]).square().mean((0, 2))).all()
+
+
+def test_vectors_are_observations_too():
+    inputs = TrajectoryInputs(
+        shape=(3,), mean=(0.0,) * 3, std=(1.0,) * 3, action_mean=(0.0,), action_std=(1.0,), history=1, horizon=2
+    )
+    model = PLDM(CONFIG, inputs)
+    terms = model.step({"inputs": torch.randn(4, 3, 3), "actions": torch.randn(4, 2, 1), "step": torch.tensor(0)})
+    assert terms["loss"].isfinite()
+
+
+@pytest.mark.parametrize("options", [{"variance": -1.0}, {"embedding": 1}, {"widths": ()}, {"widths": (4, 0)}])
+def test_options_that_make_no_sense_are_named(options):
+    with pytest.raises(UserError, match=next(iter(options))):
+        PLDMConfig(**options)

@@ -1,0 +1,63 @@
+"""`act`: the whole way from recorded episodes to an agent, small."""
+
+import json
+
+import numpy as np
+import pytest
+
+pytest.importorskip("gymnasium")
+
+from jepakit.cli import main
+from jepakit.verbs.act import act
+from jepakit.verbs.pretrain import pretrain
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("act") / "run"
+    pretrain(
+        "pldm", data="two-rooms", out=folder, steps=2, batch_size=8, limit=64, widths=(2, 2, 2), embedding=8,
+        test_fraction=0.0,
+    )  # fmt: skip
+    return folder
+
+
+def test_it_acts_beside_random_and_oracle(run, capsys):
+    words = ["--env", "two-rooms", "--episodes", "3", "--population", "8", "--elites", "2", "--iterations", "1"]
+    assert main(["act", str(run), *words]) == 0
+    result = json.loads((run / "acting.json").read_text())
+    assert set(result["rows"]) == {"mppi", "random", "oracle"}
+    assert result["rows"]["oracle"]["success"] == 1.0
+    for row in result["rows"].values():
+        assert row["episodes"] == 3
+        assert row["steps"] == 600
+        assert row["low"] <= row["success"] <= row["high"]
+    assert result["plan_s"]["p99"] >= result["plan_s"]["p50"] > 0
+    assert "oracle" in capsys.readouterr().err
+
+
+def test_the_same_seed_gives_the_same_episodes(run):
+    options = {"env": "two-rooms", "episodes": 2, "planner": "cem", "population": 8, "elites": 2, "iterations": 1}
+    first, second = (act(run, **options)["rows"]["cem"] for _ in range(2))
+    assert first["reward"] == pytest.approx(second["reward"])
+    assert np.isfinite(first["reward"])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--env", "two-roms"], "two-rooms"),
+        (["--env", "two-rooms", "--planner", "mpi"], "mppi"),
+        (["--env", "CartPole-v1"], "Box"), (["--env", "Pendulum-v1"], "[3]"),
+        (["--env", "two-rooms", "--episodes", "0"], "episodes"),
+    ],
+)
+def test_mistakes_are_named(run, words, told, capsys):
+    assert main(["act", str(run), *words]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_a_run_without_dynamics_cannot_act(tmp_path, capsys):
+    pretrain("lejepa", data="digits", out=tmp_path / "run", steps=1, batch_size=8, limit=32, labels="none")
+    assert main(["act", str(tmp_path / "run"), "--env", "two-rooms"]) == 2
+    assert "predicts nothing of actions" in capsys.readouterr().err

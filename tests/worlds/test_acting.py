@@ -1,0 +1,126 @@
+"""Acting: episodes do not depend on their neighbours, and a policy that plans in a right model reaches its goals."""
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("gymnasium")
+import gymnasium
+from gymnasium import spaces
+
+from jepakit.core.dynamics import Dynamics
+from jepakit.core.energies import Energy
+from jepakit.errors import UserError
+from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.nn.tokens import Tokens
+from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, RandomPolicy, run_episodes
+from jepakit.worlds.planners import make_planner
+
+LIMIT = 0.5
+
+
+class Plane(gymnasium.Env):
+    """A point that moves by its action: the goal is drawn, the observation is the point."""
+
+    observation_space = spaces.Box(-10, 10, (2,), np.float32)
+    action_space = spaces.Box(-LIMIT, LIMIT, (2,), np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.goal = (self.np_random.uniform(-1, 1, 2).astype(np.float32) for _ in range(2))
+        self.steps = 0
+        return self.place.copy(), self._info()
+
+    def step(self, action):
+        self.place = self.place + np.clip(action, -LIMIT, LIMIT)
+        self.steps += 1
+        info = self._info()
+        return self.place.copy(), -info["distance"], False, self.steps >= 12, info
+
+    def _info(self):
+        distance = float(np.linalg.norm(self.place - self.goal))
+        return {"goal": self.goal.copy(), "distance": distance, "success": distance < 0.15, "state": self.place.copy()}
+
+
+class Exact(torch.nn.Module):
+    """The plane's true dynamics as a predictor: actions come in deviations."""
+
+    def __init__(self, std, blocks=1):
+        super().__init__()
+        self.std, self.blocks = std, blocks
+        self.unused = torch.nn.Parameter(torch.zeros(1))
+
+    def begin(self, embeddings, actions, lengths=None):
+        return embeddings[:, -1]
+
+    def advance(self, state, action, condition=None):
+        return state + self.std * action.unflatten(1, (self.blocks, 2)).sum(1)
+
+    def embedding(self, state):
+        return state
+
+
+class Identity(torch.nn.Module):
+    def forward(self, inputs):
+        return Tokens(inputs, torch.zeros(*inputs.shape[:2], 1))
+
+
+def policy(skip=1, history=1, **options):
+    inputs = TrajectoryInputs(
+        shape=(2,), mean=(0.0, 0.0), std=(1.0, 1.0), action_mean=(0.0,) * 2 * skip, action_std=(0.3,) * 2 * skip,
+        history=history, horizon=1,
+    )  # fmt: skip
+    model = Dynamics(Identity(), Exact(0.3, skip), Energy(name="l2"), history=history).eval()
+    planner = make_planner("cem", population=128, elites=12, iterations=5, seed=0)
+    return PlanningPolicy(model, inputs, planner, PlanningConfig(**{"horizon": 6, "replan": 2, **options}), frame_skip=skip)
+
+
+@pytest.mark.parametrize(
+    ("skip", "history", "options"), [(1, 1, {}), (1, 3, {"replan": 1}), (2, 2, {"horizon": 3, "replan": 1})]
+)
+def test_planning_in_the_true_model_reaches_every_goal(skip, history, options):
+    planning = policy(skip, history, **options)
+    outcomes = run_episodes(Plane, planning, 6, together=4)
+    assert [outcome.success for outcome in outcomes] == [True] * 6
+    assert {outcome.steps for outcome in outcomes} == {12}
+    assert all(len(outcome.states) == 13 for outcome in outcomes)
+    steps = skip * options.get("replan", 2)
+    assert len(planning.seconds) == 2 * 12 // steps  # two rounds of environments, a plan every few steps
+
+
+def test_random_actions_reach_none_of_them():
+    assert np.mean([outcome.success for outcome in run_episodes(Plane, RandomPolicy(), 20)]) < 0.2
+
+
+@pytest.mark.parametrize("make", [policy, RandomPolicy])
+def test_an_episode_is_the_same_whoever_runs_beside_it(make):
+    alone, beside = run_episodes(Plane, make(), 5, together=1), run_episodes(Plane, make(), 5, together=5)
+    for one, other in zip(alone, beside, strict=True):
+        assert one.seed == other.seed
+        np.testing.assert_allclose(one.states, other.states, atol=1e-5)
+
+
+def test_environments_that_do_not_fit_the_model_are_named():
+    class Wider(Plane):
+        def reset(self, **options):
+            place, info = super().reset(**options)
+            return np.append(place, 0).astype(np.float32), info
+
+    class Aimless(Plane):
+        def _info(self):
+            return {"success": False}
+
+        def step(self, action):
+            raise AssertionError
+
+    with pytest.raises(UserError, match=r"\[2\].*\[3\]"):
+        run_episodes(Wider, policy(), 1)
+    with pytest.raises(UserError, match="goal"):
+        run_episodes(Aimless, policy(), 1)
+
+
+def test_options_are_checked():
+    with pytest.raises(UserError, match="replan"):
+        PlanningConfig(horizon=3, replan=4)
+    with pytest.raises(UserError, match="episodes"):
+        run_episodes(Plane, RandomPolicy(), 0)
