@@ -51,6 +51,7 @@ TINY: dict[str, dict[str, Any]] = {
         "predictor_dim": 24, "predictor_depth": 1, "masks": {"min_keep": 1}, "visible": {"ramp": [0.0, 0.5]},
     },
     "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16, 16], "sigreg": {"slices": 16}},
+    "pldm": {"data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16},
     "lewm on pixels": {
         "system": "lewm", "data": "pendulum-pixels", "limit": 64, "history": 2, "horizon": 2, "rollout": 1.0, "embedding": 8,
         "projector": [16], "sigreg": {"slices": 16},

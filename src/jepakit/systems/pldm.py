@@ -17,6 +17,10 @@ of 9 observations, all predicted and all regularised, theirs are 17 with 8 predi
 `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
 
     jepakit pretrain pldm --data two-rooms --out runs/two-rooms
+
+Not trained to the end yet. 450 steps of 64 windows (13 minutes of one shared core, one seed): the inverse error falls from
+0.95 to 0.49 of the actions' variance, the prediction error from 0.29 to 0.16; a linear probe reads the dot within 0.5 pixels
+after 100 steps and 0.7 after 400. Success of planning is not measured.
 """
 
 from __future__ import annotations
