@@ -1,9 +1,11 @@
 """Data sets as D4RL, robomimic, Minari and LeRobot write them: files made here after their documented layouts."""
 
+import io
 import json
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import jepakit
 from jepakit.errors import UserError
@@ -180,10 +182,81 @@ def test_lerobot(tmp_path, files):
     np.testing.assert_array_equal(episodes.observations, np.concatenate([steps(n, c)[0] for n, c in enumerate(LENGTHS)]))
     np.testing.assert_array_equal(episodes.actions, np.concatenate([steps(n, c)[1] for n, c in enumerate(LENGTHS)]))
     assert read_episodes(path, "state,observation.effort")[0].observations[-1].tolist() == [2, 3, -2, -3]
-    with pytest.raises(UserError, match=r"observes video or images \(images\.top\), which are not read yet"):
-        read_episodes(path, "images.top")
-    with pytest.raises(UserError, match=r"does not observe speed\. It observes effort, state"):
+    with pytest.raises(UserError, match=r"the cameras images\.top and the vectors effort, state\. Choose one camera"):
+        read_episodes(path, "images.top,state")
+    with pytest.raises(UserError, match=r"does not observe speed\. It observes effort, images\.top, state"):
         read_episodes(path, "speed")
+
+
+def film(file, frames):
+    """A video of exactly these frames, 10 a second, with a key frame only every fifth."""
+    av = pytest.importorskip("av")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(file), "w") as container:
+        stream = container.add_stream("libx264rgb", rate=10, options={"qp": "0", "g": "5"})
+        stream.height, stream.width, stream.pix_fmt = *frames.shape[1:3], "rgb24"
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def seen_by_camera(count):
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 24, 3), dtype=np.uint8)
+
+
+CAMERA = "observation.images.top"
+
+
+@pytest.mark.parametrize("version", [2, 3])
+def test_the_videos_of_lerobot(tmp_path, version):
+    files = {f"episode_00000{n}.parquet": [n] for n in range(3)} if version == 2 else {"file-000.parquet": [0, 1, 2]}
+    path = lerobot(tmp_path, files, features={CAMERA: {"dtype": "video", "shape": [16, 24, 3]}})
+    frames, ends = seen_by_camera(sum(LENGTHS)), np.cumsum(LENGTHS)
+    if version == 2:
+        for n, part in enumerate(np.split(frames, ends[:-1])):
+            film(tmp_path / "videos" / "chunk-000" / CAMERA / f"episode_00000{n}.mp4", part)
+    else:
+        film(tmp_path / "videos" / CAMERA / "chunk-000" / "file-000.mp4", frames)
+        info = json.loads((tmp_path / "meta" / "info.json").read_text())
+        info["video_path"] = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+        (tmp_path / "meta" / "info.json").write_text(json.dumps(info))
+        begins = {"chunk_index": [0] * 3, "file_index": [0] * 3, "from_timestamp": (ends - LENGTHS) / 10}
+        table = {"episode_index": [0, 1, 2], **{f"videos/{CAMERA}/{name}": list(values) for name, values in begins.items()}}
+        (tmp_path / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+        import pyarrow
+        import pyarrow.parquet
+
+        pyarrow.parquet.write_table(pyarrow.table(table), tmp_path / "meta" / "episodes" / "chunk-000" / "file-000.parquet")
+    episodes, _ = read_episodes(path, "images.top")
+    np.testing.assert_array_equal(episodes.observations, frames.transpose(0, 3, 1, 2))
+    assert episodes.lengths.tolist() == list(LENGTHS)
+    video = sorted((tmp_path / "videos").rglob("*.mp4"))[0]
+    film(video, frames[:1])
+    with pytest.raises(UserError, match=r"images\.top of episode 0 has 1 frames, and the table \d+ steps"):
+        read_episodes(path, "images.top")
+    video.write_bytes(b"no video")
+    with pytest.raises(UserError, match=r"\.mp4 cannot be decoded: .*Copy the file again"):
+        read_episodes(path, "images.top")
+    video.unlink()
+    with pytest.raises(UserError, match=r"the video of episode 0\. Copy the data set again, with its videos"):
+        read_episodes(path, "images.top")
+
+
+def test_the_pictures_of_lerobot(tmp_path):
+    frames = seen_by_camera(LENGTHS[0])
+    encoded = []
+    for frame in frames:
+        buffer = io.BytesIO()
+        Image.fromarray(frame).save(buffer, "png")
+        encoded.append({"bytes": buffer.getvalue(), "path": None})
+    features = {CAMERA: {"dtype": "image", "shape": [16, 24, 3]}}
+    path = lerobot(tmp_path / "a", {"file-000.parquet": [0]}, features=features, **{CAMERA: encoded})
+    np.testing.assert_array_equal(read_episodes(path, "images.top")[0].observations, frames.transpose(0, 3, 1, 2))
+    for name, data, told in (("b", b"no picture", "cannot be decoded"), ("c", b"", "has no bytes")):
+        damaged = [{"bytes": data, "path": "a.png"}, *encoded[1:]]
+        path = lerobot(tmp_path / name, {"file-000.parquet": [0]}, features=features, **{CAMERA: damaged})
+        with pytest.raises(UserError, match=told):
+            read_episodes(path, "images.top")
 
 
 def test_lerobot_that_does_not_fit(tmp_path):

@@ -1,24 +1,28 @@
 """Reads LeRobot-style data sets: parquet tables `data/chunk-*/*.parquet` with a row a step, described by `meta/info.json`.
 
 Row t holds what was observed (`observation.state` and further vectors), the `action` taken there and its `episode_index`;
-a file holds one episode (version 2) or several (version 3). Video and image columns are not read yet.
+a file holds one episode (version 2) or several (version 3). Pictures lie in the rows, as encoded bytes, or in video files:
+one of each episode (version 2), or of several with the seconds at which each begins in `meta/episodes` (version 3).
 """
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from jepakit.errors import UserError, missing_extra
 from jepakit.files import read_json
 from jepakit.modalities.array_files import check_memory
 from jepakit.modalities.observation_choice import chosen_observation
+from jepakit.modalities.video_decoding import decoded_frames
 
 _INFO = Path("meta/info.json")
 _PREFIX = "observation."
@@ -30,28 +34,35 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def lerobot_episodes(folder: Path, observation: str | None) -> Iterator[dict[str, NDArray]]:
-    """The episodes in order of number. `observation` names what is taken: "state" (the default where it is there),
-    another vector without its prefix "observation.", or several (`chosen_observation`).
+    """The episodes in order of number. `observation` names what is taken, without its prefix "observation.": "state" (the
+    default where it is there), another vector, several vectors (`chosen_observation`), or one camera, whose pictures are
+    uint8 `[steps, 3, height, width]`.
 
     Raises:
-        UserError: only video or images to look at, no tables, columns missing or damaged; with the remedy.
+        UserError: no tables, columns missing or damaged, a video of fewer frames than steps; with the remedy.
     """
-    names = _vectors(folder, observation)
+    names, camera = _chosen(folder, observation)
     files = sorted((folder / "data").glob("chunk-*/*.parquet"), key=_numbers)
     if not files:
         raise UserError(f"{folder} has {_INFO}, but no data/chunk-*/*.parquet. Copy the data set again.")
     last = -1
     for file in files:
-        table = _read(file, [*(_PREFIX + name for name in names), "action", "episode_index"])
+        in_rows = [] if camera == "video" else [_PREFIX + name for name in names]
+        table = _read(file, [*in_rows, "action", "episode_index"])
         numbers = table["episode_index"].reshape(-1)
-        parts = {name: table[_PREFIX + name] for name in names}
-        begins = [0, *(np.flatnonzero(numbers[1:] != numbers[:-1]) + 1), len(numbers)] if len(numbers) else [0]
+        parts = {name: table[_PREFIX + name] for name in names if camera != "video"}
+        changes = (np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()
+        begins = [0, *changes, len(numbers)] if len(numbers) else [0]
         for begin, end in pairwise(begins):
             if numbers[begin] <= last:
                 raise UserError(f"{file}: episode {numbers[begin]} stands after episode {last}. Sort them by episode_index.")
             last = int(numbers[begin])
-            some = {name: array[begin:end] for name, array in parts.items()}
-            seen = chosen_observation({name: 2 for name in some}, some.__getitem__, ",".join(names), str(file))
+            if camera is not None:
+                frames = _shown(folder, names[0], last) if camera == "video" else map(_picture, parts[names[0]][begin:end])
+                seen = _stacked(frames, end - begin, f"{folder}: {names[0]} of episode {last}")
+            else:
+                some = {name: array[begin:end] for name, array in parts.items()}
+                seen = chosen_observation({name: 2 for name in some}, some.__getitem__, ",".join(names), str(file))
             yield {"observations": seen, "actions": table["action"][begin:end]}
 
 
@@ -60,27 +71,86 @@ def _numbers(file: Path) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", f"{file.parent.name} {file.stem}")]
 
 
-def _vectors(folder: Path, wanted: str | None) -> list[str]:
-    """The observations to read, without their prefix."""
-    info = read_json(folder / _INFO)
-    features = info.get("features") if isinstance(info, dict) else None
+def _chosen(folder: Path, wanted: str | None) -> tuple[list[str], str | None]:
+    """The observations to read, without their prefix; "video" or "image" where it is one camera's pictures, else None."""
+    features = _description(folder).get("features")
     if not isinstance(features, dict) or not all(isinstance(feature, dict) for feature in features.values()):
         raise UserError(f"{folder / _INFO} does not describe features. Copy the data set again.")
-    seen = {name.removeprefix(_PREFIX): feature.get("dtype") for name, feature in features.items() if name.startswith(_PREFIX)}
-    pictures = sorted(name for name, kind in seen.items() if kind in ("video", "image"))
-    vectors = sorted(name for name, kind in seen.items() if kind not in ("video", "image"))
+    kinds = {name.removeprefix(_PREFIX): feature.get("dtype") for name, feature in features.items() if name.startswith(_PREFIX)}
+    cameras = sorted(name for name, kind in kinds.items() if kind in ("video", "image"))
+    vectors = sorted(name for name, kind in kinds.items() if kind not in ("video", "image"))
     names = [name.strip().removeprefix(_PREFIX) for name in wanted.split(",")] if wanted is not None else None
     if names is None:
-        names = ["state"] if "state" in vectors else vectors
-    if any(name in pictures for name in names) or (pictures and not names):
+        names = ["state"] if "state" in vectors else vectors or cameras
+    missing = [name for name in names if name not in kinds]
+    if not names or missing:
         raise UserError(
-            f"{folder} observes video or images ({', '.join(pictures)}), which are not read yet. Choose vectors with "
-            f"--observation ({', '.join(vectors) or 'none here'}), or decode them into an episode store (docs/trajectories.md)."
+            f"{folder} does not observe {', '.join(missing) or 'anything'}. "
+            f"It observes {', '.join(sorted(kinds)) or 'nothing'}."
         )
-    if not names or any(name not in vectors for name in names):
-        missing = ", ".join(name for name in names if name not in vectors) or "a vector"
-        raise UserError(f"{folder} does not observe {missing}. It observes {', '.join(vectors) or 'nothing'}.")
-    return names
+    if len(names) > 1 and any(name in cameras for name in names):
+        raise UserError(
+            f"{folder} observes the cameras {', '.join(cameras)} and the vectors {', '.join(vectors) or '(none)'}. Choose one "
+            "camera, or vectors, with --observation NAME or NAME,NAME."
+        )
+    return names, kinds[names[0]] if names[0] in cameras else None
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    info = read_json(folder / _INFO)
+    return info if isinstance(info, dict) else {}
+
+
+def _shown(folder: Path, camera: str, episode: int) -> Iterator[NDArray[np.uint8]]:
+    """The frames of a camera's video from an episode's beginning on."""
+    info, key, begin = _description(folder), _PREFIX + camera, 0.0
+    values: dict[str, Any] = {
+        "video_key": key,
+        "episode_index": episode,
+        "episode_chunk": episode // int(info.get("chunks_size", 1000)),
+    }
+    if any((folder / "meta" / "episodes").glob("chunk-*/*.parquet")):  # version 3
+        place, begin = _place_in_video(folder, key, episode)
+        values |= place
+    template = info.get("video_path") or "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    try:
+        file = folder / template.format(**values)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{folder / _INFO}: video_path {template!r} asks for {error}, which is not known.") from error
+    if not file.is_file():
+        raise UserError(f"{file} is not there, the video of episode {episode}. Copy the data set again, with its videos.")
+    return decoded_frames(file, begin)
+
+
+def _place_in_video(folder: Path, key: str, episode: int) -> tuple[dict[str, int], float]:
+    """Numbers of chunk and file of an episode's video, and the second at which it begins there."""
+    columns = ["episode_index", *(f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp"))]
+    for table in sorted((folder / "meta" / "episodes").glob("chunk-*/*.parquet"), key=_numbers):
+        found = _read(table, columns)
+        at = np.flatnonzero(found["episode_index"] == episode)
+        if len(at):
+            chunk, number, begin = (found[name][at[0]] for name in columns[1:])
+            return {"chunk_index": int(chunk), "file_index": int(number)}, float(begin)
+    raise UserError(f"{folder}/meta/episodes does not say where the video of episode {episode} is. Copy the data set again.")
+
+
+def _picture(encoded: Any) -> NDArray[np.uint8]:
+    """A picture of a row, `[height, width, 3]`."""
+    data = encoded.get("bytes") if isinstance(encoded, dict) else encoded
+    if not data:
+        raise UserError("A picture of the table has no bytes, only a path. Save the data set again with its images embedded.")
+    try:
+        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"A picture of the table cannot be decoded: {error}. Copy the data set again.") from error
+
+
+def _stacked(frames: Iterator[NDArray[np.uint8]], steps: int, place: str) -> NDArray[np.uint8]:
+    """As many frames as there are steps, `[steps, 3, height, width]`."""
+    seen = list(islice(frames, steps))
+    if len(seen) < steps:
+        raise UserError(f"{place} has {len(seen)} frames, and the table {steps} steps. Copy the data set again.")
+    return np.stack(seen).transpose(0, 3, 1, 2)
 
 
 def _read(file: Path, columns: list[str]) -> dict[str, NDArray[Any]]:
@@ -100,7 +170,10 @@ def _read(file: Path, columns: list[str]) -> dict[str, NDArray[Any]]:
             if column.null_count:
                 raise ValueError(f"{name} has rows without a value")
             rows = len(column)
-            if pyarrow.types.is_nested(column.type):
+            if pyarrow.types.is_struct(column.type) or pyarrow.types.is_binary(column.type):  # pictures
+                found[name] = np.empty(rows, dtype=object)
+                found[name][:] = column.to_pylist()
+            elif pyarrow.types.is_nested(column.type):
                 while pyarrow.types.is_nested(column.type):
                     column = column.flatten()
                 found[name] = column.to_numpy(zero_copy_only=False).reshape(rows, -1)
