@@ -1,0 +1,120 @@
+"""What `act` keeps of its first episodes for the report, and how the report reads it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jepakit.errors import UserError
+from jepakit.training.weight_files import read_weights, write_weights
+from jepakit.worlds.recording import Recorder, animation, render_again
+
+FORMAT = 1
+ARRAYS = "recorded.safetensors"
+
+
+def write_recordings(
+    folder: Path, recorder: Recorder, make: Callable[..., Any], planner: str, frame_skip: int
+) -> dict[str, Any] | None:
+    """Write animations and arrays into a folder; returns what `acting.json` says of them, None where nothing was recorded.
+
+    folder: of earlier recordings those files are replaced or removed that this function writes.
+    make: makes the environment, given `render_mode`.
+    planner: the policy whose plans were recorded.
+    """
+    for old in [*folder.glob("*-[0-9]*.gif"), folder / ARRAYS]:
+        old.unlink(missing_ok=True)
+    if not recorder.seeds:
+        return None
+    folder.mkdir(exist_ok=True)
+    drawn = "rgb_array" in (make().metadata.get("render_modes") or ())
+    episodes, arrays = [], {}
+    for policy, noted in recorder.episodes.items():
+        for number, (seed, episode) in enumerate(noted.items()):
+            key = f"{re.sub('[^a-z0-9]+', '-', policy.lower())}-{number}"
+            shown = f"{key}.gif" if drawn else None
+            if shown:
+                (folder / shown).write_bytes(animation(render_again(lambda: make(render_mode="rgb_array"), episode)))
+            if episode.states:
+                arrays[f"{key}/states"] = torch.from_numpy(np.stack(episode.states))
+            if episode.goal is not None:
+                arrays[f"{key}/goal"] = torch.from_numpy(np.asarray(episode.goal, dtype=np.float32).reshape(-1))
+            plans = recorder.chosen_plans(policy, seed) if policy == planner else []
+            if plans:
+                arrays[f"{key}/plan_steps"] = torch.tensor([plan.step for plan in plans])
+                arrays[f"{key}/imagined"] = torch.from_numpy(np.stack([plan.imagined() for plan in plans]))
+            episodes.append(
+                {"key": key, "policy": policy, "seed": seed, "success": episode.success, "steps": len(episode.actions), "animation": shown}
+            )
+    if arrays:
+        write_weights(folder / ARRAYS, arrays)
+    first = recorder.chosen_plans(planner, recorder.seeds[0])
+    return {
+        "format": FORMAT,
+        "planner": planner,
+        "frame_skip": frame_skip,
+        "episodes": episodes,
+        "landscape": first[0].landscape() if first else None,
+    }
+
+
+@dataclass(frozen=True, eq=False)
+class RecordedEpisode:
+    """An episode as the report shows it.
+
+    animation: a GIF, None where the environment draws nothing. states `[step + 1, variable]`, goal `[variable]`: None where it
+    does not tell. plan_steps `[plan]`: when each plan was made; imagined `[plan, horizon, dim]`: the embeddings it expected,
+    `frame_skip` steps apart.
+    """
+
+    policy: str
+    success: bool
+    steps: int
+    frame_skip: int
+    animation: bytes | None = None
+    states: Float[np.ndarray, "time variable"] | None = None
+    goal: Float[np.ndarray, "variable"] | None = None
+    plan_steps: np.ndarray | None = None
+    imagined: Float[Tensor, "plan horizon dim"] | None = None
+
+
+def read_recordings(folder: Path, acting: dict[str, Any] | None) -> list[RecordedEpisode]:
+    """The recorded episodes that `acting.json` names; what is missing of them is None.
+
+    Errors: a description that is not jepakit's.
+    """
+    said = (acting or {}).get("recorded")
+    if said is None:
+        return []
+    try:
+        listed = [
+            (str(one["key"]), str(one["policy"]), bool(one["success"]), int(one["steps"]), one["animation"])
+            for one in said["episodes"]
+        ]
+        skip, known = int(said["frame_skip"]), said["format"] == FORMAT
+    except (KeyError, TypeError, ValueError):
+        known = False
+    if not known:
+        raise UserError(f"{folder.parent / 'acting.json'} does not hold what jepakit writes there. Act again: jepakit act.")
+    path = folder / ARRAYS
+    arrays = read_weights(path) if path.exists() else {}
+    found = []
+    for key, policy, success, steps, shown in listed:
+        picture = folder / str(shown)
+        inside = shown is not None and re.fullmatch(r"[a-z0-9-]+\.gif", str(shown)) and picture.is_file()
+        own = {name: arrays.get(f"{key}/{name}") for name in ("states", "goal", "plan_steps", "imagined")}
+        numbers = {name: None if value is None else value.numpy() for name, value in own.items() if name != "imagined"}
+        found.append(
+            RecordedEpisode(
+                policy, success, steps, skip, picture.read_bytes() if inside else None, imagined=own["imagined"], **numbers
+            )
+        )
+    return found
