@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from jepakit.errors import UserError
+from jepakit.evaluation.linear import Linear
+from jepakit.evaluation.state_probe import StateProbe
+from jepakit.report.world_data import Episode
 from jepakit.training.weight_files import read_weights, write_weights
 from jepakit.worlds.recording import Recorder, animation, render_again
 
@@ -66,28 +66,8 @@ def write_recordings(
     }
 
 
-@dataclass(frozen=True, eq=False)
-class RecordedEpisode:
-    """An episode as the report shows it.
-
-    animation: a GIF, None where the environment draws nothing. states `[step + 1, variable]`, goal `[variable]`: None where it
-    does not tell. plan_steps `[plan]`: when each plan was made; imagined `[plan, horizon, dim]`: the embeddings it expected,
-    `frame_skip` steps apart.
-    """
-
-    policy: str
-    success: bool
-    steps: int
-    frame_skip: int
-    animation: bytes | None = None
-    states: Float[np.ndarray, "time variable"] | None = None
-    goal: Float[np.ndarray, "variable"] | None = None
-    plan_steps: np.ndarray | None = None
-    imagined: Float[Tensor, "plan horizon dim"] | None = None
-
-
-def read_recordings(folder: Path, acting: dict[str, Any] | None) -> list[RecordedEpisode]:
-    """The recorded episodes that `acting.json` names; what is missing of them is None.
+def read_recordings(folder: Path, acting: dict[str, Any] | None, probe: StateProbe | None) -> list[Episode]:
+    """The recorded episodes that `acting.json` names, plans read by the probe; what is missing of them is None.
 
     Errors: a description that is not jepakit's.
     """
@@ -111,10 +91,20 @@ def read_recordings(folder: Path, acting: dict[str, Any] | None) -> list[Recorde
         picture = folder / str(shown)
         inside = shown is not None and re.fullmatch(r"[a-z0-9-]+\.gif", str(shown)) and picture.is_file()
         own = {name: arrays.get(f"{key}/{name}") for name in ("states", "goal", "plan_steps", "imagined")}
-        numbers = {name: None if value is None else value.numpy() for name, value in own.items() if name != "imagined"}
-        found.append(
-            RecordedEpisode(
-                policy, success, steps, skip, picture.read_bytes() if inside else None, imagined=own["imagined"], **numbers
-            )
-        )
+        states, goal, plan_steps = (None if own[name] is None else own[name].numpy() for name in ("states", "goal", "plan_steps"))
+        fits = probe is not None and own["imagined"] is not None and own["imagined"].shape[-1] == probe.linear.weight.shape[0]
+        decoded = probe(own["imagined"]) if fits else None
+        pictured = picture.read_bytes() if inside else None
+        found.append(Episode(policy, success, steps, skip, pictured, states, goal, plan_steps, decoded))
     return found
+
+
+def read_probe(path: Path) -> StateProbe | None:
+    """The probe that `evaluate` fitted, None where it fitted none. Errors: a file that is not one."""
+    if not path.exists():
+        return None
+    tensors = read_weights(path)
+    weight, bias = tensors.get("weight"), tensors.get("bias")
+    if weight is None or bias is None or weight.dim() != 2 or bias.shape != weight.shape[1:]:
+        raise UserError(f"{path} does not hold a probe of the state. Evaluate the run again.")
+    return StateProbe(Linear(weight, bias, 0.0))
