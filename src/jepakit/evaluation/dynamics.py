@@ -21,6 +21,7 @@ from jepakit.evaluation.intervals import grouped_weights
 from jepakit.evaluation.linear import Linear
 from jepakit.evaluation.ridge import fit_ridges
 
+STRENGTHS = tuple(10.0**power for power in range(4, -6, -1))
 WIDEST = 512  # principal components that a linear model predicts; its fit costs their third power
 
 
@@ -38,7 +39,8 @@ class LinearDynamics:
     def fit(
         cls, embeddings: Float[Tensor, "windows time dim"], actions: Float[Tensor, "windows steps action"], seed: int = 0
     ) -> LinearDynamics:
-        """Ridge regression on every step of these windows.
+        """Ridge regression on every step of these windows, of the strength that imagines them best when rolled out: what is best
+        for one step may grow without bound over many.
 
         Errors: not one action between two observations.
         """
@@ -50,7 +52,10 @@ class LinearDynamics:
         axes = principal_axes(embeddings.flatten(0, 1), WIDEST, seed)
         inner = embeddings if axes is None else embeddings @ axes
         before = torch.cat([inner[:, :-1], actions.to(inner)], dim=2).flatten(0, 1)
-        return cls(fit_ridges(before, (inner[:, 1:] - inner[:, :-1]).flatten(0, 1)), axes)
+        change = (inner[:, 1:] - inner[:, :-1]).flatten(0, 1)
+        tried = [cls(fit_ridges(before, change, (strength,)), axes) for strength in STRENGTHS]
+        errors = [float((one.rollout(embeddings[:, 0], actions) - embeddings[:, 1:]).double().square().mean()) for one in tried]
+        return tried[int(np.argmin(np.nan_to_num(errors, nan=np.inf)))]
 
     def rollout(
         self, start: Float[Tensor, "windows dim"], actions: Float[Tensor, "windows horizon action"]

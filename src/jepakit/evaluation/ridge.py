@@ -13,9 +13,16 @@ from jepakit.evaluation.linear import RIDGE_STRENGTHS, Linear
 
 
 def fit_ridges(
-    x: Float[Tensor, "n dim"], y: Float[Tensor, "n outputs"], strengths: Sequence[float] = RIDGE_STRENGTHS
+    x: Float[Tensor, "n dim"],
+    y: Float[Tensor, "n outputs"],
+    strengths: Sequence[float] = RIDGE_STRENGTHS,
+    *,
+    slack: float = 0.0,
 ) -> Linear:
     """For each output the ridge regression whose strength has the least exact leave-one-out error; in closed form.
+
+    slack: share of an output's variance that its error may be above the least one, for the strongest penalty that keeps to it.
+        What leans on directions of hardly any variance is exact where they are, and wild a little beside.
 
     Inputs are put to zero mean and unit deviation first (those that never change are left out), and that is folded back into
     the weights: the result takes inputs as they are. In float64; memory for `dim x dim`, or `n x n` where there are fewer
@@ -50,7 +57,10 @@ def fit_ridges(
         left_out = (wanted - turned @ weight) / (1 - leverage).clamp_min(1e-9)[:, None]
         errors.append(left_out.square().sum(0))
         weights.append(weight)
-    best = torch.stack(errors).argmin(0)
+    allowed = torch.stack(errors)
+    allowed = allowed <= allowed.amin(0) + slack * wanted.square().sum(0)
+    order = sorted(range(len(strengths)), key=lambda number: -strengths[number])
+    best = torch.tensor(order, device=y.device)[allowed[order].int().argmax(0)]
     chosen = torch.stack(weights)[best, :, torch.arange(y.shape[1], device=y.device)].T
     weight = scale[:, None] * (axes @ chosen)
     return Linear(weight.float(), (target_mean - mean @ weight).float(), max(strengths[int(number)] for number in best))

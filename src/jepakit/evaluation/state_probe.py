@@ -18,6 +18,9 @@ from jepakit.randomness import derive_seed
 
 HIDDEN, STEPS, BATCH, LR = 128, 400, 256, 3e-3  # of the network: about a second for 512 numbers
 RESAMPLES = 400
+# Share of a state's variance that a probe of imagined embeddings gives up to be smooth. In Two Rooms, after one step: the least
+# leave-one-out error read the true embedding within 0.26 pixels and the imagined one within 2.6; this reads 0.6 and 0.9.
+SLACK = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,21 +31,28 @@ class StateProbe:
 
     @classmethod
     def fit(cls, embeddings: Float[Tensor, "n dim"], states: Float[np.ndarray, "n variables"]) -> StateProbe:
-        """Ridge regression, a strength for each variable."""
-        return cls(fit_ridges(embeddings, torch.from_numpy(states.astype(np.float64)).to(embeddings.device)))
+        """Ridge regression, for each variable the strongest penalty that costs a thousandth of its variance at most: it is to
+        read imagined embeddings too, which lie a little beside the true ones."""
+        return cls(_ridge(embeddings, states, SLACK))
 
     def __call__(self, embeddings: Float[Tensor, "*shape dim"]) -> Float[np.ndarray, "*shape variables"]:
         flat = self.linear(embeddings.flatten(0, -2).float())
         return flat.unflatten(0, embeddings.shape[:-1]).double().cpu().numpy()
 
 
+def _ridge(embeddings: Tensor, states: np.ndarray, slack: float) -> Linear:
+    return fit_ridges(embeddings, torch.from_numpy(states.astype(np.float64)).to(embeddings.device), slack=slack)
+
+
 def network_probe(
     train: Float[Tensor, "n dim"], states: Float[np.ndarray, "n variables"], test: Float[Tensor, "m dim"], seed: int = 0
 ) -> Float[np.ndarray, "m variables"]:
     """The test part's states by a network with one hidden layer of 128, trained for a fixed number of steps."""
-    mean, std = train.mean(0), train.std(0).clamp_min(1e-6)
+    mean, std = train.mean(0), train.std(0, correction=0)
+    alive = std > 1e-6 * (std.amax() + mean.abs())
+    scale = torch.where(alive, 1 / torch.where(alive, std, 1.0), 0.0)  # what never changed in training says nothing
     middle, spread = states.mean(0), np.maximum(states.std(0), 1e-12)
-    x, y = (train - mean) / std, torch.from_numpy((states - middle) / spread).float().to(train.device)
+    x, y = (train - mean) * scale, torch.from_numpy((states - middle) / spread).float().to(train.device)
     generator = torch.Generator().manual_seed(derive_seed(seed, "state probe"))
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(derive_seed(seed, "state probe"))
@@ -56,7 +66,7 @@ def network_probe(
             optimiser.step()
             schedule.step()
     with torch.no_grad():
-        return network((test - mean) / std).double().cpu().numpy() * spread + middle
+        return network((test - mean) * scale).double().cpu().numpy() * spread + middle
 
 
 def varying(states: Float[np.ndarray, "n variables"]) -> Bool[np.ndarray, "variables"]:
@@ -104,7 +114,7 @@ def probe_rows(
     true: Float[np.ndarray, "m variables"], episodes: Int[np.ndarray, "m"], *, network: bool = True, seed: int = 0,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """What a linear probe, and where asked a network, read off these features: a row for each."""
-    found = {"linear": StateProbe.fit(train, states)(test)}
+    found = {"linear": StateProbe(_ridge(train, states, 0.0))(test)}
     if network:
         found["network"] = network_probe(train, states, test, seed)
     return [

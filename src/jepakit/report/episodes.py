@@ -53,7 +53,7 @@ def _animated(policy: str, episode: Episode, number: int) -> Element:
 
 def imagined(data: ReportData) -> list[Element]:
     """Where plans were expected to lead, as a probe reads it off the imagined embeddings, against where the episode went."""
-    shown = [episode for episode in data.episodes if episode.decoded is not None and episode.states is not None]
+    shown = [episode for episode in data.episodes if _can_compare(episode)]
     if not data.episodes:
         return [_unrecorded(data)]
     if not shown:
@@ -77,6 +77,12 @@ def imagined(data: ReportData) -> list[Element]:
         keys.append(("goal (dot)", "f-supervised", False))
     grid = {"class": "planes" if flat else "multiples"}
     return [tag("p", {"class": "lead"}, lead), legend(keys), tag("div", grid, panels)]
+
+
+def _can_compare(episode: Episode) -> bool:
+    """Whether its states were told, and are those that the probe reads."""
+    told, read = episode.states, episode.decoded
+    return told is not None and read is not None and told.shape[1] == read.shape[2] and episode.plan_steps is not None
 
 
 def _variables(data: ReportData, episode: Episode) -> list[str]:

@@ -33,7 +33,7 @@ def curves_chart(
     curves: Sequence[Curve],
     *,
     label: str,
-    size: tuple[float, float] = (520.0, 220.0),
+    size: tuple[float, float] = (640.0, 250.0),
     levels: Sequence[tuple[float, str]] = (),
     ceiling: float | None = None,
     x_label: str = "",
@@ -70,7 +70,7 @@ def curves_chart(
         parts.append(_text((left + width - right) / 2, height - 4, x_label, "tick middle"))
     for value, text in levels:
         parts.append(tag("path", {"class": "level", "d": f"M{left:g} {py(value):.1f}H{width - right:g}"}))
-        parts.append(_text(width - right - 4, py(value) - 4, text, "tick over end"))
+        parts.append(_text(left + 4, py(value) - 4, text, "tick over"))
     inside: list[Element] = []
     for curve in curves:
         if curve.low is not None and curve.high is not None:
@@ -159,8 +159,8 @@ def cost_chart(
                     tag(
                         "rect",
                         {
-                            "class": "cost", "x": f"{left + i * cell[0]:.1f}", "y": f"{edge + (columns - 1 - j) * cell[1]:.1f}",
-                            "width": f"{cell[0] + 0.3:.1f}", "height": f"{cell[1] + 0.3:.1f}",
+                            "class": "cost", "x": f"{left + i * cell[0]:.2f}", "y": f"{edge + (columns - 1 - j) * cell[1]:.2f}",
+                            "width": f"{cell[0]:.2f}", "height": f"{cell[1]:.2f}",
                             "fill-opacity": f"{0.04 + 0.9 * share[i, j] ** 2:.2f}",
                         },
                     )  # fmt: skip

@@ -82,7 +82,7 @@ def rollouts(data: ReportData) -> list[Element]:
         )
         for name, part in rollout["curves"].items()
     ]
-    note = f"Bands and bounds: {rollout['interval']}. The linear model was fitted on training windows, one step at a time."
+    note = f"Bands and bounds: {rollout['interval']}. The linear model was fitted on training windows, its penalty chosen for the rollout."
     return [
         tag("p", {"class": "lead"}, lead), tag("figure", {"class": "wide"}, chart, keys),
         _scrolled("Rollout error", head, rows), tag("p", {"class": "note"}, note), *_imagined_states(found),
