@@ -39,8 +39,8 @@ class LinearDynamics:
     def fit(
         cls, embeddings: Float[Tensor, "windows time dim"], actions: Float[Tensor, "windows steps action"], seed: int = 0
     ) -> LinearDynamics:
-        """Ridge regression on every step of these windows, of the strength that imagines them best when rolled out: what is best
-        for one step may grow without bound over many.
+        """Ridge regression on every step of these windows, of the strength that imagines them best when rolled out: what is
+        best for one step may grow without bound over many.
 
         Errors: not one action between two observations.
         """

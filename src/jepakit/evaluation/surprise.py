@@ -7,7 +7,6 @@ nothing, 1 tells them all. Its interval draws whole episodes, for the ordinary a
 from __future__ import annotations
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 

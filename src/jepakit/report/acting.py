@@ -21,7 +21,8 @@ def acting(data: ReportData) -> list[Element]:
     """Success with Wilson intervals, as dots and as a table; latency; the cost landscape."""
     found = data.acting
     if found is None:
-        return [missing("The model has not acted in an environment.", data.command("act") + " --env two-rooms", "Let it act")]
+        command = f"{data.command('act')} --env two-rooms"
+        return [missing("The model has not acted in an environment.", command, "Let it act")]
     rows = {name: row for name, row in found["rows"].items() if is_finite(row["success"])}
     planner = found.get("planner", {})
     counts = sorted({int(row["episodes"]) for row in rows.values()})
@@ -85,8 +86,8 @@ def _landscape(found: Mapping[str, Any] | None) -> list[Element]:
     chart = cost_chart(table, axes[0], second, chosen, label=label, names=names)
     lowest = float(np.nanmin(cost)) if np.isfinite(cost).any() else float("nan")
     says = (
-        f"From the start of the first episode: what {found['horizon']} steps cost that all do the same. Dark is cheap, the ring the "
-        f"cheapest of these ({short(lowest)}); the cross is the first action of the plan, which may change its actions on the way "
-        f"and costs {short(float(found['plan_cost']))}."
+        f"From the start of the first episode: what {found['horizon']} steps cost that all do the same. Dark is cheap, the "
+        f"ring the cheapest of these ({short(lowest)}); the cross is the first action of the plan, which may change its "
+        f"actions on the way and costs {short(float(found['plan_cost']))}."
     )
     return [tag("h3", "Cost landscape"), tag("p", {"class": "lead"}, says), tag("figure", {"class": "small"}, chart)]

@@ -41,14 +41,22 @@ def _unrecorded(data: ReportData) -> Element:
 
 
 def _animated(policy: str, episode: Episode, number: int) -> Element:
-    outcome = "reached" if episode.success else "not reached"
-    status = tag("span", {"class": f"status {'good' if episode.success else 'bad'}"}, outcome)
-    caption = tag("figcaption", tag("span", policy), status)
+    caption = _caption(policy, episode)
     if not episode.animation:
         return tag("figure", caption, tag("p", {"class": "missing"}, "No pictures."))
     uri = f"data:image/gif;base64,{base64.b64encode(episode.animation).decode('ascii')}"
-    alt = f"Episode {number + 1} under {policy}: goal {outcome} after {episode.steps} steps"
-    return tag("figure", caption, tag("img", {"src": uri, "alt": alt, "class": "pixels"}), tag("small", f"{episode.steps} steps"))
+    alt = f"Episode {number + 1} under {policy}: goal {_outcome(episode)} after {episode.steps} steps"
+    picture = tag("img", {"src": uri, "alt": alt, "class": "pixels"})
+    return tag("figure", caption, picture, tag("small", f"{episode.steps} steps"))
+
+
+def _outcome(episode: Episode) -> str:
+    return "reached" if episode.success else "not reached"
+
+
+def _caption(name: str, episode: Episode) -> Element:
+    status = tag("span", {"class": f"status {'good' if episode.success else 'bad'}"}, _outcome(episode))
+    return tag("figcaption", tag("span", name), status)
 
 
 def imagined(data: ReportData) -> list[Element]:
@@ -63,10 +71,8 @@ def imagined(data: ReportData) -> list[Element]:
     flat = _is_place(variables)
     panels = []
     for number, episode in enumerate(shown):
-        status = tag("span", {"class": f"status {'good' if episode.success else 'bad'}"}, "reached" if episode.success else "not reached")
-        caption = tag("figcaption", tag("span", f"Episode {number + 1}"), status)
         charts = [_plane(episode, shown, variables, number)] if flat else _by_variable(episode, variables, number)
-        panels.append(tag("figure", caption, charts))
+        panels.append(tag("figure", _caption(f"Episode {number + 1}", episode), charts))
     lead = (
         "Real states beside those that a linear probe, fitted on training episodes, reads off the embeddings each plan expected. "
         "Only the first steps of a plan are done before the next is made; where the dashes leave the line early, the model "
@@ -99,8 +105,9 @@ def _is_place(variables: Sequence[str]) -> bool:
 
 def _plans(episode: Episode, variable: int) -> list[tuple[np.ndarray, np.ndarray]]:
     """Times and values of one variable as each plan imagined it, beginning at the real state it was made in."""
-    assert episode.states is not None and episode.decoded is not None and episode.plan_steps is not None
-    found = []
+    found: list[tuple[np.ndarray, np.ndarray]] = []
+    if episode.states is None or episode.decoded is None or episode.plan_steps is None:
+        return found
     for step, path in zip(episode.plan_steps.tolist(), episode.decoded[:, :, variable], strict=True):
         times = step + episode.frame_skip * np.arange(len(path) + 1)
         start = episode.states[min(step, len(episode.states) - 1), variable]
@@ -108,8 +115,12 @@ def _plans(episode: Episode, variable: int) -> list[tuple[np.ndarray, np.ndarray
     return found
 
 
+def _path(episode: Episode) -> np.ndarray:
+    states = np.zeros((1, 0)) if episode.states is None else episode.states
+    return states[:_LONGEST].astype(np.float64)
+
+
 def _plane(episode: Episode, all_episodes: Sequence[Episode], variables: Sequence[str], number: int) -> Element:
-    assert episode.states is not None
     every = np.concatenate([one.states[:, :2] for one in all_episodes if one.states is not None])
     goals = [one.goal[None, :2] for one in all_episodes if one.goal is not None and len(one.goal) >= 2]
     every = np.concatenate([every, *goals])
@@ -119,7 +130,7 @@ def _plane(episode: Episode, all_episodes: Sequence[Episode], variables: Sequenc
         Curve(name="imagined", kind="f-encoder", dashed=True, x=first[1], y=second[1])
         for first, second in zip(_plans(episode, 0), _plans(episode, 1), strict=True)
     ]
-    path = episode.states[:_LONGEST].astype(np.float64)
+    path = _path(episode)
     curves.append(Curve(name="real", kind="f-raw", x=path[:, 0], y=path[:, 1]))
     points = [("start", "f-raw", float(path[0, 0]), float(path[0, 1]))]
     if episode.goal is not None and len(episode.goal) >= 2:
@@ -130,8 +141,7 @@ def _plane(episode: Episode, all_episodes: Sequence[Episode], variables: Sequenc
 
 
 def _by_variable(episode: Episode, variables: Sequence[str], number: int) -> list[Element]:
-    assert episode.states is not None
-    path = episode.states[:_LONGEST].astype(np.float64)
+    path = _path(episode)
     varying = [k for k in range(len(variables)) if float(np.ptp(path[:, k])) > 1e-9][:_VARIABLES]
     charts = []
     for k in varying:

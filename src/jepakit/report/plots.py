@@ -41,9 +41,10 @@ def curves_chart(
     """Lines over one pair of axes, from 0 or the lowest value up. What lies above `ceiling` leaves the chart at its top."""
     width, height = size
     left, right, top, bottom = 44.0, 10.0, 8.0, 34.0
-    finite = [values[np.isfinite(values)] for curve in curves for values in (curve.y, curve.low, curve.high) if values is not None]
-    all_y = np.concatenate([np.asarray([level for level, _ in levels]), *finite]) if finite else np.zeros(1)
-    if not len(all_y) or not any(len(part) for part in finite):
+    drawn = [values for curve in curves for values in (curve.y, curve.low, curve.high) if values is not None]
+    finite = [values[np.isfinite(values)] for values in drawn]
+    all_y = np.concatenate([np.asarray([level for level, _ in levels]), *finite])
+    if not any(len(part) for part in finite):
         return tag("p", {"class": "missing"}, "No value is a number.")
     low, high = min(0.0, float(all_y.min())), float(all_y.max())
     high = high if ceiling is None else min(high, ceiling)
@@ -123,9 +124,13 @@ def plane_chart(
     parts.append(_text((left + width) / 2, height - 4, f"{names[0]} (across), {names[1]} (down)", "tick middle"))
     window = {"x": left, "y": edge, "width": round(width - left - edge, 1), "height": round(height - bottom - edge, 1)}
     box = " ".join(f"{value:g}" for value in window.values())
-    lines = [tag("path", {"class": _line_class(curve), "d": _way(curve.x, curve.y, px, py)}, tag("title", curve.name)) for curve in curves]
+    lines = []
+    for curve in curves:
+        way = {"class": _line_class(curve), "d": _way(curve.x, curve.y, px, py)}
+        lines.append(tag("path", way, tag("title", curve.name)))
     for name, kind, x, y in points:
-        lines.append(tag("circle", {"class": f"mark {kind}", "cx": f"{px(x):.1f}", "cy": f"{py(y):.1f}", "r": "4.5"}, tag("title", name)))
+        place = {"class": f"mark {kind}", "cx": f"{px(x):.1f}", "cy": f"{py(y):.1f}", "r": "4.5"}
+        lines.append(tag("circle", place, tag("title", name)))
     parts.append(tag("svg", {**window, "viewBox": box, "class": "window"}, lines))
     return _figure(width, height, label, parts)
 
@@ -152,19 +157,16 @@ def cost_chart(
     order = np.argsort(np.argsort(np.where(finite, cost, np.inf), axis=None)).reshape(cost.shape)
     share = 1 - order / max(order.max(), 1)
     parts: list[Element] = []
-    for i in range(rows):
-        for j in range(columns):
-            if finite[i, j]:
-                parts.append(
-                    tag(
-                        "rect",
-                        {
-                            "class": "cost", "x": f"{left + i * cell[0]:.2f}", "y": f"{edge + (columns - 1 - j) * cell[1]:.2f}",
-                            "width": f"{cell[0]:.2f}", "height": f"{cell[1]:.2f}",
-                            "fill-opacity": f"{0.04 + 0.9 * share[i, j] ** 2:.2f}",
-                        },
-                    )  # fmt: skip
-                )
+    for i, j in np.argwhere(finite).tolist():
+        square = {
+            "class": "cost",
+            "x": f"{left + i * cell[0]:.2f}",
+            "y": f"{edge + (columns - 1 - j) * cell[1]:.2f}",
+            "width": f"{cell[0]:.2f}",
+            "height": f"{cell[1]:.2f}",
+            "fill-opacity": f"{0.04 + 0.9 * share[i, j] ** 2:.2f}",
+        }
+        parts.append(tag("rect", square))
 
     def px(value: float) -> float:
         return left + cell[0] * (0.5 + (value - x[0]) / ((x[-1] - x[0]) or 1.0) * (rows - 1))
@@ -182,7 +184,7 @@ def cost_chart(
     said = f"{names[0]} (across), {names[1]} (up)" if columns > 1 else names[0]
     parts.append(_text((left + width) / 2, height - 4, said, "tick middle"))
     if finite.any():
-        i, j = np.unravel_index(int(np.argmin(np.where(finite, cost, np.inf))), cost.shape)
+        i, j = divmod(int(np.argmin(np.where(finite, cost, np.inf))), columns)
         at = f"{px(float(x[i])):.1f}", f"{py(float(y[j]) if columns > 1 else 0.0):.1f}"
         parts.append(tag("circle", {"class": "ring", "cx": at[0], "cy": at[1], "r": "6"}, tag("title", "cheapest")))
     if chosen is not None:
@@ -194,11 +196,11 @@ def cost_chart(
 
 def legend(entries: Sequence[tuple[str, str, bool]]) -> Element:
     """Names beside short strokes: `(name, kind, dashed)`."""
-    return tag(
-        "ul",
-        {"class": "strokes"},
-        [tag("li", tag("i", {"class": f"stroke {kind}{' dashed' if dashed else ''}"}), tag("span", name)) for name, kind, dashed in entries],
-    )
+    items = []
+    for name, kind, dashed in entries:
+        stroke = tag("i", {"class": f"stroke {kind}{' dashed' if dashed else ''}"})
+        items.append(tag("li", stroke, tag("span", name)))
+    return tag("ul", {"class": "strokes"}, items)
 
 
 def _line_class(curve: Curve) -> str:

@@ -64,15 +64,15 @@ def rollouts(data: ReportData) -> list[Element]:
         _curve(name, horizons, part["error"], part.get("low"), part.get("high")) for name, part in rollout["curves"].items()
     ]
     lead = (
-        "From what it has seen the model imagines what a sequence of actions leads to, each step from the last. Squared error of "
-        "the imagined embedding, as a share of the variance of the true ones: at 1 it says no more than their mean. "
+        "From what it has seen the model imagines what a sequence of actions leads to, each step from the last. Squared "
+        "error of the imagined embedding, as a share of the variance of the true ones: at 1 it says no more than their mean. "
         f"{found['windows']['test']} windows of {found['episodes']['test']} held-out episodes."
     )
     label = "Error of imagined embeddings by number of actions"
     chart = curves_chart(curves, label=label, ceiling=_CEILING, levels=((1.0, "the mean"),), x_label="actions imagined")
     keys = legend([(curve.name, curve.kind, curve.dashed) for curve in curves])
     shown = [i for i, horizon in enumerate(rollout["horizons"]) if int(horizon) & (int(horizon) - 1) == 0]
-    head = tag("tr", tag("th", {"scope": "col"}, "Actions"), [tag("th", {"scope": "col"}, str(rollout["horizons"][i])) for i in shown])
+    head = _head("Actions", *(str(rollout["horizons"][i]) for i in shown))
     rows = [
         tag(
             "tr",
@@ -82,7 +82,10 @@ def rollouts(data: ReportData) -> list[Element]:
         )
         for name, part in rollout["curves"].items()
     ]
-    note = f"Bands and bounds: {rollout['interval']}. The linear model was fitted on training windows, its penalty chosen for the rollout."
+    note = (
+        f"Bands and bounds: {rollout['interval']}. The linear model was fitted on training windows, its penalty chosen for the "
+        "rollout."
+    )
     return [
         tag("p", {"class": "lead"}, lead), tag("figure", {"class": "wide"}, chart, keys),
         _scrolled("Rollout error", head, rows), tag("p", {"class": "note"}, note), *_imagined_states(found),
@@ -120,10 +123,7 @@ def states(data: ReportData) -> list[Element]:
     if not state:
         return [missing("The episodes have no states to compare with.")]
     shown = [k for k, varies in enumerate(state["varies"]) if varies]
-    head = tag(
-        "tr", tag("th", {"scope": "col"}, "Read off"), tag("th", {"scope": "col"}, "by"),
-        [tag("th", {"scope": "col"}, str(state["variables"][k])) for k in shown],
-    )  # fmt: skip
+    head = _head("Read off", "by", *(str(state["variables"][k]) for k in shown))
     best = {k: max((row["r"][k] for row in state["rows"] if is_finite(row["r"][k])), default=None) for k in shown}
     rows = []
     for row in state["rows"]:
@@ -143,11 +143,11 @@ def states(data: ReportData) -> list[Element]:
             )
         )
     lead = (
-        "Pearson's r of the true state with what probes, fitted on training episodes, read off a single embedding; beside it the "
-        "same probes on a random encoder and on the observation itself. In small print bounds, and the mean absolute error in "
-        "the variable's own unit."
+        "Pearson's r of the true state with what probes, fitted on training episodes, read off a single embedding; beside it "
+        "the same probes on a random encoder and on the observation itself. In small print bounds, and the mean absolute error "
+        "in the variable's own unit."
     )
-    note = f"Bounds: {state['interval']}. A variable that one observation does not show (a velocity in a picture) cannot be read."
+    note = f"Bounds: {state['interval']}. What one observation does not show (a velocity in a picture) cannot be read."
     return [tag("p", {"class": "lead"}, lead), _scrolled("Probes of the state", head, rows), tag("p", {"class": "note"}, note)]
 
 
@@ -167,13 +167,14 @@ def surprise(data: ReportData) -> list[Element]:
             ),
         ]  # fmt: skip
         title, _, meaning = _EVENTS.get(name, name).partition(": ")
-        times = f" Its median error is {short(float(event['errors'][2]))} times that of an ordinary step." if "errors" in event else ""
+        times = f" Its median error is {short(float(event['errors'][2]))} times that of an ordinary step."
         chart = interval_chart(whiskers, label=f"Surprise at: {name}", limits=(0.0, 1.0), digits=2)
         says = tag("p", (meaning[:1].upper() + meaning[1:] + "." if meaning else "") + times)
         panels.append(tag("figure", tag("figcaption", tag("span", title)), chart, says))
     lead = (
-        "The error of one prediction where what follows cannot be, against what did follow: the probability that the impossible "
-        "surprises more (area under the ROC curve; 0.5 tells nothing). Grey: how much the embedding changes, which needs no model."
+        "The error of one prediction where what follows cannot be, against what did follow: the probability that the "
+        "impossible surprises more (area under the ROC curve; 0.5 tells nothing). Grey: how much the embedding changes, which "
+        "needs no model."
     )
     note = f"Bounds: {found['surprise']['interval']}."
     return [tag("p", {"class": "lead"}, lead), tag("div", {"class": "multiples"}, panels), tag("p", {"class": "note"}, note)]
@@ -190,6 +191,10 @@ def _said(value: object) -> str:
 def _bounds(part: Mapping[str, Any], i: int) -> str:
     low, high = part.get("low"), part.get("high")
     return f"{_said(low[i])} – {_said(high[i])}" if low and high and is_finite(low[i]) and is_finite(high[i]) else "no bounds"
+
+
+def _head(*titles: str) -> Element:
+    return tag("tr", [tag("th", {"scope": "col"}, title) for title in titles])
 
 
 def _scrolled(label: str, head: Element, rows: Sequence[Element]) -> Element:

@@ -109,7 +109,8 @@ def act(
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
     }
-    result["recorded"] = write_recordings(folder.recordings, recorder, partial(make_environment, env), planner, config.dataset.frame_skip or 1)
+    made = partial(make_environment, env)
+    result["recorded"] = write_recordings(folder.recordings, recorder, made, planner, planning.frame_skip)
     write_json(folder.acting, result)
     Console(stderr=True).print(_table(result))
     return result

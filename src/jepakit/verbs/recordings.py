@@ -19,6 +19,7 @@ from jepakit.worlds.recording import Recorder, animation, render_again
 
 FORMAT = 1
 ARRAYS = "recorded.safetensors"
+_ARRAYS = ("states", "goal", "plan_steps", "imagined")  # of an episode, each where there is one
 
 
 def write_recordings(
@@ -51,9 +52,8 @@ def write_recordings(
             if plans:
                 arrays[f"{key}/plan_steps"] = torch.tensor([plan.step for plan in plans])
                 arrays[f"{key}/imagined"] = torch.from_numpy(np.stack([plan.imagined() for plan in plans]))
-            episodes.append(
-                {"key": key, "policy": policy, "seed": seed, "success": episode.success, "steps": len(episode.actions), "animation": shown}
-            )
+            said = {"key": key, "policy": policy, "seed": seed, "success": episode.success, "steps": len(episode.actions)}
+            episodes.append({**said, "animation": shown})
     if arrays:
         write_weights(folder / ARRAYS, arrays)
     first = recorder.chosen_plans(planner, recorder.seeds[0])
@@ -90,12 +90,14 @@ def read_recordings(folder: Path, acting: dict[str, Any] | None, probe: StatePro
     for key, policy, success, steps, shown in listed:
         picture = folder / str(shown)
         inside = shown is not None and re.fullmatch(r"[a-z0-9-]+\.gif", str(shown)) and picture.is_file()
-        own = {name: arrays.get(f"{key}/{name}") for name in ("states", "goal", "plan_steps", "imagined")}
-        states, goal, plan_steps = (None if own[name] is None else own[name].numpy() for name in ("states", "goal", "plan_steps"))
-        fits = probe is not None and own["imagined"] is not None and own["imagined"].shape[-1] == probe.linear.weight.shape[0]
-        decoded = probe(own["imagined"]) if fits else None
+        own = {name: arrays[f"{key}/{name}"] for name in _ARRAYS if f"{key}/{name}" in arrays}
+        expected = own.pop("imagined", None)
+        decoded = None
+        if probe is not None and expected is not None and expected.shape[-1] == len(probe.linear.weight):
+            decoded = probe(expected)
+        numbers = {name: tensor.numpy() for name, tensor in own.items()}
         pictured = picture.read_bytes() if inside else None
-        found.append(Episode(policy, success, steps, skip, pictured, states, goal, plan_steps, decoded))
+        found.append(Episode(policy, success, steps, skip, pictured, decoded=decoded, **numbers))
     return found
 
 

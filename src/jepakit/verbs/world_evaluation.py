@@ -49,7 +49,7 @@ def measure_world(
         "linear": plain["own"],
         "linear, another's actions": plain["another's"],
     }
-    probe = None if train.states is None else StateProbe.fit(train.embeddings.flatten(0, 1), _flat(train.states))
+    probe = None if train.states is None else StateProbe.fit(train.embeddings.flatten(0, 1), train.flat_states)
     found = {
         "format": FORMAT,
         "windows": {"train": len(train), "test": len(test)},
@@ -67,10 +67,6 @@ def _whose(other: Tensor) -> list[tuple[str, Tensor]]:
     return [("own", torch.arange(len(other))), ("another's", other)]
 
 
-def _flat(states: np.ndarray) -> np.ndarray:
-    return states.reshape(-1, states.shape[-1])
-
-
 def state_names(data: TrajectoryData) -> list[str]:
     """What the variables of a state are called, where the data says so."""
     states, store = data.train.episodes.states, data.train.episodes.store
@@ -86,10 +82,9 @@ def _states(
     candidates: dict[str, Tensor], seed: int, device: torch.device,
 ) -> dict[str, Any]:  # fmt: skip
     """Probes of the state from one embedding, and of imagined states by horizon."""
-    assert train.states is not None and test.states is not None  # a probe was fitted
-    known = varying(_flat(train.states))
+    known = varying(train.flat_states)
     picked = [_some(part, derive_seed(seed, "frames", name)) for name, part in (("train", train), ("test", test))]
-    wanted, asked = (_flat(part.states)[chosen].astype(np.float64) for part, chosen in zip((train, test), picked, strict=True))
+    wanted, asked = (part.flat_states[chosen] for part, chosen in zip((train, test), picked, strict=True))
     episodes = np.repeat(test.episodes, test.embeddings.shape[1])[picked[1]]
     ours = [part.embeddings.flatten(0, 1)[torch.from_numpy(chosen)] for part, chosen in zip((train, test), picked, strict=True)]
     inputs: Any = system.inputs
@@ -110,13 +105,13 @@ def _states(
     for name, (first, second) in features.items():
         small = first.shape[1] <= NETWORK
         rows += probe_rows(name, first, wanted, second, asked, episodes, network=small, seed=seed)
-    true = test.states[:, test.history :].astype(np.float64)
+    true = test.flat_states.reshape(*test.embeddings.shape[:2], -1)[:, test.history :]
     read = {name: probe(value) for name, value in candidates.items() if name in ("model", "nothing moves", "linear")}
     read["true embedding"] = probe(test.after)
     return {
         "variables": state_names(data),
         "varies": known.tolist(),
-        "spread": _flat(test.states).std(0).tolist(),
+        "spread": test.flat_states.std(0).tolist(),
         "interval": "95 % bootstrap over episodes",
         "rows": rows,
         "imagined": {

@@ -43,6 +43,13 @@ class Windows:
         return len(self.episodes)
 
     @property
+    def flat_states(self) -> Float[np.ndarray, "n variable"]:
+        """The state of every observation, window after window. Errors: the episodes have none."""
+        if self.states is None:
+            raise UserError("These episodes have no states: a probe has nothing to read.")
+        return self.states.reshape(-1, self.states.shape[-1]).astype(np.float64)
+
+    @property
     def start(self) -> Float[Tensor, "window dim"]:
         """The newest embedding that a rollout stands on."""
         return self.embeddings[:, self.history - 1]

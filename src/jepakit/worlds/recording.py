@@ -62,7 +62,8 @@ class RecordedPlan:
         space, horizon = self.problem.space, self.problem.horizon
         width = space.size // space.parts
         mean = self.actions.unflatten(1, (space.parts, width)).mean((0, 1))
-        axes = [torch.linspace(float(space.low[k]), float(space.high[k]), points, device=mean.device) for k in range(min(width, 2))]
+        ends = [(float(space.low[k]), float(space.high[k])) for k in range(min(width, 2))]
+        axes = [torch.linspace(low, high, points, device=mean.device) for low, high in ends]
         grid = torch.cartesian_prod(*axes).reshape(-1, len(axes))
         repeated = mean.expand(len(grid), width).clone()
         repeated[:, : len(axes)] = grid.to(mean)
@@ -192,7 +193,6 @@ def _gif(frames: Sequence[NDArray[np.uint8]]) -> bytes:
     flat = [picture.quantize(palette=palette, dither=Image.Dither.NONE) for picture in pictures]
     buffer = io.BytesIO()
     pause = int(max(20, 1000 * LENGTH / len(flat)))
-    flat[0].save(
-        buffer, "GIF", save_all=True, append_images=flat[1:], loop=0, duration=[pause] * (len(flat) - 1) + [1500], optimize=False
-    )
+    pauses = [pause] * (len(flat) - 1) + [1500]  # ms
+    flat[0].save(buffer, "GIF", save_all=True, append_images=flat[1:], loop=0, duration=pauses, optimize=False)
     return buffer.getvalue()
