@@ -27,8 +27,8 @@ def acting(data: ReportData) -> list[Element]:
     planner = found.get("planner", {})
     counts = sorted({int(row["episodes"]) for row in rows.values()})
     lead = (
-        f"{'Episodes' if len(counts) != 1 else f'{counts[0]} episodes'} of {found.get('env', 'an environment')}, each with its own "
-        "start and goal, the same for all policies. Success is told by the environment at the end of an episode."
+        f"{'Episodes' if len(counts) != 1 else f'{counts[0]} episodes'} of {found.get('env', 'an environment')}, each with its "
+        "own start and goal, the same for all policies. Success is told by the environment at the end of an episode."
     )
     whiskers = [
         Whisker(name=name, kind=_kind(name, planner), value=row["success"], low=row["low"], high=row["high"])

@@ -74,9 +74,9 @@ def imagined(data: ReportData) -> list[Element]:
         charts = [_plane(episode, shown, variables, number)] if flat else _by_variable(episode, variables, number)
         panels.append(tag("figure", _caption(f"Episode {number + 1}", episode), charts))
     lead = (
-        "Real states beside those that a linear probe, fitted on training episodes, reads off the embeddings each plan expected. "
-        "Only the first steps of a plan are done before the next is made; where the dashes leave the line early, the model "
-        "was wrong or changed its mind."
+        "Real states beside those that a linear probe, fitted on training episodes, reads off the embeddings each plan "
+        "expected. Only the first steps of a plan are done before the next is made; where the dashes leave the line early, the "
+        "model was wrong or changed its mind."
     )
     keys = [("real", "f-raw", False), ("imagined by each plan", "f-encoder", True)]
     if flat and any(episode.goal is not None for episode in shown):

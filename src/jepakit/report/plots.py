@@ -137,8 +137,8 @@ def plane_chart(
 
 def cost_chart(
     cost: Float[np.ndarray, "rows columns"],
-    x: Numbers,
-    y: Numbers,
+    x: Float[np.ndarray, "rows"],
+    y: Float[np.ndarray, "columns"],
     chosen: tuple[float, float] | None,
     *,
     label: str,
