@@ -149,3 +149,14 @@ def test_windows_lie_within_episodes_and_take_many(monkeypatch):
     assert not set(held) & set(np.searchsorted(train.episodes.starts, train.begins, side="right"))
     assert torch.equal(torch.from_numpy(choose_windows(data, 0)[1].begins), torch.from_numpy(test.begins))
     assert not np.array_equal(choose_windows(data, 1)[1].begins, test.begins)
+
+
+def test_what_was_measured_stands_where_nothing_can_be_drawn(run, monkeypatch, capsys):
+    def fail(self):
+        raise RuntimeError("no screen")
+
+    monkeypatch.setattr("jepakit.worlds.two_rooms_environment.TwoRooms.render", fail)
+    found = act(run, **ACTING, episodes=1, record=1)
+    assert "no screen" in capsys.readouterr().err
+    assert {one["animation"] for one in found["recorded"]["episodes"]} == {None}
+    assert "draws no pictures" in report(run).read_text()

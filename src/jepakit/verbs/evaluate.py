@@ -29,6 +29,7 @@ from jepakit.modalities.modality import Data
 from jepakit.modalities.trajectories import TrajectoryData
 from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
+from jepakit.report.world_data import check_acting
 from jepakit.training.device import choose_device
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import write_weights
@@ -151,7 +152,8 @@ def _planning(folder: RunFolder) -> dict[str, Any] | None:
     if not folder.acting.exists():
         return None
     acted = read_json(folder.acting)
-    return {"env": acted["env"], "planner": acted["planner"], "plan_s": acted["plan_s"]}
+    check_acting(acted, str(folder.acting))
+    return {key: acted.get(key) for key in ("env", "planner", "plan_s")}
 
 
 def _some(dataset: Any, most: int, seed: int) -> Any:

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
 
 from jepakit.errors import UserError
 from jepakit.evaluation.linear import Linear
 from jepakit.evaluation.state_probe import StateProbe
 from jepakit.report.world_data import Episode
 from jepakit.training.weight_files import read_weights, write_weights
-from jepakit.worlds.recording import Recorder, animation, render_again
+from jepakit.worlds.recording import Recorder, Recording, animation, render_again
 
 FORMAT = 1
 ARRAYS = "recorded.safetensors"
@@ -36,14 +37,15 @@ def write_recordings(
     if not recorder.seeds:
         return None
     folder.mkdir(exist_ok=True)
-    drawn = "rgb_array" in (make().metadata.get("render_modes") or ())
+    pictures = _Pictures(make)
     episodes, arrays = [], {}
     for policy, noted in recorder.episodes.items():
         for number, (seed, episode) in enumerate(noted.items()):
             key = f"{re.sub('[^a-z0-9]+', '-', policy.lower())}-{number}"
-            shown = f"{key}.gif" if drawn else None
-            if shown:
-                (folder / shown).write_bytes(animation(render_again(lambda: make(render_mode="rgb_array"), episode)))
+            drawn = pictures.of(episode)
+            shown = None if drawn is None else f"{key}.gif"
+            if drawn is not None:
+                (folder / f"{key}.gif").write_bytes(drawn)
             if episode.states:
                 arrays[f"{key}/states"] = torch.from_numpy(np.stack(episode.states))
             if episode.goal is not None:
@@ -64,6 +66,27 @@ def write_recordings(
         "episodes": episodes,
         "landscape": first[0].landscape() if first else None,
     }
+
+
+class _Pictures:
+    """Animations of episodes, until an environment turns out to draw none."""
+
+    def __init__(self, make: Callable[..., Any]):
+        environment = make()
+        self.possible = "rgb_array" in ((environment.metadata or {}).get("render_modes") or ())
+        environment.close()
+        self.make = make
+
+    def of(self, episode: Recording) -> bytes | None:
+        """The episode as a GIF; None where nothing draws it."""
+        if not self.possible:
+            return None
+        try:
+            return animation(render_again(lambda: self.make(render_mode="rgb_array"), episode))
+        except Exception as error:  # whatever a renderer raises without a screen: what was measured stands without pictures
+            Console(stderr=True).print(f"No animations, for the environment cannot be drawn here: {error}", markup=False)
+            self.possible = False
+            return None
 
 
 def read_recordings(folder: Path, acting: dict[str, Any] | None, probe: StateProbe | None) -> list[Episode]:
