@@ -54,3 +54,11 @@ def test_a_probe_does_not_lean_on_directions_of_hardly_any_variance():
     moved = torch.cat([noisy, faint + 1e-4], 1)  # a little beside
     assert np.abs(probe(moved) - states.numpy()).mean() < 0.5
     assert probe(moved.unflatten(0, (50, 10))).shape == (50, 10, 1)
+
+
+def test_a_number_that_never_changed_in_training_does_not_mislead_the_network():
+    states, train = states_and_embeddings(200)
+    train = torch.cat([train, torch.ones(200, 1)], dim=1)
+    test = train.clone()
+    test[:, -1] = 2.0
+    np.testing.assert_allclose(network_probe(train, states, test), network_probe(train, states, train))
