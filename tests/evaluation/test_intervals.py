@@ -3,7 +3,15 @@ import pytest
 import scipy.stats
 
 from jepakit.errors import UserError
-from jepakit.evaluation.intervals import bootstrap, interval_of, over_draws, paired_difference, resample_weights, wilson
+from jepakit.evaluation.intervals import (
+    bootstrap,
+    grouped_weights,
+    interval_of,
+    over_draws,
+    paired_difference,
+    resample_weights,
+    wilson,
+)
 from jepakit.evaluation.metrics import METRICS
 
 ACCURACY, MAE = METRICS["accuracy"], METRICS["mae"]
@@ -96,3 +104,13 @@ def test_accuracy_gets_wilson_and_the_rest_the_bootstrap():
     scores, target = scores_of(np.arange(40) % 4 > 0), np.arange(40) % 2
     assert interval_of(ACCURACY, scores, target, seed=0).how == "95% Wilson over test samples"
     assert interval_of(MAE, scores[:, 0], target.astype(float), seed=0).how == "95% bootstrap over test samples"
+
+
+def test_groups_are_drawn_whole():
+    groups = np.array([3, 3, 7, 7, 7, 9])
+    weights = grouped_weights(groups, resamples=200, seed=1)
+    assert weights.shape == (200, 6)
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 2] == weights[:, 4]).all()
+    assert (weights[:, [0, 2, 5]].sum(1) == 3).all()
+    assert (grouped_weights(groups, resamples=200, seed=1) == weights).all()

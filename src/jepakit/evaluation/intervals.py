@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from jepakit.errors import UserError
 from jepakit.evaluation.metrics import Metric
@@ -39,6 +39,15 @@ def resample_weights(n: int, resamples: int, seed: int) -> Iterator[Float[np.nda
         rows = min(step, resamples - start)
         drawn = generator.integers(0, n, size=(rows, n)) + n * np.arange(rows)[:, None]
         yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
+
+
+def grouped_weights(
+    groups: Int[np.ndarray, "n"], resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "resamples n"]:
+    """How often each sample occurs where whole groups are drawn with replacement: what lies in one episode is alike."""
+    _, group = np.unique(groups, return_inverse=True)
+    drawn = list(resample_weights(int(group.max()) + 1, resamples, seed))
+    return np.concatenate(drawn)[:, group.reshape(-1)]
 
 
 def bootstrap(

@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int, Num
 
 from jepakit.errors import UserError
+from jepakit.report.world_data import Episode
 
 Metrics = Sequence[Mapping[str, Any]]
 
@@ -28,6 +29,8 @@ class ReportData:
     neighbours: a query's image, then its nearest images, nearest first (see `figures.gallery`).
     labels: a class number for each of `images`, named by `classes`.
     embeddings, embedding_labels: held-out embeddings and their class (int), value (float) or classes ({0, 1} columns).
+    world_model: whether the run learned dynamics, and so can imagine and act; acting: the content of `acting.json`;
+        episodes: those recorded while it acted.
     """
 
     name: str
@@ -46,6 +49,9 @@ class ReportData:
     classes: Sequence[str] | None = None
     embeddings: Float[np.ndarray, "samples features"] | None = None
     embedding_labels: Num[np.ndarray, "samples ..."] | None = None
+    world_model: bool = False
+    acting: Mapping[str, Any] | None = None
+    episodes: Sequence[Episode] = ()
 
     def __post_init__(self) -> None:
         for option in ("tokens", "masks", "neighbours"):

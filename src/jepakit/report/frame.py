@@ -52,6 +52,7 @@ def _tiles(data: ReportData) -> list[Element]:
                         says = "intervals overlap" if found.outcome == "open" else "intervals apart"
                         tiles.append(_tile(name, f"{gain:+.3f}".replace("-", "−"), says))
             break
+    tiles += _world_tiles(data)
     _, rank = series(data.metrics, "health", "health/rankme")
     if len(rank):
         tiles.append(
@@ -66,6 +67,23 @@ def _tiles(data: ReportData) -> list[Element]:
     seconds = data.environment.get("wall_s")
     if is_finite(seconds):
         tiles.append(_tile("Wall time", _duration(float(seconds)), str(data.environment.get("device", ""))))
+    return tiles
+
+
+def _world_tiles(data: ReportData) -> list[Element]:
+    """Success beside acting at random, and how far imagination stays better than standing still."""
+    tiles = []
+    acting = data.acting or {}
+    rows, planner = acting.get("rows", {}), acting.get("planner", {}).get("name")
+    if planner in rows:
+        row, other = rows[planner], rows.get("random")
+        beside = f", at random {other['success']:.0%}" if other else ""
+        tiles.append(_tile("Goals reached", f"{row['success']:.0%}", f"{row['low']:.0%} – {row['high']:.0%}{beside}"))
+    curves = ((data.evaluation or {}).get("world_model") or {}).get("rollout", {}).get("curves", {})
+    if {"model", "nothing moves"} <= curves.keys():
+        ours, still = curves["model"]["error"], curves["nothing moves"]["error"]
+        number = len(ours)
+        tiles.append(_tile(f"Error after {number} actions", short(ours[-1]), f"nothing moves: {short(still[-1])}"))
     return tiles
 
 

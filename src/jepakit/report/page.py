@@ -7,13 +7,19 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from jepakit.files import write_atomic
-from jepakit.report import curves, frame, galleries, results
+from jepakit.report import acting, curves, episodes, frame, galleries, results, world_sections
 from jepakit.report.data import ReportData
 from jepakit.report.markup import serialise, tag
 from jepakit.report.verdict import judge
 
 _SECTIONS = (
     ("results", "What it learned", results.results),
+    ("acting", "How it acts", acting.acting),
+    ("episodes", "Episodes", episodes.episodes),
+    ("imagined", "Imagined against real", episodes.imagined),
+    ("rollouts", "How far its imagination holds", world_sections.rollouts),
+    ("states", "What it knows of the state", world_sections.states),
+    ("surprise", "What surprises it", world_sections.surprise),
     ("curves", "How training went", curves.curves),
     ("hidden", "What it had to predict", galleries.hidden),
     ("colours", "What patches look like to it", galleries.colours),
@@ -22,6 +28,7 @@ _SECTIONS = (
     ("run", "What was run", frame.what_was_run),
 )
 _OF_PICTURES = ("hidden", "colours", "neighbours")
+_OF_WORLDS = ("acting", "episodes", "imagined", "rollouts", "states", "surprise")
 
 
 def build_page(data: ReportData) -> Element:
@@ -44,7 +51,8 @@ def build_page(data: ReportData) -> Element:
     )
     verdict = judge(data.metrics, data.evaluation)
     seen = data.images is not None or data.embeddings is None  # else what was embedded is nothing to look at
-    sections = [section for section in _SECTIONS if seen or section[0] not in _OF_PICTURES]
+    left_out = (() if seen else _OF_PICTURES) + (() if data.world_model else _OF_WORLDS)
+    sections = [section for section in _SECTIONS if section[0] not in left_out]
     nav = tag("nav", {"aria-label": "Sections"}, [tag("a", {"href": f"#{key}"}, title) for key, title, _ in sections])
     main = tag("main", [tag("section", {"id": key}, tag("h2", title), part(data)) for key, title, part in sections])
     return tag("html", {"lang": "en"}, head, tag("body", frame.header(data, verdict), nav, main))

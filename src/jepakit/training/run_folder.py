@@ -31,6 +31,9 @@ class RunFolder:
         self.model = self.path / "model.safetensors"
         self.evaluation = self.path / "evaluation.json"
         self.environment = self.path / "environment.json"
+        self.state_probe = self.path / "state_probe.safetensors"  # of a world model: states read linearly off embeddings
+        self.acting = self.path / "acting.json"
+        self.recordings = self.path / "acting"  # episodes that were recorded while acting
         self.report = self.path / "report.html"
         self.encoder = self.path / "encoder"  # a copy of the frozen encoder that was given, where one was
 

@@ -19,9 +19,20 @@ from jepakit.files import write_json
 from jepakit.interop.pretrained import load_run_system
 from jepakit.training.device import choose_device
 from jepakit.training.run_folder import RunFolder
-from jepakit.worlds.acting import OraclePolicy, Outcome, PlanningConfig, PlanningPolicy, Policy, RandomPolicy, run_episodes
+from jepakit.verbs.recordings import write_recordings
+from jepakit.worlds.acting import (
+    OraclePolicy,
+    Outcome,
+    PlanningConfig,
+    PlanningPolicy,
+    Policy,
+    RandomPolicy,
+    episode_seeds,
+    run_episodes,
+)
 from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import PLANNERS, make_planner
+from jepakit.worlds.recording import Recorder
 
 FORMAT = 1
 
@@ -40,9 +51,12 @@ def act(
     iterations: int | None = None,
     together: int = 25,
     seed: int = 0,
+    record: int = 3,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> dict[str, Any]:
     """Plan in an environment with a run's world model; writes `acting.json` into the run folder and prints a table.
+
+    The first episodes are recorded for the report: `acting/`, with what each plan imagined.
 
     Args:
         run: the run folder of a system with dynamics (pldm, lewm).
@@ -58,21 +72,23 @@ def act(
         iterations: rounds of the search; None: the planner's own.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
+        record: episodes of each policy that are kept for the report (animations, states, plans); 0: none.
         device: where the model runs.
 
     Errors: a run without dynamics, an environment without a goal or with other observations than the model's.
     """
     check_choice("planner", planner, [name for name in PLANNERS if name not in ("tree", "amortised")])
-    for name, value in (("episodes", episodes), ("together", together)):
-        check_range(name, value, 1)
+    for name, value, least in (("episodes", episodes, 1), ("together", together, 1), ("record", record, 0)):
+        check_range(name, value, least)
     folder, where = RunFolder(run), choose_device(device)
     system, config = load_run_system(run, where)
     if not isinstance(system, Dynamics):
         raise UserError(f"{run} is a run of {config.system!r}, which predicts nothing of actions. Act with pldm or lewm.")
     options = {"population": population, "elites": elites, "iterations": iterations}
     asked = {name: value for name, value in options.items() if value is not None}
+    recorder = Recorder(episode_seeds(seed, min(record, episodes)))
     planning = PlanningPolicy(
-        system.eval(), system.inputs, make_planner(planner, seed=seed, **asked),
+        system.eval(), system.inputs, recorder.planner(make_planner(planner, seed=seed, **asked)),
         PlanningConfig(horizon=horizon, replan=replan, cost=cost), frame_skip=config.dataset.frame_skip or 1,
     )  # fmt: skip
     make: Callable[[], Any] = partial(make_environment, env)
@@ -82,7 +98,7 @@ def act(
     rows = {}
     for name, policy in policies.items():
         begun, spent = time.perf_counter(), time.process_time()
-        outcomes = run_episodes(make, policy, episodes, seed, together)
+        outcomes = run_episodes(recorder.environments(name, make), policy, episodes, seed, together)
         rows[name] = _row(outcomes, time.perf_counter() - begun, time.process_time() - spent)
     plans = np.array(planning.seconds)
     result = {
@@ -93,7 +109,9 @@ def act(
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
     }
-    write_json(folder.path / "acting.json", result)
+    made = partial(make_environment, env)
+    result["recorded"] = write_recordings(folder.recordings, recorder, made, planner, planning.frame_skip)
+    write_json(folder.acting, result)
     Console(stderr=True).print(_table(result))
     return result
 

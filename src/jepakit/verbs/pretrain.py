@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
+from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
@@ -275,7 +276,8 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
     rows: list[Any] = []
     leave()  # the evaluation is rank 0's alone
     if is_main():
-        wanted = data.task is not None and len(data.test) > 0 and (trained or not folder.evaluation.exists())
+        measurable = data.task is not None or isinstance(trainer.system, Dynamics)  # a world model needs no labels
+        wanted = measurable and len(data.test) > 0 and (trained or not folder.evaluation.exists())
         rows = evaluate(folder.path, opened=data) if wanted else []
         say(f"Report: {report(folder.path, opened=data)}")
     return Pretrained(folder.path, outcome, rows)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from jepakit.config import OBJECT, read_config, to_plain
+from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import read_json
@@ -20,7 +21,9 @@ from jepakit.randomness import derive_seed
 from jepakit.report.data import ReportData
 from jepakit.report.figures import gallery, nearest_neighbours
 from jepakit.report.page import write_report
+from jepakit.report.world_data import check_acting, check_world
 from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.recordings import read_probe, read_recordings
 
 PICTURED, NEIGHBOURS = 8, 7  # images shown with their tokens and masks, and neighbours of each
 ROW = {"features", "evaluator", "metric", "value"}  # what each row of an evaluation says
@@ -52,8 +55,18 @@ def report(run: str | Path, *, opened: Data | None = None) -> Path:
         metrics=folder.read_metrics(),
         evaluation=_read_json(folder.evaluation),
         **pictures,
+        **(look_at_world(folder) if isinstance(system, Dynamics) else {}),
     )
     return write_report(folder.report, data)
+
+
+def look_at_world(folder: RunFolder) -> dict[str, Any]:
+    """The parts of `ReportData` that a run with dynamics has: how it acted, and its recorded episodes."""
+    acting = read_json(folder.acting) if folder.acting.exists() else None
+    if acting is not None:
+        check_acting(acting, str(folder.acting))
+    episodes = read_recordings(folder.recordings, acting, read_probe(folder.state_probe))
+    return {"world_model": True, "acting": acting, "episodes": episodes}
 
 
 def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
@@ -108,4 +121,6 @@ def _read_json(path: Path) -> Any:
     rows = value.get("rows", []) if isinstance(value, dict) else None
     if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= ROW for row in rows):
         raise UserError(f"{path} does not hold what jepakit writes there. Delete it, and evaluate the run again.")
+    if value.get("world_model") is not None:
+        check_world(value["world_model"], str(path))
     return value

@@ -183,6 +183,11 @@ class Outcome:
     states: list[NDArray] = field(default_factory=list, repr=False)
 
 
+def episode_seeds(seed: int, episodes: int, first: int = 0) -> list[int]:
+    """What `run_episodes` resets the environments of its episodes with, from episode number `first` on."""
+    return [derive_seed(seed, "episode", number) % 2**31 for number in range(first, first + episodes)]
+
+
 def run_episodes(
     make: Callable[[], Any], policy: Policy, episodes: int, seed: int = 0, together: int = 25
 ) -> list[Outcome]:
@@ -197,8 +202,7 @@ def run_episodes(
     environments = [make() for _ in range(min(episodes, together))]
     outcomes = []
     for first in range(0, episodes, len(environments)):
-        numbers = range(first, min(first + len(environments), episodes))
-        seeds = [derive_seed(seed, "episode", number) % 2**31 for number in numbers]
+        seeds = episode_seeds(seed, min(len(environments), episodes - first), first)
         outcomes += _run(environments[: len(seeds)], policy, seeds)
     for environment in environments:
         environment.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
@@ -126,6 +127,21 @@ class LatentProblem:
             ]
             found = torch.cat(parts)
         return found.unflatten(0, (self.environments, candidates))
+
+    def imagine(self, actions: Float[Tensor, "env horizon action"]) -> Float[Tensor, "env horizon *tokens dim"]:
+        """The embeddings that a plan of each environment would lead through."""
+        given = actions.to(self.goal.dtype)
+        if self.scale is not None:
+            given = (given - self.scale[0]) / self.scale[1]
+        return self.model.rollout(self.start, given).embeddings
+
+    def only(self, environment: int) -> LatentProblem:
+        """The problem of one environment by itself."""
+        alone = copy.copy(self)
+        alone.start = self.start.index(torch.tensor([environment]))
+        alone.goal = self.goal[environment : environment + 1].clone()
+        alone.environments, alone.ids = 1, None if self.ids is None else [self.ids[environment]]
+        return alone
 
     def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
         """Costs of some rollouts, each of the environment that owns it."""
