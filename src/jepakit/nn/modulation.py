@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import check_range
 from jepakit.nn.attention_layout import AttentionLayout
-from jepakit.nn.transformer import MLP, Attention, ZeroLinear
+from jepakit.nn.transformer import MLP, Attention, KeysValues, ZeroLinear
 
 
 class ModulatedBlock(nn.Module):
@@ -22,13 +23,22 @@ class ModulatedBlock(nn.Module):
         heads: attention heads.
         condition_dim: width of the condition.
         dropout: share of each branch's output that training sets to 0.
+        head_dim: width of a head; None: `dim / heads`.
     """
 
-    def __init__(self, dim: int, heads: int, condition_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        condition_dim: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        head_dim: int | None = None,
+    ):
         super().__init__()
         check_range("dropout", dropout, 0, 1)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, head_dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(dim, round(dim * mlp_ratio))
         self.modulation = nn.Sequential(nn.SiLU(), ZeroLinear(condition_dim, 6 * dim))
@@ -44,3 +54,21 @@ class ModulatedBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = x + gate1 * self.dropout(self.attn(self.norm1(x) * (1 + scale1) + shift1, layout))
         return x + gate2 * self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
+
+    def following(
+        self,
+        x: Float[Tensor, "batch new dim"],
+        modulation: Float[Tensor, "#batch new six_dims"],
+        past: KeysValues | None = None,
+        answers: int | None = None,
+    ) -> tuple[Float[Tensor, "batch answers dim"], KeysValues]:
+        """What the block makes of tokens that follow others, causally: see `Attention.following`.
+
+        modulation: `self.modulation` of the new tokens' conditions, which a condition met again need not be put through again.
+        """
+        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
+        answers = x.shape[1] if answers is None else answers
+        found, known = self.attn.following(torch.addcmul(shift1, self.norm1(x), 1 + scale1), past, answers)
+        x = torch.addcmul(x[:, -answers:], gate1[:, -answers:], found)
+        steered = torch.addcmul(shift2[:, -answers:], self.norm2(x), 1 + scale2[:, -answers:])
+        return torch.addcmul(x, gate2[:, -answers:], self.mlp(steered)), known
