@@ -211,3 +211,31 @@ def test_two_nodes_in_two_networks(one: RunFolder, tmp_path: Path, networks: lis
         processes.append(start(["ip", "netns", "exec", name, *words], log, GLOO_SOCKET_IFNAME="cable"))
     finish(processes, log)
     check_equal(RunFolder(tmp_path / "run"), one)
+
+
+ENDING = """
+import atexit, os, pathlib, sys
+
+def threads():
+    return [pathlib.Path(f"/proc/self/task/{one}/comm").read_text() for one in os.listdir("/proc/self/task")]
+
+def look():  # the last handler: registered first
+    pathlib.Path(sys.argv[1] + os.environ["RANK"]).write_text(str([one for one in threads() if "gloo" in one]))
+
+atexit.register(look)
+
+import jepakit
+
+jepakit.pretrain("lejepa", data="digits", out=sys.argv[1], batch_size=32, steps=2, labels="none", threads=1)
+assert any("gloo" in one for one in threads())
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are read from /proc")
+def test_no_thread_of_the_process_group_lives_into_the_end_of_python(tmp_path: Path) -> None:
+    """One that freed a tensor there would abort a process that has done its work."""
+    script = tmp_path / "ending.py"
+    script.write_text(ENDING, "utf-8")
+    words = [*TORCHRUN, "--standalone", "--nproc-per-node", "2", str(script), str(tmp_path / "rank")]
+    finish([start(words, tmp_path / "log")], tmp_path / "log")
+    assert [(tmp_path / f"rank{rank}").read_text() for rank in (0, 1)] == ["[]", "[]"]

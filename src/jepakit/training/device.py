@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 from typing import Any
@@ -26,6 +27,20 @@ def choose_device(name: str) -> torch.device:
 def available_cores() -> int:
     """CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> bool:
+    """Let the process keep the memory of freed tensors for the next ones; whether that could be arranged.
+
+    For tensors above a few tens of MB glibc asks the system for new pages at every allocation and gives them back at every
+    free: a convolutional encoder's step on 1,152 pictures takes 1.9 s so, and 1.15 s without (two cores). The price is that
+    the process stays as large as it once was. Where the C library is another, nothing changes.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, mmap_threshold = -1, -3  # of malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(trim_threshold, 2**31 - 1)) and bool(mallopt(mmap_threshold, 2**30))
 
 
 def native_bfloat16(device: torch.device) -> bool:

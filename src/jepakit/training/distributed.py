@@ -6,7 +6,9 @@ FSDP2 the gradients, `jepakit.collectives` the losses, `torch.distributed.checkp
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import os
 import time
 import uuid
@@ -75,8 +77,11 @@ def launched(device: str) -> Iterator[torch.device]:
     dist.init_process_group(backend, store=store, rank=own, world_size=size, timeout=TIMEOUT)
     try:
         yield chosen
-    finally:
-        leave()
+    except BaseException:
+        leave()  # its threads may wait for ranks that are gone: they are not waited for
+        raise
+    leave()
+    atexit.register(_end)
 
 
 def _meet() -> dist.Store:
@@ -109,6 +114,12 @@ def leave() -> None:
         # Kept: were DDP the last to let go of it, its end would wait for a thread that waits for Python's lock (torch 2.13).
         LEFT.append(dist.group.WORLD)
         dist.destroy_process_group()
+
+
+def _end() -> None:
+    """End gloo's threads while Python still runs: one that lets go of a tensor later aborts the process (torch 2.13)."""
+    gc.collect()  # DDP's reducers
+    LEFT.clear()
 
 
 def _device_of(name: str, local: int) -> torch.device:

@@ -25,7 +25,7 @@ from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, load_system
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
-from jepakit.training.device import available_cores, choose_precision
+from jepakit.training.device import available_cores, choose_precision, keep_freed_memory
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.faults import faults_explained
 from jepakit.training.health import KNN_BANK, HealthMonitor
@@ -228,6 +228,8 @@ def build_trainer(
     held = held_out_count(config, len(order))
     training_set = data.train.subset(order[held:])
     held_out = [data.train[int(i)] for i in order[:held]]
+    if device.type == "cpu":
+        keep_freed_memory()
     bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if task else []
     return Trainer(
         system, training_set, training, folder,
