@@ -129,16 +129,3 @@ def attend(
     if gate is not None:
         weights = weights * gate.to(weights)
     return weights @ v
-
-
-def attend_few(
-    q: Float[Tensor, "batch heads queries head_dim"],
-    k: Float[Tensor, "batch heads keys head_dim"],
-    v: Float[Tensor, "batch heads keys head_dim"],
-) -> Float[Tensor, "batch heads queries head_dim"]:
-    """Causal attention of the last `queries` tokens of a few `keys`."""
-    queries, keys = q.shape[2], k.shape[2]
-    mask = None
-    if queries > 1:
-        mask = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

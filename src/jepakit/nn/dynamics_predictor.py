@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
-from jepakit.nn.cached_rollout import ROWS, Layers, Observed, cached_rollout
+from jepakit.nn.cached_rollout import ROWS, Layers, cached_rollout
 from jepakit.nn.mlp import projection_head
 from jepakit.nn.modulation import ModulatedBlock
 from jepakit.nn.transformer import MLP, initialise_transformer
@@ -195,11 +195,10 @@ class CausalPredictor(nn.Module):
         """The predictions after each action of each row, which starts from the sample that owns it."""
         seen = int(state.lengths[0])
         layers = Layers(
-            self.embed, self.positions, lambda actions: self._steer(actions, condition), list(self.blocks),
-            lambda x: self._project(self.norm(x)),
+            self.embed, self.positions[0], lambda action: self._steer(action[:, None], condition)[:, 0], list(self.blocks),
+            lambda x: self.head(self.norm(x)),
         )  # fmt: skip
-        observed = Observed(state.embeddings[:, :seen], state.actions[:, : seen - 1])
-        return cached_rollout(layers, observed, owner, actions)
+        return cached_rollout(layers, state.embeddings[:, :seen], state.actions[:, : seen - 1], owner, actions)
 
     def embedding(self, state: Window) -> Float[Tensor, "batch embedding"]:
         """The newest embedding, observed or predicted."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import check_range
 from jepakit.nn.attention_layout import AttentionLayout
-from jepakit.nn.transformer import MLP, Attention, KeysValues, ZeroLinear
+from jepakit.nn.transformer import MLP, Attention, ZeroLinear
 
 
 class ModulatedBlock(nn.Module):
@@ -54,21 +53,3 @@ class ModulatedBlock(nn.Module):
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
         x = x + gate1 * self.dropout(self.attn(self.norm1(x) * (1 + scale1) + shift1, layout))
         return x + gate2 * self.dropout(self.mlp(self.norm2(x) * (1 + scale2) + shift2))
-
-    def following(
-        self,
-        x: Float[Tensor, "batch new dim"],
-        modulation: Float[Tensor, "#batch new six_dims"],
-        past: KeysValues | None = None,
-        answers: int | None = None,
-    ) -> tuple[Float[Tensor, "batch answers dim"], KeysValues]:
-        """What the block makes of tokens that follow others, causally: see `Attention.following`.
-
-        modulation: `self.modulation` of the new tokens' conditions, which a condition met again need not be put through again.
-        """
-        shift1, scale1, gate1, shift2, scale2, gate2 = modulation.chunk(6, dim=-1)
-        answers = x.shape[1] if answers is None else answers
-        found, known = self.attn.following(torch.addcmul(shift1, self.norm1(x), 1 + scale1), past, answers)
-        x = torch.addcmul(x[:, -answers:], gate1[:, -answers:], found)
-        steered = torch.addcmul(shift2[:, -answers:], self.norm2(x), 1 + scale2[:, -answers:])
-        return torch.addcmul(x, gate2[:, -answers:], self.mlp(steered)), known

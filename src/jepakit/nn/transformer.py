@@ -12,15 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.errors import UserError
-from jepakit.nn.attention_layout import AttentionLayout, attend, attend_few
+from jepakit.nn.attention_layout import AttentionLayout, attend
 from jepakit.nn.packing import Packing
 from jepakit.nn.tokens import Ids, Tokens
 
 # Bytes of an MLP's hidden tokens that a CPU works on at once. glibc takes larger ones from the system for every layer anew,
 # page by page: a token of 12,000 costs a tenth more than one of 4,000 (ViT-S, `python -m benchmarks ragged`).
 PIECE = 24 * 2**20
-
-KeysValues = Float[Tensor, "batch _ both"]  # keys, then values, of all heads side by side
 
 
 class Attention(nn.Module):
@@ -43,25 +41,6 @@ class Attention(nn.Module):
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
         out = attend(q, k, v, layout)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
-
-    def following(
-        self, x: Float[Tensor, "batch new dim"], past: KeysValues | None = None, answers: int | None = None
-    ) -> tuple[Float[Tensor, "batch answers dim"], KeysValues]:
-        """Causal attention of tokens that follow others, of which only keys and values are given; those of all come back.
-
-        answers: how many of the new tokens, the last ones, see what comes out for them; None: all.
-        """
-        new, inner = x.shape[1], self.proj.in_features
-        answers = new if answers is None else answers
-        if answers == new:
-            q, kv = self.qkv(x).split([inner, 2 * inner], dim=2)
-        else:  # those that only lie in the past of the others need no query
-            weight, bias = self.qkv.weight.split([inner, 2 * inner]), self.qkv.bias.split([inner, 2 * inner])
-            q, kv = F.linear(x[:, new - answers :], weight[0], bias[0]), F.linear(x, weight[1], bias[1])
-        known = kv if past is None else torch.cat([past, kv], dim=1)
-        k, v = rearrange(known, "b n (two h d) -> two b h n d", two=2, h=self.heads)
-        out = attend_few(rearrange(q, "b n (h d) -> b h n d", h=self.heads), k, v)
-        return self.proj(rearrange(out, "b h n d -> b n (h d)")), known
 
 
 class MLP(nn.Module):
