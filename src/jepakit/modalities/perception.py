@@ -28,9 +28,9 @@ class PretrainedPerception(nn.Module):
         theirs: ImageInputs = pretrained.inputs
         expected = (theirs.channels, *theirs.image_size)
         if inputs.shape != expected:
-            found = " x ".join(map(str, inputs.shape))
+            found, wanted = (" x ".join(map(str, shape)) for shape in (inputs.shape, expected))
             raise UserError(
-                f"encoder: it was trained on pictures of {' x '.join(map(str, expected))} (channels, height, width), an observation "
+                f"encoder: it was trained on pictures of {wanted} (channels, height, width), an observation "
                 f"here is {found if len(inputs.shape) == 3 else f'a vector of {found}'}. Give the encoder of a run on pictures "
                 "like these, or leave --encoder out."
             )

@@ -75,7 +75,8 @@ def cached_rollout(
 
 def _modulate(layers: Layers, action: Float[Tensor, "rows action"]) -> list[Modulation]:
     """What an action makes of each block's norms."""
-    steer, found = layers.steer(action), []
+    steer = layers.steer(action)
+    found: list[Modulation] = []
     for block in layers.blocks:
         shift1, scale1, gate1, shift2, scale2, gate2 = block.modulation(steer).chunk(6, dim=1)
         found.append((shift1, 1 + scale1, gate1, shift2, 1 + scale2, gate2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -194,8 +195,9 @@ class CausalPredictor(nn.Module):
     def _roll(self, state: Window, owner: Tensor, actions: Tensor, condition: Tensor | None) -> Tensor:
         """The predictions after each action of each row, which starts from the sample that owns it."""
         seen = int(state.lengths[0])
+        blocks: list[Any] = list(self.blocks)
         layers = Layers(
-            self.embed, self.positions[0], lambda action: self._steer(action[:, None], condition)[:, 0], list(self.blocks),
+            self.embed, self.positions[0], lambda action: self._steer(action[:, None], condition)[:, 0], blocks,
             lambda x: self.head(self.norm(x)),
         )  # fmt: skip
         return cached_rollout(layers, state.embeddings[:, :seen], state.actions[:, : seen - 1], owner, actions)

@@ -42,8 +42,7 @@ from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.impala import Impala
-from jepakit.nn.mlp import vector_encoder
+from jepakit.nn.impala import observation_encoder
 from jepakit.nn.recurrent_predictor import RecurrentPredictor
 
 
@@ -91,7 +90,7 @@ class PLDM(Dynamics):
 
     def __init__(self, config: PLDMConfig, inputs: TrajectoryInputs, seed: int = 0, encoder: Any = None):
         """`encoder`: the pretrained one with its `inputs`, where the config names one."""
-        seeing, width = observation_encoder(config, inputs, encoder)
+        seeing, width = perception(config, inputs, encoder)
         norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
         super().__init__(
             ObservationEncoder(seeing, nn.Sequential(nn.Linear(width, config.embedding), norm)),
@@ -144,14 +143,9 @@ class PLDM(Dynamics):
         return WindowCollator(self.inputs, seed, views)
 
 
-def observation_encoder(config: PLDMConfig, inputs: TrajectoryInputs, pretrained: Any) -> tuple[nn.Module, int]:
-    """An encoder of single observations, and the width of its output."""
-    if pretrained is not None:
-        perception = PretrainedPerception(pretrained, inputs)
-        return perception, perception.output_dim
-    if len(inputs.shape) == 1:
-        dim = 8 * config.widths[-1]
-        return vector_encoder(inputs.shape[0], dim), dim
-    channels, height, width = inputs.shape
-    impala = Impala((height, width), channels, config.widths)
-    return impala, impala.output_dim
+def perception(config: PLDMConfig, inputs: TrajectoryInputs, pretrained: Any) -> tuple[nn.Module, int]:
+    """What sees single observations, and the width of its output."""
+    if pretrained is None:
+        return observation_encoder(inputs.shape, config.widths)
+    found = PretrainedPerception(pretrained, inputs)
+    return found, found.output_dim
