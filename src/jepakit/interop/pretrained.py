@@ -193,8 +193,8 @@ def teacher_of(config: RunConfig, folder: RunFolder) -> PretrainedEncoder | None
     allowed = kind.encoder_modalities or (kind.modality.name,)
     if teacher.modality.name not in allowed:
         raise UserError(
-            f"encoder {asked} reads {teacher.modality.name}, {config.system} takes one that reads {' or '.join(allowed)}. Give the "
-            "encoder of another run."
+            f"encoder {asked} reads {teacher.modality.name}, {config.system} takes one of {' or '.join(allowed)}. Give "
+            "the encoder of another run."
         )
     return teacher
 

@@ -41,7 +41,7 @@ def register_own() -> None:
     from jepakit.worlds.two_rooms_environment import STEPS
 
     place = "jepakit.worlds.two_rooms_environment:TwoRooms"
-    two_rooms = ({}, {"fixed": True}, {"flicker": FLICKER})
+    two_rooms: tuple[dict[str, Any], ...] = ({}, {"fixed": True}, {"flicker": FLICKER})
     for name, options in zip(OWN.values(), two_rooms, strict=True):
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=place, kwargs=options, max_episode_steps=STEPS)
