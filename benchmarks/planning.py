@@ -134,7 +134,8 @@ def fewer_evaluations(model: LeWM) -> list[Result]:
         with torch.no_grad():
             goal = model.rollout(start.start, known).embeddings[:, -1]
         tasks.append((problem(model, 1, goal), known))
-    still = [float(task.cost(torch.zeros(1, 1, HORIZON, BLOCK))) for task, _ in tasks]
+    with torch.no_grad():
+        still = [float(task.cost(torch.zeros(1, 1, HORIZON, BLOCK))) for task, _ in tasks]
     searches: dict[str, tuple[Planner, bool]] = {
         "CEM 300 x 30": (make_planner("cem", population=300, iterations=30, elites=30, std=1.0), False),
         "CEM 64 x 8": (make_planner("cem", population=64, iterations=8, elites=8, std=0.5), False),
