@@ -52,6 +52,11 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16, 16], "sigreg": {"slices": 16}},
     "pldm": {"data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16},
+    "pixel-world": {"data": "pendulum-pixels", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2]},
+    "pixel-world by reconstruction": {
+        "system": "pixel-world", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2],
+        "perception": "reconstruction",
+    },
     "lewm on pixels": {
         "system": "lewm", "data": "pendulum-pixels", "limit": 64, "history": 2, "horizon": 2, "rollout": 1.0, "embedding": 8,
         "projector": [16], "sigreg": {"slices": 16},

@@ -32,6 +32,9 @@ SYSTEMS = {
     ),
     "lewm": Entry("jepakit.systems.lewm:LeWM", "predict the embedding of what an action leads to (arXiv 2603.19312)"),
     "pldm": Entry("jepakit.systems.pldm:PLDM", "predict embeddings through a sequence of actions, to plan (arXiv 2502.14819)"),
+    "pixel-world": Entry(
+        "jepakit.systems.pixel_world:PixelWorld", "predict pixels through a sequence of actions: pldm's honest opposite"
+    ),
     "graph-jepa": Entry(
         "jepakit.systems.graph_jepa:GraphJEPA", "predict where a graph's parts lie on a hyperbola (arXiv 2309.16014)"
     ),
@@ -56,6 +59,9 @@ DATASETS = {
         "jepakit.modalities.trajectories:open_trajectories", "3,000 episodes of a dot in two rooms, 65 x 65 pixels, generated"
     ),
     "two-rooms-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, with one wall and door for all"),
+    "two-rooms-flicker": Entry(
+        "jepakit.modalities.trajectories:open_trajectories", "two-rooms before a background that nobody can predict"
+    ),
     "mutag": Entry(
         "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
     ),

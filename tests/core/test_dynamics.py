@@ -83,9 +83,9 @@ def test_a_rollout_is_one_prediction_after_the_other(kind):
     assert states.embeddings.shape == (6, 6, DIM)
     for t in range(6):
         state = system.predict(state, batch["actions"][:, 2 + t])
-        torch.testing.assert_close(system.embedding(state), states.embeddings[:, t], rtol=0, atol=0)
+        torch.testing.assert_close(system.embedding(state), states.embeddings[:, t], **EXACT)
     for one, other in zip(tensors_of(state.tree), tensors_of(states.last.tree), strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        torch.testing.assert_close(one, other, **EXACT)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -327,7 +327,7 @@ def test_a_latent_absorbs_what_the_history_does_not_say(kind):
     torch.testing.assert_close(system.embedding(system.predict(state, batch["actions"][:, 2], codes)), forced, **EXACT)
     steady = system.rollout(state, batch["actions"], codes).embeddings
     per_step = system.rollout(state, batch["actions"], codes[:, None].expand(-1, 3, -1)).embeddings
-    torch.testing.assert_close(steady, per_step, rtol=0, atol=0)
+    torch.testing.assert_close(steady, per_step, **EXACT)
     assert (system.rollout(state, batch["actions"], codes.flip(1)).embeddings - steady).abs().max() > 1e-3
 
 

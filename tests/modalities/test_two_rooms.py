@@ -11,6 +11,7 @@ from jepakit.modalities.two_rooms import (
     HIGH,
     LOW,
     THICKNESS,
+    TWO_ROOMS,
     Rooms,
     TwoRoomsConfig,
     draw_places,
@@ -135,6 +136,23 @@ def test_as_data_for_a_world_model():
     assert windows["inputs"].shape == (2, 9, 2, 65, 65)
     assert inputs.plain(samples).shape == (2, 2 * 22 * 22)
     assert samples[0]["state"].shape == (4,)
+
+
+def test_a_flickering_background_is_data_and_world_of_one_strength():
+    flicker = TWO_ROOMS["two-rooms-flicker"].flicker
+    episodes = two_rooms_episodes(TWO_ROOMS["two-rooms-flicker"], episodes=2, steps=5)
+    still = two_rooms_episodes(episodes=2, steps=5)
+    seen, plain = episodes.observations[0:5], still.observations[0:5]
+    np.testing.assert_array_equal(episodes.states, still.states)  # the same walks, seen otherwise
+    assert (seen >= plain).all()
+    empty = plain == 0
+    assert seen[empty].max() <= 255 * flicker
+    assert seen[empty].mean() == pytest.approx(255 * flicker / 2, rel=0.1)
+    assert (seen[0] != seen[1])[empty[0] & empty[1]].mean() > 0.9  # drawn anew for each frame
+    np.testing.assert_array_equal(seen[3], episodes.observations[3])
+    data = open_trajectories(TrajectoryDataConfig(data="two-rooms-flicker", history=1, horizon=8), 0)
+    assert data.kind == "two-rooms-flicker"
+    assert data.fingerprint != open_trajectories(TrajectoryDataConfig(data="two-rooms", history=1, horizon=8), 0).fingerprint
 
 
 @pytest.mark.parametrize("option", [{"door": 0.5}, {"dot": 0}, {"brightness": 2}, {"flicker": -1}])

@@ -8,7 +8,7 @@ from jepakit.core.anticollapse import SIGRegConfig
 from jepakit.core.system import shuffled
 from jepakit.errors import UserError
 from jepakit.modalities.window_collator import NOISE, TrajectoryInputs
-from jepakit.systems.lewm import LeWM, LeWMConfig
+from jepakit.systems.lewm import PAPER, LeWM, LeWMConfig
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 VECTORS = TrajectoryInputs(
@@ -195,3 +195,52 @@ def test_mistakes(options, message):
 def test_longer_windows_need_the_loss_on_rollouts():
     with pytest.raises(UserError, match=r"horizon 3 and rollout 0.0"):
         LeWM(LeWMConfig(), LONG)
+
+
+def test_the_papers_sizes_are_those_of_the_paper():
+    """LeWorldModel, arXiv 2603.19312, and its released code: 10.79 M in the predictor, ViT-Tiny, heads of 192-2048-192."""
+    inputs = TrajectoryInputs(
+        shape=(3, 224, 224), mean=(0.0,) * 3, std=(1.0,) * 3, action_mean=(0.0,) * 10, action_std=(1.0,) * 10,
+        history=3, horizon=1,
+    )  # fmt: skip
+    with torch.device("meta"):
+        system = LeWM(LeWMConfig(**PAPER), inputs)
+
+    def count(*parts):
+        return sum(p.numel() for part in parts for p in part.parameters())
+
+    predictor = system.predictor
+    biases = sum(block.attn.qkv.bias.numel() for block in predictor.blocks)  # which the released code does without
+    assert count(predictor.blocks, predictor.norm) + predictor.positions.numel() - biases == 10_786_752
+    assert count(system.encoder.encoder) == pytest.approx(5.5e6, rel=0.01)
+    assert [layer.weight.shape for layer in system.encoder.projector if hasattr(layer, "weight")] == [
+        (2048, 192), (2048,), (192, 2048)
+    ]  # fmt: skip
+    assert [layer.weight.shape for layer in predictor.head if hasattr(layer, "weight")] == [(2048, 192), (2048,), (192, 2048)]
+    block = predictor.blocks[0]
+    assert (len(predictor.blocks), block.attn.heads) == (6, 16)
+    assert (block.attn.proj.in_features, block.mlp.fc1.out_features) == (1024, 2048)
+    assert (block.dropout.p, predictor.config.history, system.peak_lr(system.config)) == (0.1, 3, 5e-5)
+
+
+def test_a_vision_transformer_answers_with_its_class_token():
+    inputs = TrajectoryInputs(
+        shape=(1, 16, 12), mean=(0.1,), std=(0.2,), action_mean=(0.0, 0.5), action_std=(1.0, 2.0), history=2, horizon=1
+    )
+    options = {"patch_size": 4, "predictor_heads": 3, "predictor_head_dim": 5, "predictor_mlp": 40, "dropout": 0.1}
+    system, samples = build(inputs, **options), turned(6, inputs)
+    terms = system.step(system.collator(0)(samples))
+    terms["loss"].backward()
+    assert {name for name, p in system.named_parameters() if p.grad is None and p.requires_grad} == set()
+    system.eval()
+    batch = system.collator(0)(samples)
+    state = system.observe({"inputs": batch["inputs"][:, :1], "actions": batch["actions"][:, :0]})
+    rolled = system.rollout(state, batch["actions"]).embeddings
+    z = system.encode(batch["inputs"]).values
+    torch.testing.assert_close(rolled[:, 0], system.predictor(z[:, :1], batch["actions"][:, :1])[:, 0], **EXACT)
+    window = torch.stack([z[:, 0], rolled[:, 0]], 1)
+    torch.testing.assert_close(rolled[:, 1], system.predictor(window, batch["actions"])[:, 1], **EXACT)
+    with pytest.raises(UserError, match="patch_size: observations are vectors of 2"):
+        build(patch_size=4)
+    with pytest.raises(UserError, match="patch_size is of an encoder that is learned"):
+        LeWMConfig(patch_size=4, encoder="runs/a")

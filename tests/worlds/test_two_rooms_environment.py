@@ -5,7 +5,7 @@ pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env
 
 from jepakit.errors import UserError
-from jepakit.modalities.two_rooms import MOST
+from jepakit.modalities.two_rooms import MOST, TWO_ROOMS
 from jepakit.worlds.environments import make_environment
 
 
@@ -59,6 +59,11 @@ def test_fixed_walls_are_the_same_for_all():
     walls = [environment.reset(seed=seed)[1]["state"][2:] for seed in range(3)]
     np.testing.assert_array_equal(walls[0], walls[1])
     np.testing.assert_array_equal(walls[0], walls[2])
+
+
+def test_named_worlds_are_those_that_data_comes_from():
+    for name, config in TWO_ROOMS.items():
+        assert make_environment(name).unwrapped.config == config
 
 
 def test_a_wanderer_gives_actions_within_bounds():

@@ -43,6 +43,9 @@ class DynamicsPredictor(Protocol):
         """The newest embedding in a state, observed or predicted: `[batch, dim]`."""
         ...
 
+    # A predictor that has a quicker way through many actions than one `advance` after another says so by
+    # `imagine(state, actions, condition, owner) -> (embeddings, last state)`, or None where it does not apply.
+
 
 @dataclass(frozen=True, eq=False)
 class States:
@@ -213,19 +216,34 @@ class Dynamics(System):
         return State(self.predictor.advance(state.tree, action, condition))
 
     def rollout(
-        self, state: State, actions: Float[Tensor, "batch horizon action"], condition: Tensor | None = None
+        self,
+        state: State,
+        actions: Float[Tensor, "rows horizon action"],
+        condition: Tensor | None = None,
+        owner: Int[Tensor, "rows"] | None = None,
     ) -> States:
-        """`predict` for each action in turn; `condition` is `[batch, condition]` for all or `[batch, horizon, condition]`."""
+        """`predict` for each action in turn; `condition` is `[rows, condition]` for all or `[rows, horizon, condition]`.
+
+        owner: the sample of the state that each row of actions starts from, for many candidates; None: row i from sample i.
+        """
         self._check_mode()
-        return self._imagine(state, actions, condition)
+        return self._imagine(state, actions, condition, owner)
 
     def embedding(self, state: State) -> Float[Tensor, "batch *tokens dim"]:
         """What a cost looks at: the embedding of the newest observation, seen or predicted."""
         return self.predictor.embedding(state.tree)
 
-    def _imagine(self, state: State, actions: Tensor, condition: Tensor | None) -> States:
+    def _imagine(
+        self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None
+    ) -> States:
         if not actions.shape[1]:
             raise UserError("A rollout needs at least one action, got a horizon of 0.")
+        if hasattr(self.predictor, "imagine") and (condition is None or condition.dim() == 2):
+            whole = self.predictor.imagine(state.tree, actions, condition, owner)
+            if whole is not None:
+                return States(whole[0], State(whole[1]))
+        if owner is not None:
+            state = state.index(owner)
         embeddings = []
         for t in range(actions.shape[1]):
             given = condition[:, t] if condition is not None and condition.dim() == 3 else condition

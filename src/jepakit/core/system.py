@@ -28,6 +28,7 @@ class System(nn.Module):
     inputs: Any  # what the encoder expects of its input: the modality's `Inputs`
     training_defaults: ClassVar[dict[str, Any]] = {}
     data_defaults: ClassVar[dict[str, Any]] = {}
+    encoder_modalities: ClassVar[tuple[str, ...] | None] = None  # of an encoder given to it; None: its own modality
     joins_batch: bool = True  # False: the loss is a sum over samples, and `counts` says what its means are taken over
 
     @staticmethod

@@ -189,9 +189,12 @@ def teacher_of(config: RunConfig, folder: RunFolder) -> PretrainedEncoder | None
     if asked is None:
         return None
     teacher = load(folder.encoder if (folder.encoder / "config.json").exists() else asked)
-    if teacher.modality.name != load_system(config.system).modality.name:
+    kind = load_system(config.system)
+    allowed = kind.encoder_modalities or (kind.modality.name,)
+    if teacher.modality.name not in allowed:
         raise UserError(
-            f"encoder {asked} reads {teacher.modality.name}, {config.system} does not. Give the encoder of another run."
+            f"encoder {asked} reads {teacher.modality.name}, {config.system} takes one of {' or '.join(allowed)}. Give "
+            "the encoder of another run."
         )
     return teacher
 

@@ -28,9 +28,9 @@ from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_episodes
 from jepakit.modalities.trajectory_statistics import scales
-from jepakit.modalities.two_rooms import TwoRoomsConfig, two_rooms_episodes
+from jepakit.modalities.two_rooms import TWO_ROOMS, two_rooms_episodes
 
-BUILT_IN = ("pendulum", "pendulum-pixels", "two-rooms", "two-rooms-fixed")
+BUILT_IN = ("pendulum", "pendulum-pixels", *TWO_ROOMS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class TrajectoryDataConfig:
 
     data: str
     """An episode store, an .npz file, a folder of them, an HDF5 file (D4RL, robomimic), a Minari or LeRobot data set, or a
-    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed."""
+    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed, two-rooms-flicker."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None
@@ -257,8 +257,8 @@ def read_trajectories(config: TrajectoryDataConfig, source: object | None = None
         return join_episodes(source, [f"episode {number}" for number in range(len(source))]), "object"
     if source is not None:
         raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
-    if config.data in ("two-rooms", "two-rooms-fixed"):
-        return two_rooms_episodes(TwoRoomsConfig(fixed=config.data == "two-rooms-fixed")), config.data
+    if config.data in TWO_ROOMS:
+        return two_rooms_episodes(TWO_ROOMS[config.data]), config.data
     if config.data in BUILT_IN:
         return pendulum_episodes(pixels=config.data == "pendulum-pixels"), config.data
     return read_episodes(config.data, config.observation)

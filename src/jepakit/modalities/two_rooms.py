@@ -28,6 +28,7 @@ LOW, HIGH = 4.0, 60.0  # where the outer walls stand
 WALLS, DOORS = (20, 44), (10, 54)  # where the inner wall and its door may be
 THICKNESS = 3.0  # of the inner wall
 MOST = 2.45  # pixels of a move (EB-JEPA's planner)
+FLICKER = 0.5  # of full brightness, in the world called two-rooms-flicker
 GAP = 1e-3  # pixels that a stopped dot stays before a wall
 
 Points = Float[np.ndarray, "worlds 2"]
@@ -53,6 +54,14 @@ class TwoRoomsConfig:
         check_range("dot", self.dot, 0.3, 6)
         check_range("brightness", self.brightness, 0.05, 1)
         check_range("flicker", self.flicker, 0, 1)
+
+
+TWO_ROOMS: dict[str, TwoRoomsConfig] = {
+    "two-rooms": TwoRoomsConfig(),
+    "two-rooms-fixed": TwoRoomsConfig(fixed=True),
+    "two-rooms-flicker": TwoRoomsConfig(flicker=FLICKER),
+}
+"""The worlds that have a name, as data to learn from and as environments to act in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,8 +152,8 @@ def picture(
         if draws is None:
             raise UserError("picture: a flickering background needs draws, a stream for each picture.")
         patches = 255 * config.flicker * draws.uniform(2, 9, 9)
-        noise = np.kron(patches, np.ones((1, 1, 8, 8)))[:, :, :SIDE, :SIDE]
-        seen = np.maximum(seen, noise.astype(np.uint8))
+        noise = patches.astype(np.uint8).repeat(8, axis=2).repeat(8, axis=3)[:, :, :SIDE, :SIDE]
+        np.maximum(seen, noise, out=seen)
     return seen
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
+from jepakit.nn.cached_rollout import ROWS, Layers, cached_rollout
 from jepakit.nn.mlp import projection_head
 from jepakit.nn.modulation import ModulatedBlock
 from jepakit.nn.transformer import MLP, initialise_transformer
@@ -23,7 +25,8 @@ class DynamicsPredictorConfig:
     """Shape of the predictor, and of what it reads.
 
     embedding, action, condition: widths of an embedding, of an action and of a further condition (0: there is none);
-    history: longest window; dim, depth, heads, mlp_ratio, dropout: of the transformer; hidden: widths of the output head.
+    history: longest window; dim, depth, heads, head_dim (None: dim / heads), mlp_ratio, dropout: of the transformer; hidden:
+    widths of the output head.
     """
 
     embedding: int
@@ -33,6 +36,7 @@ class DynamicsPredictorConfig:
     dim: int = 192
     depth: int = 6
     heads: int = 16
+    head_dim: int | None = None
     mlp_ratio: float = 4.0
     dropout: float = 0.0
     hidden: tuple[int, ...] = (2048,)
@@ -40,18 +44,33 @@ class DynamicsPredictorConfig:
     def __post_init__(self) -> None:
         for name in ("embedding", "action", "history", "dim", "depth", "heads"):
             check_range(f"predictor.{name}", getattr(self, name), 1)
+        if self.head_dim is not None:
+            check_range("predictor.head_dim", self.head_dim, 1)
         check_range("predictor.condition", self.condition, 0)
         check_range("predictor.dropout", self.dropout, 0, 1)
-        if self.dim % self.heads:
-            raise UserError(f"predictor.dim {self.dim} must be a multiple of heads ({self.heads}).")
+        if self.head_dim is None and self.dim % self.heads:
+            raise UserError(f"predictor.dim {self.dim} must be a multiple of heads ({self.heads}), or give head_dim.")
 
     @classmethod
-    def of_size(cls, size: str, embedding: int, action: int, history: int, hidden: tuple[int, ...]) -> DynamicsPredictorConfig:
-        """The predictor of a named size (`jepakit list sizes`)."""
-        dim, depth, heads = SIZES[size]["predictor"]
+    def of_size(
+        cls,
+        size: str,
+        embedding: int,
+        action: int,
+        history: int,
+        hidden: tuple[int, ...],
+        *,
+        heads: int | None = None,
+        head_dim: int | None = None,
+        mlp: int | None = None,
+        dropout: float = 0.0,
+    ) -> DynamicsPredictorConfig:
+        """The predictor of a named size (`jepakit list sizes`), with other heads or another hidden width where given."""
+        dim, depth, listed = SIZES[size]["predictor"]
         return cls(
-            embedding=embedding, action=action, history=history, dim=dim, depth=depth, heads=heads, hidden=hidden
-        )
+            embedding=embedding, action=action, history=history, dim=dim, depth=depth, heads=heads or listed,
+            head_dim=head_dim, mlp_ratio=4.0 if mlp is None else mlp / dim, dropout=dropout, hidden=hidden,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +99,7 @@ class CausalPredictor(nn.Module):
         self.embed_action = nn.Sequential(nn.Linear(config.action, config.dim), MLP(config.dim, config.dim))
         self.embed_condition = nn.Linear(config.condition, config.dim) if config.condition else None
         self.blocks = nn.ModuleList(
-            ModulatedBlock(config.dim, config.heads, config.dim, config.mlp_ratio, config.dropout)
+            ModulatedBlock(config.dim, config.heads, config.dim, config.mlp_ratio, config.dropout, config.head_dim)
             for _ in range(config.depth)
         )
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
@@ -140,6 +159,48 @@ class CausalPredictor(nn.Module):
         predicted = predictions.gather(1, self._index(state.lengths[:, None] - 1, predictions))
         grown = torch.where(self._at(state.lengths, 1), predicted, F.pad(state.embeddings, (0, 0, 0, 1)))
         return self._window(grown, F.pad(actions, (0, 0, 0, 1)), state.lengths + 1)
+
+    def imagine(
+        self,
+        state: Window,
+        actions: Float[Tensor, "rows horizon action"],
+        condition: Float[Tensor, "rows condition"] | None = None,
+        owner: Int[Tensor, "rows"] | None = None,
+    ) -> tuple[Float[Tensor, "rows horizon embedding"], Window] | None:
+        """What `advance` gives for each action in turn, by less arithmetic; None where it cannot be had so.
+
+        Keys and values are kept while a window grows; those of observations are worked out once for each sample, whoever
+        many rows start from it; only the newest token of a window is answered. A window that has slid is counted from
+        another observation, and is worked out anew. For dropout and batch normalisation in training all tokens count, and
+        samples that have seen different numbers of observations slide at different steps: neither is done here.
+
+        owner: the sample that each row starts from; None: row i from sample i.
+        """
+        lengths = state.lengths
+        if self.training or bool((lengths != lengths[0]).any()):
+            return None
+        rows = torch.arange(len(actions), device=actions.device)
+        owner = rows if owner is None else owner
+        parts = []
+        for part in rows.split(ROWS):
+            # A condition is a row's own and counts for what the row has seen, too.
+            samples, own = owner[part].unique(return_inverse=True) if condition is None else (owner[part], part - part[0])
+            observed = Window(state.embeddings[samples], state.actions[samples], lengths[samples])
+            parts.append(self._roll(observed, own, actions[part], None if condition is None else condition[part]))
+        found, seen = torch.cat(parts), int(lengths[0])
+        embeddings = torch.cat([state.embeddings[owner, :seen], found], dim=1)
+        done = F.pad(torch.cat([state.actions[owner, : seen - 1], actions], dim=1), (0, 0, 0, 1))
+        return found, self._window(embeddings, done, lengths[owner] + actions.shape[1])
+
+    def _roll(self, state: Window, owner: Tensor, actions: Tensor, condition: Tensor | None) -> Tensor:
+        """The predictions after each action of each row, which starts from the sample that owns it."""
+        seen = int(state.lengths[0])
+        blocks: list[Any] = list(self.blocks)
+        layers = Layers(
+            self.embed, self.positions[0], lambda action: self._steer(action[:, None], condition)[:, 0], blocks,
+            lambda x: self.head(self.norm(x)),
+        )  # fmt: skip
+        return cached_rollout(layers, state.embeddings[:, :seen], state.actions[:, : seen - 1], owner, actions)
 
     def embedding(self, state: Window) -> Float[Tensor, "batch embedding"]:
         """The newest embedding, observed or predicted."""

@@ -22,13 +22,22 @@ class ModulatedBlock(nn.Module):
         heads: attention heads.
         condition_dim: width of the condition.
         dropout: share of each branch's output that training sets to 0.
+        head_dim: width of a head; None: `dim / heads`.
     """
 
-    def __init__(self, dim: int, heads: int, condition_dim: int, mlp_ratio: float = 4.0, dropout: float = 0.0):
+    def __init__(
+        self,
+        dim: int,
+        heads: int,
+        condition_dim: int,
+        mlp_ratio: float = 4.0,
+        dropout: float = 0.0,
+        head_dim: int | None = None,
+    ):
         super().__init__()
         check_range("dropout", dropout, 0, 1)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.attn = Attention(dim, heads)
+        self.attn = Attention(dim, heads, head_dim)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.mlp = MLP(dim, round(dim * mlp_ratio))
         self.modulation = nn.Sequential(nn.SiLU(), ZeroLinear(condition_dim, 6 * dim))

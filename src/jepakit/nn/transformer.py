@@ -22,13 +22,16 @@ PIECE = 24 * 2**20
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over `[batch, tokens, dim]`, or over packed tokens; `layout` says who sees whom."""
+    """Multi-head self-attention over `[batch, tokens, dim]`, or over packed tokens; `layout` says who sees whom.
 
-    def __init__(self, dim: int, heads: int):
+    head_dim: width of a head; None: `dim / heads`, so that the heads together are as wide as the tokens.
+    """
+
+    def __init__(self, dim: int, heads: int, head_dim: int | None = None):
         super().__init__()
-        self.heads = heads
-        self.qkv = nn.Linear(dim, 3 * dim)
-        self.proj = nn.Linear(dim, dim)
+        self.heads, inner = heads, dim if head_dim is None else heads * head_dim
+        self.qkv = nn.Linear(dim, 3 * inner)
+        self.proj = nn.Linear(inner, dim)
 
     def forward(
         self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | Packing | None = None

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.positions import grid_positions, interpolate_grid, sincos_2d
@@ -137,3 +139,22 @@ class VisionTransformer(TokenTransformer):
         patch = self.config.patch_size
         if images.shape[2] % patch or images.shape[3] % patch:
             raise UserError(f"Image sides {tuple(images.shape[2:])} must be multiples of the patch size {patch}.")
+
+
+class ClassTokenViT(VisionTransformer):
+    """A vision transformer that answers with one vector, `[batch, channels, height, width] -> [batch, dim]`: what becomes of a
+    learned token, of no position, that stands before the patches (Dosovitskiy et al. 2021; LeWorldModel)."""
+
+    def __init__(self, config: ViTConfig):
+        super().__init__(config)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, config.dim))
+        nn.init.trunc_normal_(self.cls_token, std=0.02)
+
+    def forward(self, images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch dim"]:  # type: ignore[override]
+        self._check(images)
+        features = self.patch_embed(images)
+        grid = (features.shape[2], features.shape[3])
+        patches = features.flatten(2).transpose(1, 2) + interpolate_grid(self.pos_embed[0], self.config.grid, grid)
+        x = torch.cat([self.cls_token.expand(len(images), -1, -1), patches], dim=1)
+        positions = F.pad(grid_positions(grid, images.device), (0, 0, 1, 0), value=-1)  # the token's: outside the grid
+        return self.run(x, positions.expand(len(images), -1, -1)).values[:, 0]

@@ -39,10 +39,10 @@ from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.state import State
 from jepakit.errors import UserError, check_range
 from jepakit.modalities.modality import Modality
+from jepakit.modalities.perception import PretrainedPerception
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.impala import Impala
-from jepakit.nn.mlp import vector_encoder
+from jepakit.nn.impala import observation_encoder
 from jepakit.nn.recurrent_predictor import RecurrentPredictor
 
 
@@ -54,6 +54,9 @@ class PLDMConfig:
     """Width of an embedding, which is the predictor's recurrent state."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Of the stages of the convolutional encoder (EB-JEPA's 16 32 32); for vectors two layers of 8 times the last."""
+    encoder: str | None = None
+    """A run or an exported folder whose frozen encoder of images sees the observations, instead of one that is learned; a
+    layer that is learned makes embeddings of what it sees."""
     variance: float = 16.0
     """Weight of the hinge on the deviation of each dimension."""
     covariance: float = 8.0
@@ -81,14 +84,16 @@ class PLDM(Dynamics):
 
     Config: ClassVar[type] = PLDMConfig
     modality: ClassVar[Modality] = TRAJECTORIES
+    encoder_modalities: ClassVar[tuple[str, ...]] = ("images",)
     data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 8}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128, "weight_decay": 1e-5, "clip": 2.0}
 
-    def __init__(self, config: PLDMConfig, inputs: TrajectoryInputs, seed: int = 0):
-        encoder, width = observation_encoder(config, inputs)
+    def __init__(self, config: PLDMConfig, inputs: TrajectoryInputs, seed: int = 0, encoder: Any = None):
+        """`encoder`: the pretrained one with its `inputs`, where the config names one."""
+        seeing, width = perception(config, inputs, encoder)
         norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
         super().__init__(
-            ObservationEncoder(encoder, nn.Sequential(nn.Linear(width, config.embedding), norm)),
+            ObservationEncoder(seeing, nn.Sequential(nn.Linear(width, config.embedding), norm)),
             RecurrentPredictor(config.embedding, inputs.action),
             Energy(name="l2"),
             history=inputs.history,
@@ -138,11 +143,9 @@ class PLDM(Dynamics):
         return WindowCollator(self.inputs, seed, views)
 
 
-def observation_encoder(config: PLDMConfig, inputs: TrajectoryInputs) -> tuple[nn.Module, int]:
-    """An encoder of single observations, and the width of its output."""
-    if len(inputs.shape) == 1:
-        dim = 8 * config.widths[-1]
-        return vector_encoder(inputs.shape[0], dim), dim
-    channels, height, width = inputs.shape
-    impala = Impala((height, width), channels, config.widths)
-    return impala, impala.output_dim
+def perception(config: PLDMConfig, inputs: TrajectoryInputs, pretrained: Any) -> tuple[nn.Module, int]:
+    """What sees single observations, and the width of its output."""
+    if pretrained is None:
+        return observation_encoder(inputs.shape, config.widths)
+    found = PretrainedPerception(pretrained, inputs)
+    return found, found.output_dim

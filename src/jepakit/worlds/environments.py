@@ -6,7 +6,11 @@ from typing import Any
 
 from jepakit.errors import UserError, did_you_mean, missing_extra, shown
 
-OWN = {"two-rooms": "jepakit/TwoRooms-v0", "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0"}
+OWN = {
+    "two-rooms": "jepakit/TwoRooms-v0",
+    "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0",
+    "two-rooms-flicker": "jepakit/TwoRoomsFlicker-v0",
+}
 
 
 def make_environment(name: str, **options: Any) -> Any:
@@ -33,9 +37,11 @@ def register_own() -> None:
     """Make our environments known to Gymnasium; once is enough, twice does nothing."""
     import gymnasium
 
+    from jepakit.modalities.two_rooms import FLICKER
     from jepakit.worlds.two_rooms_environment import STEPS
 
     place = "jepakit.worlds.two_rooms_environment:TwoRooms"
-    for name, options in ((OWN["two-rooms"], {}), (OWN["two-rooms-fixed"], {"fixed": True})):
+    two_rooms: tuple[dict[str, Any], ...] = ({}, {"fixed": True}, {"flicker": FLICKER})
+    for name, options in zip(OWN.values(), two_rooms, strict=True):
         if name not in gymnasium.registry:
             gymnasium.register(name, entry_point=place, kwargs=options, max_episode_steps=STEPS)

@@ -16,6 +16,8 @@ from jepakit.core.state import State, map_tree, tensors_of
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.worlds.problem import ActionSpace
 
+MOST = 2**26  # numbers of embeddings imagined at once
+
 
 def _ordinary(tensor: Tensor) -> Tensor:
     """Without a graph behind it, and fit for one after it."""
@@ -52,8 +54,8 @@ class LatentProblem:
         skip: environment actions to one step of the model, which takes them in a row as one block; an action of the plan is
             such a block (`problem.space.steps(plan.actions)` takes plans apart).
         cost: squared distance to the goal, "sum" over all imagined steps or at the "last" only.
-        chunk: most rollouts (environments x candidates) at once, which bounds memory; None: all. With gradient each chunk is
-            computed twice, so that memory stays bounded there too.
+        chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
+            have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
         ids, feasible: see `Problem`; `feasible` is given blocks.
 
     Errors: goals, state, scale or actions that do not fit each other; NaN or infinite goals; a deviation of 0.
@@ -79,7 +81,8 @@ class LatentProblem:
         check_choice("cost", cost, ("sum", "last"))
         if chunk is not None:
             check_range("chunk", chunk, 1)
-        self.model, self.reach, self.chunk = model, cost, chunk
+        fit = max(1, MOST // (horizon * goal.shape[1:].numel()))
+        self.model, self.reach, self.chunk = model, cost, fit if chunk is None else min(chunk, fit)
         self.horizon, self.environments = horizon, len(goal)
         self.ids = None if ids is None else list(ids)
         self.constraint = feasible
@@ -117,7 +120,7 @@ class LatentProblem:
         owner = torch.arange(self.environments, device=self.device).repeat_interleave(candidates)
         if self.scale is not None:
             rows = (rows - self.scale[0]) / self.scale[1]
-        if self.chunk is None or len(rows) <= self.chunk:
+        if len(rows) <= self.chunk:
             found = self._imagine(rows, owner)
         else:
             again = torch.is_grad_enabled() and rows.requires_grad
@@ -145,7 +148,7 @@ class LatentProblem:
 
     def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
         """Costs of some rollouts, each of the environment that owns it."""
-        embeddings = self.model.rollout(self.start.index(owner), rows).embeddings
+        embeddings = self.model.rollout(self.start, rows, owner=owner).embeddings
         if self.reach == "last":
             embeddings = embeddings[:, -1:]
         return (embeddings - self.goal[owner][:, None]).square().flatten(1).sum(1)
