@@ -6,7 +6,22 @@ from typing import Any
 
 from jepakit.errors import UserError, did_you_mean, missing_extra, shown
 
-OWN = {"two-rooms": "jepakit/TwoRooms-v0", "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0"}
+OWN = {
+    "two-rooms": "jepakit/TwoRooms-v0",
+    "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0",
+    "pendulum": "jepakit/Pendulum-v0",
+    "pendulum-pixels": "jepakit/PendulumPixels-v0",
+    "reacher": "jepakit/Reacher-v0",
+}
+
+# Of each name: the function or class that makes it, what it is made with, the steps of an episode.
+_MADE: dict[str, tuple[str, dict[str, Any], int]] = {
+    "two-rooms": ("two_rooms_environment:TwoRooms", {}, 200),
+    "two-rooms-fixed": ("two_rooms_environment:TwoRooms", {"fixed": True}, 200),
+    "pendulum": ("pendulum_environment:pendulum", {}, 200),
+    "pendulum-pixels": ("pendulum_environment:pendulum", {"pixels": True}, 200),
+    "reacher": ("reacher_environment:reacher", {}, 50),
+}
 
 
 def make_environment(name: str, **options: Any) -> Any:
@@ -33,9 +48,9 @@ def register_own() -> None:
     """Make our environments known to Gymnasium; once is enough, twice does nothing."""
     import gymnasium
 
-    from jepakit.worlds.two_rooms_environment import STEPS
-
-    place = "jepakit.worlds.two_rooms_environment:TwoRooms"
-    for name, options in ((OWN["two-rooms"], {}), (OWN["two-rooms-fixed"], {"fixed": True})):
-        if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=place, kwargs=options, max_episode_steps=STEPS)
+    for name, (place, options, steps) in _MADE.items():
+        if OWN[name] not in gymnasium.registry:
+            gymnasium.register(
+                OWN[name], entry_point=f"jepakit.worlds.{place}", kwargs=options, max_episode_steps=steps,
+                disable_env_checker=True,
+            )  # fmt: skip
