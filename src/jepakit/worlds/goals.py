@@ -52,8 +52,8 @@ class WithGoal(gymnasium.Wrapper):
         check_range("hold", hold, 1)
         if not isinstance(env.observation_space, gymnasium.spaces.Box):
             raise UserError(
-                f"goal: {type(env.unwrapped).__name__} observes {shown(env.observation_space)}, and models learn from a Box. Wrap "
-                "it first in gymnasium.wrappers.FlattenObservation, or choose a part with FilterObservation."
+                f"goal: {type(env.unwrapped).__name__} observes {shown(env.observation_space)}, and models learn from a Box. "
+                "Wrap it first in gymnasium.wrappers.FlattenObservation, or choose a part with FilterObservation."
             )
         self.near, self.hold = near, hold
         self._draw, self._distance, self._state = goal, distance or straight, state
@@ -94,8 +94,8 @@ class WithGoal(gymnasium.Wrapper):
         seen, state = np.asarray(seen), np.asarray(state, dtype=np.float32)
         if seen.shape != space.shape:
             raise UserError(
-                f"goal: {name} observes {list(space.shape or ())}, the goal is {list(seen.shape)}. A goal is an observation: what "
-                "would be seen once there, at the same resolution."
+                f"goal: {name} observes {list(space.shape or ())}, the goal is {list(seen.shape)}. A goal is an observation: "
+                "what would be seen once there, at the same resolution."
             )
         if not (np.isfinite(seen).all() and np.isfinite(state).all()):
             raise UserError(f"goal: {name} was given a goal with NaN or infinite numbers: {shown(seen.tolist())}.")

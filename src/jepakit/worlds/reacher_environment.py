@@ -26,7 +26,7 @@ class Reacher(ReacherEnv):
         super().__init__(render_mode=render_mode)
         self.observation_space = spaces.Box(-np.inf, np.inf, (8,), np.float32)
 
-    def reset_model(self) -> NDArray[np.float32]:
+    def reset_model(self) -> NDArray:
         """At rest, with joints drawn uniformly."""
         joints = draw_joints(self.np_random)
         self.set_state(np.concatenate([joints, self.init_qpos[2:]]), np.zeros(self.model.nv))
@@ -49,7 +49,7 @@ class Reacher(ReacherEnv):
         turn[0] = (turn[0] + np.pi) % (2 * np.pi) - np.pi
         return np.clip(0.6 * turn - 0.09 * self.data.qvel[:2], -1, 1).astype(np.float32)
 
-    def _get_obs(self) -> NDArray[np.float32]:
+    def _get_obs(self) -> NDArray:
         return observed(self.data.qpos[:2], self.data.qvel[:2])
 
 
