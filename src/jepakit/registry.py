@@ -56,6 +56,8 @@ DATASETS = {
         "jepakit.modalities.trajectories:open_trajectories", "3,000 episodes of a dot in two rooms, 65 x 65 pixels, generated"
     ),
     "two-rooms-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, with one wall and door for all"),
+    "maze": Entry("jepakit.modalities.trajectories:open_trajectories", "3,000 episodes in mazes of four rooms, generated"),
+    "maze-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, in one maze"),
     "mutag": Entry(
         "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
     ),

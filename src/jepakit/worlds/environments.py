@@ -9,6 +9,9 @@ from jepakit.errors import UserError, did_you_mean, missing_extra, shown
 OWN = {
     "two-rooms": "jepakit/TwoRooms-v0",
     "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0",
+    "maze": "jepakit/Maze-v0",
+    "maze-fixed": "jepakit/MazeFixed-v0",
+    "point-maze": "jepakit/PointMaze-v0",
     "pendulum": "jepakit/Pendulum-v0",
     "pendulum-pixels": "jepakit/PendulumPixels-v0",
     "reacher": "jepakit/Reacher-v0",
@@ -18,6 +21,9 @@ OWN = {
 _MADE: dict[str, tuple[str, dict[str, Any], int]] = {
     "two-rooms": ("two_rooms_environment:TwoRooms", {}, 200),
     "two-rooms-fixed": ("two_rooms_environment:TwoRooms", {"fixed": True}, 200),
+    "maze": ("maze_environment:MazeEnvironment", {}, 200),
+    "maze-fixed": ("maze_environment:MazeEnvironment", {"layout": 0}, 200),
+    "point-maze": ("maze_environment:MazeEnvironment", {"layout": 0, "pixels": False, "inertia": 0.8}, 200),
     "pendulum": ("pendulum_environment:pendulum", {}, 200),
     "pendulum-pixels": ("pendulum_environment:pendulum", {"pixels": True}, 200),
     "reacher": ("reacher_environment:reacher", {}, 50),

@@ -6,6 +6,8 @@ changes. Here the arm alone is observed, and the goal is the arm as it would sta
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.mujoco.reacher_v5 import ReacherEnv
@@ -16,11 +18,16 @@ from jepakit.worlds.goals import WithGoal
 NEAR = 0.02  # metres between the fingertips; the arm reaches .21
 HOLD = 5  # steps, .1 s: for so long it must have been near
 LINKS = (0.1, 0.11)  # metres (reacher.xml)
+STRENGTH = 0.2  # of the motors of Reacher-v5, whose full torque speeds an arm up by 200 rad/s within a second
 BEND = 2.8  # rad to which the elbow is bent at most at start and goal; its limit is 3
 
 
 class Reacher(ReacherEnv):
-    """Observations (cos, cos, sin, sin of shoulder and elbow, their velocities in rad/s, x, y of the fingertip in m)."""
+    """Observations (cos, cos, sin, sin of shoulder and elbow, their velocities in rad/s, x, y of the fingertip in m).
+
+    Actions are torques of shoulder and elbow, from -1 to 1, of which a fifth of Gymnasium's is made: random ones then move the
+    arm as fast as is of use.
+    """
 
     def __init__(self, render_mode: str | None = None):
         super().__init__(render_mode=render_mode)
@@ -39,15 +46,15 @@ class Reacher(ReacherEnv):
         position = np.concatenate([self.data.qpos[:2], fingertip(joints)])
         self.set_state(position, self.data.qvel.copy())
 
-    def heuristic_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Torques of a tenth of the most: the arm swings and stays within speeds that are of use."""
-        return rng.uniform(-0.1, 0.1, 2).astype(np.float32)
+    def step(self, action: NDArray) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = super().step(STRENGTH * np.clip(action, -1, 1))
+        return observation, float(reward), terminated, truncated, info
 
     def oracle_action(self) -> NDArray[np.float32]:
         """A spring and a damper on each joint; the shoulder takes the shorter way."""
         turn = self.joints - self.data.qpos[:2]
         turn[0] = (turn[0] + np.pi) % (2 * np.pi) - np.pi
-        return np.clip(0.6 * turn - 0.09 * self.data.qvel[:2], -1, 1).astype(np.float32)
+        return np.clip(3 * turn - 0.45 * self.data.qvel[:2], -1, 1).astype(np.float32)
 
     def _get_obs(self) -> NDArray:
         return observed(self.data.qpos[:2], self.data.qvel[:2])
