@@ -117,10 +117,23 @@ class Maze:
             along, across = (height, width) if wall < config.upright else (width, height)
             at, start = (column, row) if wall < config.upright else (row, column)
             near, far = LOW + at * across - THICKNESS / 2, LOW + at * across + THICKNESS / 2
-            low, high = np.clip([LOW + start * along - THICKNESS / 2, LOW + (start + 1) * along + THICKNESS / 2], LOW, HIGH)
+            # Beyond the outer walls, along whose line dots slide.
+            low, high = LOW + start * along - THICKNESS / 2, LOW + (start + 1) * along + THICKNESS / 2
             for begin, end in ((low, before), (after, high)):
                 found.append((near, far, begin, end) if wall < config.upright else (begin, end, near, far))
         return found
+
+    @cached_property
+    def drawn(self) -> UInt8[np.ndarray, "worlds 65 65"]:
+        """The walls as a picture: 255 where one stands."""
+        grid = np.arange(SIDE, dtype=np.float32)
+        outer, within = (grid == LOW) | (grid == HIGH), (grid >= LOW) & (grid <= HIGH)
+        solid = np.broadcast_to(outer[:, None] | outer[None, :], (len(self), SIDE, SIDE)).copy()
+        for wall in self.walls:
+            left, right, low, high = (np.broadcast_to(bound, len(self))[:, None] for bound in wall)
+            rows, columns = (within & (grid >= start) & (grid <= end) for start, end in ((low, high), (left, right)))
+            solid |= rows[:, :, None] & columns[:, None, :]
+        return np.uint8(255) * solid
 
     @cached_property
     def steps(self) -> Int[np.ndarray, "worlds rooms rooms"]:
@@ -234,13 +247,7 @@ def picture(
     maze: Maze, places: Points, draws: Draws | None = None
 ) -> UInt8[np.ndarray, "worlds 2 65 65"]:
     """The dots and the walls, as pixels; one maze serves all the places. draws: the streams of the flicker."""
-    grid = np.arange(SIDE, dtype=np.float32)
-    outer = (grid == LOW) | (grid == HIGH)
-    solid = np.broadcast_to(outer[:, None] | outer[None, :], (len(maze), SIDE, SIDE)).copy()
-    for left, right, low, high in maze.walls:
-        left, right, low, high = (np.broadcast_to(bound, len(maze))[:, None] for bound in (left, right, low, high))
-        solid |= ((grid >= low) & (grid <= high))[:, :, None] & ((grid >= left) & (grid <= right))[:, None, :]
     seen = np.empty((len(places), 2, SIDE, SIDE), dtype=np.uint8)
     seen[:, 0] = dots(places, maze.config.dot, maze.config.brightness)
-    seen[:, 1] = np.uint8(255) * solid
+    seen[:, 1] = maze.drawn
     return flickered(seen, maze.config.flicker, draws)

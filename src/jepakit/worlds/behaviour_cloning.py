@@ -39,9 +39,10 @@ class BehaviourCloningConfig:
     """Of AdamW, decaying to 0 along a cosine."""
 
     def __post_init__(self) -> None:
-        for name in ("reach", "steps", "batch_size", *("hidden" for _ in self.hidden)):
-            values = getattr(self, name)
-            check_range(name, min(values) if isinstance(values, tuple) else values, 1)
+        for name in ("reach", "steps", "batch_size"):
+            check_range(name, getattr(self, name), 1)
+        for width in self.hidden:
+            check_range("hidden", width, 1)
         check_range("lr", self.lr, 0)
 
 
@@ -65,7 +66,10 @@ class BehaviourCloning:
 
     @torch.no_grad()
     def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
-        seen = [_plain(self.inputs, torch.from_numpy(np.stack(given))) for given in (observations, [i["goal"] for i in infos])]
+        if any("goal" not in info for info in infos):
+            raise UserError("Behaviour cloning follows info['goal'], which this environment does not give: see worlds.goals.")
+        given = (observations, [info["goal"] for info in infos])
+        seen = [_plain(self.inputs, torch.from_numpy(np.stack(each))) for each in given]
         chosen = self.network(torch.cat(seen, 1)) * self.std + self.mean
         return np.clip(chosen.numpy(), self.low, self.high).astype(np.float32)
 

@@ -26,7 +26,7 @@ _MADE: dict[str, tuple[str, dict[str, Any], int]] = {
     "point-maze": ("maze_environment:MazeEnvironment", {"layout": 0, "pixels": False, "inertia": 0.8}, 200),
     "pendulum": ("pendulum_environment:pendulum", {}, 200),
     "pendulum-pixels": ("pendulum_environment:pendulum", {"pixels": True}, 200),
-    "reacher": ("reacher_environment:reacher", {}, 50),
+    "reacher": ("reacher_environment:reacher", {}, 100),
 }
 
 
