@@ -15,6 +15,7 @@ OWN = {
     "pendulum": "jepakit/Pendulum-v0",
     "pendulum-pixels": "jepakit/PendulumPixels-v0",
     "reacher": "jepakit/Reacher-v0",
+    "push-t": "jepakit/PushT-v0",
 }
 
 # Of each name: the function or class that makes it, what it is made with, the steps of an episode.
@@ -27,6 +28,7 @@ _MADE: dict[str, tuple[str, dict[str, Any], int]] = {
     "pendulum": ("pendulum_environment:pendulum", {}, 200),
     "pendulum-pixels": ("pendulum_environment:pendulum", {"pixels": True}, 200),
     "reacher": ("reacher_environment:reacher", {}, 100),
+    "push-t": ("push_t_environment:push_t", {}, 60),
 }
 
 
