@@ -16,6 +16,8 @@ OWN = {
     "pendulum-pixels": "jepakit/PendulumPixels-v0",
     "reacher": "jepakit/Reacher-v0",
     "push-t": "jepakit/PushT-v0",
+    "minigrid": "jepakit/MinigridEmpty-v0",
+    "minigrid-four-rooms": "jepakit/MinigridFourRooms-v0",
 }
 
 # Of each name: the function or class that makes it, what it is made with, the steps of an episode.
@@ -29,6 +31,8 @@ _MADE: dict[str, tuple[str, dict[str, Any], int]] = {
     "pendulum-pixels": ("pendulum_environment:pendulum", {"pixels": True}, 200),
     "reacher": ("reacher_environment:reacher", {}, 100),
     "push-t": ("push_t_environment:push_t", {}, 60),
+    "minigrid": ("minigrid_environment:minigrid", {}, 50),
+    "minigrid-four-rooms": ("minigrid_environment:minigrid", {"rooms": 4}, 100),
 }
 
 

@@ -53,7 +53,7 @@ class PushT(PushTEnv):
         return observation, float(reward), False, truncated, info
 
     def heuristic_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """Towards the block, past its middle, or now and then anywhere: it pushes and turns the block in half of the steps."""
+        """Towards the block, past its middle, or now and then anywhere: it moves the block in two of five steps."""
         if self._aim is None or rng.random() < 0.15:
             near_block = np.array(self.block.position) + rng.normal(0, 40, 2)
             self._aim = near_block if rng.random() < 0.75 else rng.uniform(50, SIDE - 50, 2)
