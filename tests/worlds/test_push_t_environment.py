@@ -50,6 +50,6 @@ def test_the_heuristic_pushes():
 def test_distance_counts_places_and_angle():
     goal = np.array([100, 100, 200, 200, 1, 0.0])
     assert apart(goal, goal) == 0
-    assert apart(goal + [12, 0, 16, 0, 0, 0], goal) == pytest.approx(1)
+    assert apart(goal + np.array([12, 0, 16, 0, 0, 0]), goal) == pytest.approx(1)
     turned = np.array([100, 100, 200, 200, np.cos(np.pi / 9), -np.sin(np.pi / 9)])
     assert apart(turned, goal) == pytest.approx(1)
