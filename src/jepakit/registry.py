@@ -62,6 +62,8 @@ DATASETS = {
     "two-rooms-flicker": Entry(
         "jepakit.modalities.trajectories:open_trajectories", "two-rooms before a background that nobody can predict"
     ),
+    "maze": Entry("jepakit.modalities.trajectories:open_trajectories", "3,000 episodes in mazes of four rooms, generated"),
+    "maze-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, in one maze"),
     "mutag": Entry(
         "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
     ),

@@ -113,8 +113,31 @@ def test_environments_that_do_not_fit_the_model_are_named():
         def step(self, action):
             raise AssertionError
 
-    with pytest.raises(UserError, match=r"\[2\].*\[3\]"):
+    class Broken(Plane):
+        def reset(self, **options):
+            place, info = super().reset(**options)
+            return place * np.nan, info
+
+    class Elsewhere(Plane):
+        def _info(self):
+            return {**super()._info(), "goal": np.zeros(5, dtype=np.float32)}
+
+    class Driven(Plane):
+        action_space = spaces.Box(-LIMIT, LIMIT, (3,), np.float32)
+
+    class Chosen(Plane):
+        action_space = spaces.Discrete(4)
+
+    with pytest.raises(UserError, match=r"\[2\].*\[3\].*resize"):
         run_episodes(Wider, policy(), 1)
+    with pytest.raises(UserError, match=r"observations with NaN"):
+        run_episodes(Broken, policy(), 1)
+    with pytest.raises(UserError, match=r"goals of \[5\]"):
+        run_episodes(Elsewhere, policy(), 1)
+    with pytest.raises(UserError, match=r"2 numbers together.*3 each"):
+        run_episodes(Driven, policy(), 1)
+    with pytest.raises(UserError, match=r"Box.*tree search"):
+        run_episodes(Chosen, policy(), 1)
     with pytest.raises(UserError, match="goal"):
         run_episodes(Aimless, policy(), 1)
 

@@ -22,6 +22,8 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from jepakit.errors import UserError, check_range
+from jepakit.modalities.maze import MazeConfig
+from jepakit.modalities.maze_episodes import maze_episodes
 from jepakit.modalities.modality import Companion, Inputs, Modality, check_scale
 from jepakit.modalities.pendulum import pendulum_episodes
 from jepakit.modalities.pixels import unit
@@ -30,7 +32,8 @@ from jepakit.modalities.trajectory_files import Episodes, join_episodes, read_ep
 from jepakit.modalities.trajectory_statistics import scales
 from jepakit.modalities.two_rooms import TWO_ROOMS, two_rooms_episodes
 
-BUILT_IN = ("pendulum", "pendulum-pixels", *TWO_ROOMS)
+MAZES = {"maze": MazeConfig(), "maze-fixed": MazeConfig(layout=0)}
+BUILT_IN = ("pendulum", "pendulum-pixels", *TWO_ROOMS, *MAZES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +42,7 @@ class TrajectoryDataConfig:
 
     data: str
     """An episode store, an .npz file, a folder of them, an HDF5 file (D4RL, robomimic), a Minari or LeRobot data set, or a
-    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed, two-rooms-flicker."""
+    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed, two-rooms-flicker, maze, maze-fixed."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None
@@ -259,6 +262,8 @@ def read_trajectories(config: TrajectoryDataConfig, source: object | None = None
         raise UserError(f"Trajectories from Python must be a list of dicts of arrays; got {type(source).__name__}.")
     if config.data in TWO_ROOMS:
         return two_rooms_episodes(TWO_ROOMS[config.data]), config.data
+    if config.data in MAZES:
+        return maze_episodes(MAZES[config.data]), config.data
     if config.data in BUILT_IN:
         return pendulum_episodes(pixels=config.data == "pendulum-pixels"), config.data
     return read_episodes(config.data, config.observation)

@@ -13,25 +13,31 @@ the dot, the width of the door.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 
-from jepakit.errors import UserError, check_range
+from jepakit.errors import check_range
 from jepakit.modalities.trajectory_files import Episodes
+from jepakit.modalities.walls import (
+    HIGH,
+    LOW,
+    MOST,
+    SIDE,
+    THICKNESS,
+    DrawnFrames,
+    Points,
+    dots,
+    flickered,
+    shortened,
+    stopped_move,
+)
 from jepakit.randomness import Draws
 
-SIDE = 65  # pixels
-LOW, HIGH = 4.0, 60.0  # where the outer walls stand
 WALLS, DOORS = (20, 44), (10, 54)  # where the inner wall and its door may be
-THICKNESS = 3.0  # of the inner wall
-MOST = 2.45  # pixels of a move (EB-JEPA's planner)
 FLICKER = 0.5  # of full brightness, in the world called two-rooms-flicker
-GAP = 1e-3  # pixels that a stopped dot stays before a wall
-
-Points = Float[np.ndarray, "worlds 2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,31 +106,8 @@ def draw_places(rooms: Rooms, draws: Draws, left: Bool[np.ndarray, "worlds"] | N
 
 def move(rooms: Rooms, places: Points, actions: Points, door: float = 4.0) -> Points:
     """Where the dots are after `actions` (dx, dy): as far along the way as no wall is met."""
-    goal = np.clip(places + actions, LOW, HIGH)  # the outer walls: the dot slides along them
-    way = goal - places
-    free = np.ones(len(places))
     near, far = rooms.wall - THICKNESS / 2, rooms.wall + THICKNESS / 2
-    for low, high in ((np.full(len(rooms), -np.inf), rooms.door - door), (rooms.door + door, np.full(len(rooms), np.inf))):
-        free = np.minimum(free, _entry(places, way, near, far, low, high))
-    length = np.hypot(way[:, 0], way[:, 1])
-    stopped = free < 1
-    free = np.where(stopped, np.maximum(free - GAP / np.maximum(length, GAP), 0), 1.0)
-    return places + free[:, None] * way
-
-
-def _entry(places: Points, way: Points, left: NDArray, right: NDArray, low: NDArray, high: NDArray) -> NDArray[np.float64]:
-    """The share of each way after which a rectangle is entered; infinite where it never is."""
-    enters, leaves = np.full(len(places), -np.inf), np.full(len(places), np.inf)
-    inside = np.ones(len(places), dtype=bool)
-    for axis, (first, last) in enumerate(((left, right), (low, high))):
-        start, step = places[:, axis], way[:, axis]
-        still = np.abs(step) < 1e-12
-        with np.errstate(divide="ignore", invalid="ignore"):
-            one, other = (first - start) / step, (last - start) / step
-        enters = np.where(still, enters, np.maximum(enters, np.minimum(one, other)))
-        leaves = np.where(still, leaves, np.minimum(leaves, np.maximum(one, other)))
-        inside &= ~still | ((start > first) & (start < last))
-    return np.where(inside & (enters < leaves) & (enters >= 0) & (enters <= 1), enters, np.inf)
+    return stopped_move(places, actions, [(near, far, -np.inf, rooms.door - door), (near, far, rooms.door + door, np.inf)])
 
 
 def in_left_room(rooms: Rooms, places: Points) -> Bool[np.ndarray, "worlds"]:
@@ -141,20 +124,13 @@ def picture(
     """
     config = config or TwoRoomsConfig()
     grid = np.arange(SIDE, dtype=np.float32)
-    x, y = (np.exp(-((grid - places[:, [axis]].astype(np.float32)) ** 2) / (2 * config.dot**2)) for axis in (0, 1))
     seen = np.empty((len(places), 2, SIDE, SIDE), dtype=np.uint8)
-    seen[:, 0] = (255 * config.brightness * y[:, :, None]) * x[:, None, :]
+    seen[:, 0] = dots(places, config.dot, config.brightness)
     solid = (np.abs(grid - rooms.wall[:, None]) <= THICKNESS / 2)[:, None, :]
     closed = (np.abs(grid - rooms.door[:, None]) > config.door)[:, :, None]
     outer = (grid == LOW) | (grid == HIGH)
     seen[:, 1] = np.uint8(255) * ((solid & closed) | outer[:, None] | outer[None, :])
-    if config.flicker:
-        if draws is None:
-            raise UserError("picture: a flickering background needs draws, a stream for each picture.")
-        patches = 255 * config.flicker * draws.uniform(2, 9, 9)
-        noise = patches.astype(np.uint8).repeat(8, axis=2).repeat(8, axis=3)[:, :, :SIDE, :SIDE]
-        np.maximum(seen, noise, out=seen)
-    return seen
+    return flickered(seen, config.flicker, draws)
 
 
 def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tuple[Rooms, NDArray, NDArray]:
@@ -204,32 +180,7 @@ def guide(rooms: Rooms, places: Points, goals: Points, most: float = MOST) -> Po
     through = np.stack([np.sign(goals[:, 0] - places[:, 0]) * most, np.zeros(len(places))], axis=1)
     chosen = np.where(across[:, None], out, straight)
     chosen = np.where((inside & (np.abs(places[:, 1] - rooms.door) < 4))[:, None], through, chosen)
-    length = np.maximum(np.hypot(chosen[:, 0], chosen[:, 1]), 1e-9)
-    return chosen * np.minimum(1.0, most / length)[:, None]
-
-
-class DrawnFrames:
-    """The pictures of all steps of all episodes, `[steps, 2, 65, 65]`, each drawn when it is asked for: kept, they would take
-    8 kB a step."""
-
-    dtype = np.dtype(np.uint8)
-    ndim = 4
-
-    def __init__(self, rooms: Rooms, places: NDArray, config: TwoRoomsConfig, seed: int):
-        self._rooms, self._places, self._config, self._seed = rooms, places, config, seed
-        self.shape = (places.shape[0] * places.shape[1], 2, SIDE, SIDE)
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, steps: Any) -> UInt8[np.ndarray, "*chosen 2 65 65"]:
-        chosen = np.arange(len(self))[steps]
-        flat = np.atleast_1d(chosen)
-        episode, step = np.divmod(flat, self._places.shape[1])
-        rooms = self._rooms[episode[:1]] if (episode == episode[0]).all() else self._rooms[episode]
-        draws = Draws(self._seed, "flicker", 0, flat) if self._config.flicker else None
-        drawn = picture(rooms, self._places[episode, step], self._config, draws)
-        return drawn if np.ndim(chosen) else drawn[0]
+    return shortened(chosen, most)
 
 
 def two_rooms_episodes(
@@ -240,7 +191,8 @@ def two_rooms_episodes(
     rooms, places, actions = wander(config, seed, episodes, steps)
     walls = np.stack([rooms.wall, rooms.door], axis=1)[:, None].repeat(steps, axis=1)
     states = np.concatenate([places, walls], axis=2).reshape(-1, 4).astype(np.float32)
+    frames = DrawnFrames(partial(picture, config=config), rooms, places, config.flicker, seed)
     return Episodes(
-        DrawnFrames(rooms, places, config, seed), actions.reshape(-1, 2).astype(np.float32), states,
+        frames, actions.reshape(-1, 2).astype(np.float32), states,
         np.arange(episodes + 1) * steps,
     )  # fmt: skip

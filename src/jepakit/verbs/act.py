@@ -19,6 +19,7 @@ from jepakit.files import write_json
 from jepakit.interop.pretrained import load_run_system
 from jepakit.training.device import choose_device
 from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.pretrain import open_data
 from jepakit.verbs.recordings import write_recordings
 from jepakit.worlds.acting import (
     OraclePolicy,
@@ -30,6 +31,7 @@ from jepakit.worlds.acting import (
     episode_seeds,
     run_episodes,
 )
+from jepakit.worlds.behaviour_cloning import clone
 from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import PLANNERS, make_planner
 from jepakit.worlds.recording import Recorder
@@ -49,6 +51,7 @@ def act(
     population: int | None = None,
     elites: int | None = None,
     iterations: int | None = None,
+    behaviour_cloning: bool = False,
     together: int = 25,
     seed: int = 0,
     record: int = 3,
@@ -70,6 +73,7 @@ def act(
         population: candidates of an iteration; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.
+        behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
         record: episodes of each policy that are kept for the report (animations, states, plans); 0: none.
@@ -93,6 +97,8 @@ def act(
     )  # fmt: skip
     make: Callable[[], Any] = partial(make_environment, env)
     policies: dict[str, Policy] = {planner: planning, "random": RandomPolicy()}
+    if behaviour_cloning:
+        policies["behaviour cloning"] = clone(open_data(config).train, system.inputs, seed=config.training.seed)
     if hasattr(make().unwrapped, "oracle_action"):
         policies["oracle"] = OraclePolicy()
     rows = {}

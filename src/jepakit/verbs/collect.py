@@ -152,6 +152,11 @@ class _World:
                 f"{_called(self.env)} gives observations of shape {list(seen.shape)}, its space says {list(space.shape)}. "
                 "Mend the environment's observation_space."
             )
+        if not np.isfinite(seen).all():
+            raise UserError(
+                f"{_called(self.env)} gave an observation with NaN or infinite numbers, which nothing can be learned from. "
+                "Mend the environment, or end its episodes before it breaks down. The episodes before this one are kept."
+            )
         self.episode.observations.append(seen)
         if "state" in info:
             self.episode.states.append(np.array(info["state"]))

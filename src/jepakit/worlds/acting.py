@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.errors import UserError, check_range
+from jepakit.errors import UserError, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
 from jepakit.worlds.latent_problem import LatentProblem
@@ -109,6 +109,11 @@ class PlanningPolicy:
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
         self.limits = self.space or ActionSpace.of(environments[0].action_space)
+        if self.limits.size * self.frame_skip != self.inputs.action:
+            raise UserError(
+                f"The model was trained on blocks of {self.frame_skip} actions, {self.inputs.action} numbers together; the "
+                f"environment's actions have {self.limits.size} each. Act in the environment it was trained for."
+            )
         self.ids = [int(seed) for seed in seeds]
         self.goal: Tensor | None = None
         self.warm: Tensor | None = None
@@ -151,16 +156,22 @@ class PlanningPolicy:
                 "This environment gives no goal: info['goal'], an observation, is what the plans are to reach. Wrap it so that "
                 "reset and step put one there."
             )
-        goal = self._normalised([info["goal"] for info in infos])[:, None]
+        goal = self._normalised([info["goal"] for info in infos], "goals")[:, None]
         none = torch.zeros(len(infos), 0, self.inputs.action, device=self.device)
         return self.model.embedding(self.model.observe({"inputs": goal, "actions": none}))
 
-    def _normalised(self, observations: Sequence[NDArray]) -> Tensor:
+    def _normalised(self, observations: Sequence[NDArray], what: str = "observations") -> Tensor:
         stacked = torch.from_numpy(np.stack(observations))
         if tuple(stacked.shape[1:]) != self.inputs.shape:
             raise UserError(
-                f"The model was trained on observations of shape {list(self.inputs.shape)}, the environment gives "
-                f"{list(stacked.shape[1:])}. Act in the environment it was trained for, or resize."
+                f"The model was trained on observations of shape {list(self.inputs.shape)}, the environment gives {what} of "
+                f"{list(stacked.shape[1:])}. Act in the environment it was trained for, or resize what it gives "
+                "(gymnasium.wrappers.ResizeObservation; a goal is an observation and must be resized too)."
+            )
+        if not bool(stacked.isfinite().all()):
+            raise UserError(
+                f"The environment gives {what} with NaN or infinite numbers: {shown(stacked[~stacked.isfinite()].tolist())}. "
+                "Mend the environment, or end the episode before it breaks down."
             )
         return self.inputs.normalise(stacked).to(self.device)
 

@@ -5,11 +5,37 @@ from __future__ import annotations
 from typing import Any
 
 from jepakit.errors import UserError, did_you_mean, missing_extra, shown
+from jepakit.modalities.two_rooms import FLICKER
 
 OWN = {
     "two-rooms": "jepakit/TwoRooms-v0",
     "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0",
     "two-rooms-flicker": "jepakit/TwoRoomsFlicker-v0",
+    "maze": "jepakit/Maze-v0",
+    "maze-fixed": "jepakit/MazeFixed-v0",
+    "point-maze": "jepakit/PointMaze-v0",
+    "pendulum": "jepakit/Pendulum-v0",
+    "pendulum-pixels": "jepakit/PendulumPixels-v0",
+    "reacher": "jepakit/Reacher-v0",
+    "push-t": "jepakit/PushT-v0",
+    "minigrid": "jepakit/MinigridEmpty-v0",
+    "minigrid-four-rooms": "jepakit/MinigridFourRooms-v0",
+}
+
+# Of each name: the function or class that makes it, what it is made with, the steps of an episode.
+_MADE: dict[str, tuple[str, dict[str, Any], int]] = {
+    "two-rooms": ("two_rooms_environment:TwoRooms", {}, 200),
+    "two-rooms-fixed": ("two_rooms_environment:TwoRooms", {"fixed": True}, 200),
+    "two-rooms-flicker": ("two_rooms_environment:TwoRooms", {"flicker": FLICKER}, 200),
+    "maze": ("maze_environment:MazeEnvironment", {}, 200),
+    "maze-fixed": ("maze_environment:MazeEnvironment", {"layout": 0}, 200),
+    "point-maze": ("maze_environment:MazeEnvironment", {"layout": 0, "pixels": False, "inertia": 0.8}, 200),
+    "pendulum": ("pendulum_environment:pendulum", {}, 200),
+    "pendulum-pixels": ("pendulum_environment:pendulum", {"pixels": True}, 200),
+    "reacher": ("reacher_environment:reacher", {}, 100),
+    "push-t": ("push_t_environment:push_t", {}, 60),
+    "minigrid": ("minigrid_environment:minigrid", {}, 50),
+    "minigrid-four-rooms": ("minigrid_environment:minigrid", {"rooms": 4}, 100),
 }
 
 
@@ -37,11 +63,9 @@ def register_own() -> None:
     """Make our environments known to Gymnasium; once is enough, twice does nothing."""
     import gymnasium
 
-    from jepakit.modalities.two_rooms import FLICKER
-    from jepakit.worlds.two_rooms_environment import STEPS
-
-    place = "jepakit.worlds.two_rooms_environment:TwoRooms"
-    two_rooms: tuple[dict[str, Any], ...] = ({}, {"fixed": True}, {"flicker": FLICKER})
-    for name, options in zip(OWN.values(), two_rooms, strict=True):
-        if name not in gymnasium.registry:
-            gymnasium.register(name, entry_point=place, kwargs=options, max_episode_steps=STEPS)
+    for name, (place, options, steps) in _MADE.items():
+        if OWN[name] not in gymnasium.registry:
+            gymnasium.register(
+                OWN[name], entry_point=f"jepakit.worlds.{place}", kwargs=options, max_episode_steps=steps,
+                disable_env_checker=True,
+            )  # fmt: skip

@@ -1,0 +1,143 @@
+"""Behaviour cloning towards goals: a policy that copies recorded actions, from the data that a world model learns from.
+
+From an episode two steps are drawn, and the network is shown the observation of the first and, as the goal, that of the
+second: what was done at the first is an action that led there (hindsight, Ghosh et al., 2021, arXiv 1912.06088). No world
+model, no planning: what a world model has to beat to be worth its while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jepakit.errors import UserError, check_range
+from jepakit.modalities.trajectories import TrajectoryInputs, WindowDataset
+from jepakit.randomness import derive_seed
+from jepakit.worlds.acting import Information
+
+
+@dataclass(frozen=True, kw_only=True)
+class BehaviourCloningConfig:
+    """The network, and how it is trained."""
+
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of its hidden layers."""
+    reach: int = 50
+    """A goal is at most so many steps ahead, drawn uniformly within the episode."""
+    steps: int = 3000
+    """Updates."""
+    batch_size: int = 256
+    lr: float = 1e-3
+    """Of AdamW, decaying to 0 along a cosine."""
+
+    def __post_init__(self) -> None:
+        for name in ("reach", "steps", "batch_size"):
+            check_range(name, getattr(self, name), 1)
+        for width in self.hidden:
+            check_range("hidden", width, 1)
+        check_range("lr", self.lr, 0)
+
+
+class BehaviourCloning:
+    """A `Policy` from observation and goal; pictures are seen as `TrajectoryInputs.plain` gives them.
+
+    Actions are predicted in deviations of the data's and given in raw units, cut to the environment's bounds.
+    """
+
+    def __init__(self, network: nn.Module, inputs: TrajectoryInputs, mean: Tensor, std: Tensor):
+        self.network, self.inputs, self.mean, self.std = network.eval(), inputs, mean, std
+
+    def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
+        space = environments[0].action_space
+        if getattr(space, "shape", None) != (len(self.mean),):
+            raise UserError(
+                f"The recorded actions have {len(self.mean)} numbers, the environment takes {space}. Act in the environment "
+                "that the episodes come from."
+            )
+        self.low, self.high = space.low, space.high
+
+    @torch.no_grad()
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+        if any("goal" not in info for info in infos):
+            raise UserError("Behaviour cloning follows info['goal'], which this environment does not give: see worlds.goals.")
+        given = (observations, [info["goal"] for info in infos])
+        seen = [_plain(self.inputs, torch.from_numpy(np.stack(each))) for each in given]
+        chosen = self.network(torch.cat(seen, 1)) * self.std + self.mean
+        return np.clip(chosen.numpy(), self.low, self.high).astype(np.float32)
+
+
+def clone(
+    windows: WindowDataset, inputs: TrajectoryInputs, config: BehaviourCloningConfig | None = None, seed: int = 0
+) -> BehaviourCloning:
+    """Train on the episodes that these windows come from, a function of the seed.
+
+    Args:
+        windows: the training windows of a world model: of their episodes every step is used.
+        inputs: what the world model expects: how observations are normalised.
+
+    Errors: episodes of a single step.
+    """
+    config = config or BehaviourCloningConfig()
+    episodes = windows.episodes
+    owners = np.unique(np.searchsorted(episodes.starts, windows.begins, side="right") - 1)
+    first, last = episodes.starts[owners], episodes.starts[owners + 1] - 1  # of each episode; at the last nothing was done
+    count = last - first
+    if not (count > 0).any():
+        raise UserError("Behaviour cloning needs episodes of at least two observations: there is no action to copy.")
+    base = np.repeat(first, count) + np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count)
+    end = np.repeat(last, count)
+    actions = torch.from_numpy(episodes.single("actions", base))
+    mean, std = actions.mean(0), actions.std(0, unbiased=False).clamp_min(1e-3)
+    rng = np.random.default_rng(derive_seed(seed, "behaviour cloning"))
+    observe = _Plains(windows, inputs)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "behaviour cloning network"))
+        network = _network(2 * observe.width, config.hidden, len(mean))
+    optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
+    for _ in range(config.steps):
+        row = rng.integers(len(base), size=config.batch_size)
+        ahead = 1 + rng.integers(np.minimum(config.reach, end[row] - base[row]))
+        shown = torch.cat([observe(base[row]), observe(base[row] + ahead)], 1)
+        loss = F.mse_loss(network(shown), (actions[row] - mean) / std)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return BehaviourCloning(network, inputs, mean, std)
+
+
+class _Plains:
+    """Plain features of steps; of vectors those of all steps are made at once."""
+
+    def __init__(self, windows: WindowDataset, inputs: TrajectoryInputs):
+        self.episodes, self.inputs, self.kept = windows.episodes, inputs, None
+        if len(inputs.shape) == 1:
+            self.kept = self._read(np.arange(len(windows.episodes.observations)))
+        self.width = self(windows.begins[:1]).shape[1]
+
+    def __call__(self, steps: Int[np.ndarray, "n"]) -> Float[Tensor, "n features"]:
+        return self._read(steps) if self.kept is None else self.kept[torch.from_numpy(steps)]
+
+    def _read(self, steps: NDArray) -> Tensor:
+        return _plain(self.inputs, torch.from_numpy(self.episodes.observed(steps)))
+
+
+def _plain(inputs: TrajectoryInputs, observations: Tensor) -> Float[Tensor, "n features"]:
+    return inputs.plain([{"observations": one[None]} for one in observations])
+
+
+def _network(width: int, hidden: Sequence[int], out: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for size in hidden:
+        layers += [nn.Linear(width, size), nn.GELU()]
+        width = size
+    return nn.Sequential(*layers, nn.Linear(width, out))
