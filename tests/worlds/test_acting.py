@@ -1,5 +1,7 @@
 """Acting: episodes do not depend on their neighbours, and a policy that plans in a right model reaches its goals."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -147,3 +149,33 @@ def test_options_are_checked():
         PlanningConfig(horizon=3, replan=4)
     with pytest.raises(UserError, match="episodes"):
         run_episodes(Plane, RandomPolicy(), 0)
+
+
+class Noting:
+    """Remembers what it was asked for, and plans to stay."""
+
+    def __init__(self):
+        self.horizons, self.warm, self.spaces = [], [], []
+
+    def __call__(self, problem, warm=None, step=0):
+        self.horizons.append(problem.horizon)
+        self.warm.append(None if warm is None else tuple(warm.shape))
+        self.spaces.append(problem.space)
+        return make_planner("cem", population=12, elites=10, iterations=1)(problem, warm, step=step)
+
+
+def test_no_plan_reaches_past_the_end_and_each_begins_with_what_was_good():
+    class Told(Plane):
+        spec = SimpleNamespace(max_episode_steps=12)
+
+    planning, noting = policy(horizon=6, replan=4, deviations=0.5), Noting()
+    planning.planner = noting
+    run_episodes(Told, planning, 1)
+    assert noting.horizons == [6, 6, 4]
+    assert noting.warm == [None, (1, 9, 6, 2), (1, 9, 4, 2)]
+    torch.testing.assert_close(noting.spaces[0].high, torch.full((2,), 0.15))
+    wide = policy(horizon=6, replan=4, deviations=None)
+    wide.planner = noting
+    run_episodes(Plane, wide, 1)
+    assert noting.horizons[3:] == [6, 6, 6]
+    torch.testing.assert_close(noting.spaces[-1].high, torch.full((2,), LIMIT))

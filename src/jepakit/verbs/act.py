@@ -17,7 +17,7 @@ from jepakit.errors import UserError, check_choice, check_range
 from jepakit.evaluation.intervals import Interval, wilson
 from jepakit.files import write_json
 from jepakit.interop.pretrained import load_run_system
-from jepakit.training.device import choose_device
+from jepakit.training.device import choose_device, keep_freed_memory
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import open_data
 from jepakit.verbs.recordings import write_recordings
@@ -102,6 +102,8 @@ def act(
     if hasattr(make().unwrapped, "oracle_action"):
         policies["oracle"] = OraclePolicy()
     rows = {}
+    if where.type == "cpu":
+        keep_freed_memory()
     for name, policy in policies.items():
         begun, spent = time.perf_counter(), time.process_time()
         outcomes = run_episodes(recorder.environments(name, make), policy, episodes, seed, together)

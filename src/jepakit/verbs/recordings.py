@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from rich.console import Console
 
 from jepakit.errors import UserError
@@ -53,7 +54,7 @@ def write_recordings(
             plans = recorder.chosen_plans(policy, seed) if policy == planner else []
             if plans:
                 arrays[f"{key}/plan_steps"] = torch.tensor([plan.step for plan in plans])
-                arrays[f"{key}/imagined"] = torch.from_numpy(np.stack([plan.imagined() for plan in plans]))
+                arrays[f"{key}/imagined"] = torch.from_numpy(_stacked([plan.imagined() for plan in plans]))
             said = {"key": key, "policy": policy, "seed": seed, "success": episode.success, "steps": len(episode.actions)}
             episodes.append({**said, "animation": shown})
     if arrays:
@@ -66,6 +67,12 @@ def write_recordings(
         "episodes": episodes,
         "landscape": first[0].landscape() if first else None,
     }
+
+
+def _stacked(plans: list[Float[np.ndarray, "_ dim"]]) -> Float[np.ndarray, "plan horizon dim"]:
+    """Plans up to the end of an episode are shorter than others: they stay where they end."""
+    most = max(len(plan) for plan in plans)
+    return np.stack([np.pad(plan, ((0, most - len(plan)), (0, 0)), mode="edge") for plan in plans])
 
 
 class _Pictures:

@@ -21,6 +21,7 @@ from jepakit.worlds.latent_problem import LatentProblem
 from jepakit.worlds.problem import ActionSpace, Planner, shifted
 
 Information = dict[str, Any]
+WARM = 8  # of the last plan's elites that the next begins with, beside the plan
 
 
 @runtime_checkable
@@ -62,15 +63,19 @@ class PlanningConfig:
     """How to plan while acting. Steps are the model's; one is `frame_skip` steps of the environment."""
 
     horizon: int = 20
-    """Steps that are imagined."""
+    """Steps that are imagined, but none past the end of an episode whose length the environment's `spec` tells."""
     replan: int = 5
     """Steps that are done before planning again; 1 sees most, and costs most."""
     cost: Literal["sum", "last"] = "sum"
     """Squared distance to the goal's embedding: of all imagined steps, or of the last."""
+    deviations: float | None = 2.5
+    """Plans keep each number of an action within so many deviations of the recorded ones' mean (uniform draws reach 1.7), for
+    of others the model knows nothing; None: within the environment's bounds only."""
     chunk: int | None = 4096
     """Rollouts imagined at once, which bounds the memory."""
 
     def __post_init__(self) -> None:
+        check_range("deviations", 1.0 if self.deviations is None else self.deviations, 0.1)
         check_range("horizon", self.horizon, 1)
         check_range("replan", self.replan, 1, self.horizon)
 
@@ -78,7 +83,8 @@ class PlanningConfig:
 class PlanningPolicy:
     """Plans in a world model towards the embedding of a goal, and plans again every few steps from what it then sees.
 
-    The goal is `info["goal"]`, an observation; it and every state are encoded once. Plans start from what is left of the last.
+    The goal is `info["goal"]`, an observation; it and every state are encoded once. Plans start from what is left of the last
+    one and of the best candidates beside it.
 
     Args:
         model: a world model in eval mode, on its device.
@@ -108,7 +114,9 @@ class PlanningPolicy:
         """Of each plan, for all environments together: encoding and search."""
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
-        self.limits = self.space or ActionSpace.of(environments[0].action_space)
+        self.limits = self.space or self._recorded(ActionSpace.of(environments[0].action_space))
+        specs = [getattr(environment, "spec", None) for environment in environments]
+        self.ends = min((spec.max_episode_steps for spec in specs if spec and spec.max_episode_steps), default=None)
         if self.limits.size * self.frame_skip != self.inputs.action:
             raise UserError(
                 f"The model was trained on blocks of {self.frame_skip} actions, {self.inputs.action} numbers together; the "
@@ -141,14 +149,28 @@ class PlanningPolicy:
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
             state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
             problem = LatentProblem(
-                self.model, state, goal, self.limits, self.config.horizon, scale=self.scale,
+                self.model, state, goal, self.limits, self._horizon(), scale=self.scale,
                 skip=self.frame_skip, cost=self.config.cost, chunk=self.config.chunk, ids=self.ids,
             )  # fmt: skip
-        plan = self.planner(problem, self.warm, step=self.clock)
-        self.goal, self.warm = goal, shifted(plan.actions, self.config.replan)
+        warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
+        plan = self.planner(problem, warm, step=self.clock)
+        best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
+        self.goal, self.warm = goal, shifted(best, self.config.replan)
         chosen = problem.space.steps(plan.actions[:, : self.config.replan]).cpu().numpy().astype(np.float32)
         self.queue = list(chosen.transpose(1, 0, 2))
         self.seconds.append(time.perf_counter() - start)
+
+    def _horizon(self) -> int:
+        """In steps of the model."""
+        left = self.config.horizon * self.frame_skip if self.ends is None else self.ends - self.clock
+        return max(1, min(self.config.horizon, -(-left // self.frame_skip)))
+
+    def _recorded(self, space: ActionSpace) -> ActionSpace:
+        """The part of the space in which the recorded actions lie."""
+        if self.config.deviations is None or space.size != len(self.scale[0]):
+            return space
+        mean, reach = self.scale[0], self.config.deviations * self.scale[1]
+        return ActionSpace(torch.maximum(space.low, mean - reach), torch.minimum(space.high, mean + reach), space.most)
 
     def _embed_goal(self, infos: Sequence[Information]) -> Tensor:
         if any("goal" not in info for info in infos):

@@ -35,7 +35,7 @@ class _Walk(MiniGridEnv):
         self.action_space = spaces.Discrete(3)
 
     def gen_obs(self) -> NDArray[np.float32]:
-        return self.seen_from(self.agent_pos, self.agent_dir)
+        return self.seen_from(self.agent_pos, int(self.agent_dir))
 
     def seen_from(self, cell: Any, direction: int) -> NDArray[np.float32]:
         """What would be observed with the agent in this cell."""
