@@ -34,6 +34,9 @@ class PushT(PushTEnv):
     Nothing ends an episode but its length.
     """
 
+    _aim: NDArray | None
+    moves: list[NDArray[np.float32]]
+
     def __init__(self, render_mode: str = "rgb_array"):
         super().__init__(obs_type="state", render_mode=render_mode)
         low, high = np.array([0, 0, 0, 0, -1, -1]), np.array([SIDE, SIDE, SIDE, SIDE, 1, 1])
@@ -95,9 +98,9 @@ class PushT(PushTEnv):
         self._begin()
 
     def _begin(self) -> None:
-        self._aim: NDArray | None = None
+        self._aim = None
         self.clock_steps = 0
-        self.moves: list[NDArray[np.float32]] = []
+        self.moves = []
         self.target = self.get_obs()
 
 

@@ -46,7 +46,7 @@ class Reacher(ReacherEnv):
         position = np.concatenate([self.data.qpos[:2], fingertip(joints)])
         self.set_state(position, self.data.qvel.copy())
 
-    def step(self, action: NDArray) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: NDArray) -> tuple[NDArray, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = super().step(STRENGTH * np.clip(action, -1, 1))
         return observation, float(reward), terminated, truncated, info
 
