@@ -151,8 +151,8 @@ def test_mistakes(tmp_path, counting):
     told("steps must be at least 1", steps=0)
     told("'Pendulum-v11' cannot be made", env="Pendulum-v11")
     told("'nowhere:Pendulum-v1' cannot be made", env="nowhere:Pendulum-v1")
-    told("'randon' is not known. Valid: random, heuristic", policy="randon")
-    told("planning policies come with the verb `act`", policy=str(tmp_path))
+    told("'randon' is not known. Valid: random, heuristic, or the folder of a run", policy="randon")
+    told("config.yaml does not exist", policy=str(tmp_path))
     told("Pendulum-v1 has no heuristic of its own", policy="heuristic")
 
     class Dicts(gymnasium.Env):
@@ -170,7 +170,7 @@ def test_mistakes(tmp_path, counting):
     Dicts.reset = lambda self, seed=None, options=None: (np.zeros(2), {})
     told("outside its space", env=Dicts, steps=3, policy="heuristic")
     Dicts.step = lambda self, action: (np.full(2, np.nan), 0.0, False, False, {})
-    told("Episode 0 .* observations hold NaN or infinity, first at step 1", env=Dicts, steps=3)
+    told("Dicts gave an observation with NaN or infinite numbers", env=Dicts, steps=3)
     collect(env="Pendulum-v1", episodes=1, steps=3, out=tmp_path / "out")
     told("was collected with steps 3", steps=4)
     told("was collected with steps 3", seed=0)
@@ -234,3 +234,17 @@ def test_two_rooms_from_collecting_to_pictures(tmp_path):
     assert store[0]["states"].shape == (7, 4)
     jepakit.inspect(tmp_path / "rooms", picture=tmp_path / "rooms.png")
     assert (tmp_path / "rooms.png").stat().st_size > 1000
+
+
+def test_a_run_collects_by_planning_whatever_the_number_of_environments(tmp_path):
+    run = tmp_path / "run"
+    jepakit.pretrain(
+        "pldm", data="two-rooms", out=run, steps=1, batch_size=4, limit=16, widths=(2,), embedding=8, test_fraction=0.0
+    )
+    made = {"env": "two-rooms", "policy": str(run), "episodes": 2, "steps": 4}
+    one, two = (collect(**made, out=tmp_path / str(count), environments=count) for count in (1, 2))
+    first, second = (EpisodeStore.open(folder) for folder in (one, two))
+    np.testing.assert_allclose(first.array("actions"), second.array("actions"), atol=1e-5)
+    assert np.abs(first.array("actions")).max() > 0
+    random = EpisodeStore.open(collect(**{**made, "policy": "random"}, out=tmp_path / "random"))
+    assert (random.array("actions") != first.array("actions")).any()

@@ -12,20 +12,19 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepakit.core.dynamics import Dynamics
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.config import read_config
+from jepakit.errors import check_choice, check_range
 from jepakit.evaluation.intervals import Interval, wilson
 from jepakit.files import write_json
-from jepakit.interop.pretrained import load_run_system
 from jepakit.training.device import choose_device, keep_freed_memory
 from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.planning import planning_policy
 from jepakit.verbs.pretrain import open_data
 from jepakit.verbs.recordings import write_recordings
 from jepakit.worlds.acting import (
     OraclePolicy,
     Outcome,
     PlanningConfig,
-    PlanningPolicy,
     Policy,
     RandomPolicy,
     episode_seeds,
@@ -85,20 +84,16 @@ def act(
     for name, value, least in (("episodes", episodes, 1), ("together", together, 1), ("record", record, 0)):
         check_range(name, value, least)
     folder, where = RunFolder(run), choose_device(device)
-    system, config = load_run_system(run, where)
-    if not isinstance(system, Dynamics):
-        raise UserError(f"{run} is a run of {config.system!r}, which predicts nothing of actions. Act with pldm or lewm.")
     options = {"population": population, "elites": elites, "iterations": iterations}
     asked = {name: value for name, value in options.items() if value is not None}
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
-    planning = PlanningPolicy(
-        system.eval(), system.inputs, recorder.planner(make_planner(planner, seed=seed, **asked)),
-        PlanningConfig(horizon=horizon, replan=replan, cost=cost), frame_skip=config.dataset.frame_skip or 1,
-    )  # fmt: skip
+    watched = recorder.planner(make_planner(planner, seed=seed, **asked))
+    planning = planning_policy(run, watched, PlanningConfig(horizon=horizon, replan=replan, cost=cost), where)
     make: Callable[[], Any] = partial(make_environment, env)
     policies: dict[str, Policy] = {planner: planning, "random": RandomPolicy()}
     if behaviour_cloning:
-        policies["behaviour cloning"] = clone(open_data(config).train, system.inputs, seed=config.training.seed)
+        config = read_config(run)
+        policies["behaviour cloning"] = clone(open_data(config).train, planning.inputs, seed=config.training.seed)
     if hasattr(make().unwrapped, "oracle_action"):
         policies["oracle"] = OraclePolicy()
     rows = {}

@@ -17,7 +17,10 @@ from rich.progress import track
 from jepakit.errors import UserError, check_range, shown
 from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.randomness import derive_seed
+from jepakit.verbs.planning import planning_policy
+from jepakit.worlds.acting import PlanningPolicy
 from jepakit.worlds.environments import make_environment
+from jepakit.worlds.planners import make_planner
 
 POLICIES = ("random", "heuristic")
 _Policy = Callable[[np.random.Generator], Any]
@@ -44,7 +47,8 @@ def collect(
             module first); in Python also a function that makes one.
         episodes: how many the store shall hold in the end.
         out: the folder of the store.
-        policy: "random" draws from the action space, "heuristic" asks the environment's own heuristic_action(rng).
+        policy: "random" draws from the action space, "heuristic" asks the environment's own heuristic_action(rng); the folder
+            of a run with dynamics plans towards info["goal"] with its world model, as `act` does by default.
         seed: of environments and policy.
         steps: most actions of an episode; one that is stopped so counts as truncated.
         environments: how many are stepped side by side.
@@ -117,7 +121,12 @@ class _World:
         if most is None and limit is None:
             raise UserError(f"{_called(env)} has no limit of steps of its own. Give one with --steps, for example --steps 200.")
         self.actions = copy.deepcopy(env.action_space)  # environments may share one space, and each draws for itself
-        self.policy: _Policy = (lambda rng: self.actions.sample()) if policy == "random" else _heuristic(env)
+        self.planning: PlanningPolicy | None = None
+        if policy not in POLICIES:
+            self.planning = planning_policy(policy, make_planner("mppi", seed=seed))
+            self.policy: _Policy = lambda rng: self._planned()
+        else:
+            self.policy = (lambda rng: self.actions.sample()) if policy == "random" else _heuristic(env)
         self.episode: _Episode | None = None
 
     def begin(self, number: int) -> None:
@@ -126,6 +135,8 @@ class _World:
         self.rng = np.random.default_rng(derive_seed(self.seed, "policy", number))
         self.actions.seed(derive_seed(self.seed, "actions", number) % 2**31)
         self._see(*self.env.reset(seed=derive_seed(self.seed, "collect", number) % 2**31))
+        if self.planning is not None:
+            self.planning.begin([self.env], [derive_seed(self.seed, "plans", number) % 2**31])
 
     def step(self) -> _Episode | None:
         """Take an action; the episode, once it has ended."""
@@ -143,8 +154,15 @@ class _World:
         self.episode = None
         return episode
 
+    def _planned(self) -> NDArray:
+        assert self.planning is not None
+        assert self.episode is not None
+        space = self.actions
+        return np.clip(self.planning.act([self.episode.observations[-1]], [self.info])[0], space.low, space.high)
+
     def _see(self, observation: Any, info: dict[str, Any]) -> None:
         assert self.episode is not None
+        self.info = info
         space = self.env.observation_space
         seen = np.array(observation, dtype=space.dtype)  # a copy: many environments write into the same array again
         if seen.shape != space.shape:
@@ -192,13 +210,8 @@ def _called(env: Any) -> str:
 
 
 def _check_policy(policy: str) -> None:
-    if policy in POLICIES:
-        return
-    if Path(policy).expanduser().is_dir():
-        raise UserError(
-            f"policy: {policy} is a run, and planning policies come with the verb `act`. Use {' or '.join(POLICIES)}."
-        )
-    raise UserError(f"policy: {shown(policy)} is not known. Valid: {', '.join(POLICIES)}.")
+    if policy not in POLICIES and not Path(policy).expanduser().is_dir():
+        raise UserError(f"policy: {shown(policy)} is not known. Valid: {', '.join(POLICIES)}, or the folder of a run.")
 
 
 def _check_observations(env: Any) -> None:

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.evaluation.dynamics import LinearDynamics, compare_rollouts, mean_by_horizon, principal_axes, rollout_errors
+from jepakit.evaluation.rollout_error import LinearDynamics, compare_rollouts, mean_by_horizon, principal_axes, rollout_errors
 
 
 def world(windows=40, time=9, dim=5, seed=0, noise=0.0):
