@@ -11,9 +11,9 @@ from rich.table import Table
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.evaluation.rollout_error import LinearDynamics, compare_rollouts
 from jepakit.evaluation.features import baseline_features
 from jepakit.evaluation.intervals import Interval
+from jepakit.evaluation.rollout_error import LinearDynamics, compare_rollouts
 from jepakit.evaluation.state_probe import StateProbe, probe_rows, varying
 from jepakit.evaluation.surprise import opposite, prediction_error, spread_of, surprise_auc
 from jepakit.modalities.trajectories import TrajectoryData
