@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pickle
 
 import pytest
 import torch
 from torch import nn
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from jepakit.errors import UserError
-from jepakit.training.checkpoints import read_checkpoint, remove_checkpoint, restore_checkpoint, write_checkpoint
+from jepakit.training.checkpoints import (
+    _MetadataUnpickler,
+    read_checkpoint,
+    remove_checkpoint,
+    restore_checkpoint,
+    write_checkpoint,
+)
 
 CPU = torch.device("cpu")
 
@@ -159,3 +167,23 @@ def test_code_in_a_checkpoint_does_not_run(place, tmp_path, name):
     if name == ".metadata":
         pickle.loads(path.read_bytes())  # it would have
         assert marker.exists()
+
+
+class AsOlderPython:
+    """Pickles an attribute as Python 3.11.2 does members of enumerations."""
+
+    def __init__(self, owner: object, name: str):
+        self.owner, self.name = owner, name
+
+    def __reduce__(self):
+        return getattr, (self.owner, self.name)
+
+
+def test_members_of_enumerations_are_read_as_every_python_writes_them_and_nothing_else_is():
+    def read(value: object) -> object:
+        return _MetadataUnpickler(io.BytesIO(pickle.dumps(value))).load()
+
+    assert read(AsOlderPython(_MEM_FORMAT_ENCODING, "TORCH_PRESERVE_FORMAT")) is _MEM_FORMAT_ENCODING.TORCH_PRESERVE_FORMAT
+    for owner, name in ((_MEM_FORMAT_ENCODING, "__class__"), (torch.Size, "count"), (_MEM_FORMAT_ENCODING, "mro")):
+        with pytest.raises(pickle.UnpicklingError, match="does not belong"):
+            read(AsOlderPython(owner, name))

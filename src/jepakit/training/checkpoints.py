@@ -6,6 +6,7 @@ Weights and optimiser state go by their names, whole or in shards, through `torc
 
 from __future__ import annotations
 
+import enum
 import math
 import os
 import pickle
@@ -297,10 +298,19 @@ DESCRIPTION = {
 }  # fmt: skip
 
 
+def _enum_member(kind: Any, name: str) -> enum.Enum:
+    """How Python before 3.11.4 pickles an enumeration's member: by `getattr`, of which this is all that is let through."""
+    if not (isinstance(kind, type) and issubclass(kind, enum.Enum) and name in kind.__members__):
+        raise pickle.UnpicklingError(f"{name!r} of {kind!r} does not belong into a checkpoint's description")
+    return kind[name]
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Knows the classes that describe tensors, and no others."""
 
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _enum_member
         if name in DESCRIPTION.get(module, ()):
             return super().find_class(module, name)
         raise pickle.UnpicklingError(f"{module}.{name} does not belong into a checkpoint's description")
