@@ -125,3 +125,15 @@ def test_pieces_of_a_batch_add_up():
 def test_options_that_make_no_sense_are_named(options):
     with pytest.raises(UserError, match=next(iter(options))):
         PixelWorldConfig(**options)
+
+
+@pytest.mark.parametrize("perception", ["pixels", "reconstruction"])
+def test_what_is_imagined_can_be_compared_with_what_is_encoded(perception):
+    model, seen = system(perception=perception).eval(), batch()
+    history = {"inputs": seen["inputs"][:, :1], "actions": seen["actions"][:, :0]}
+    imagined = model.imagined(history, seen["actions"])
+    assert imagined.shape == (6, 3, 16)
+    state = model.encode(seen["inputs"][:, :1]).values[:, 0]
+    for t in range(3):
+        state = model.predictor.advance(state, seen["actions"][:, t])
+        torch.testing.assert_close(imagined[:, t], state)

@@ -229,6 +229,12 @@ class Dynamics(System):
         self._check_mode()
         return self._imagine(state, actions, condition, owner)
 
+    def imagined(
+        self, history: Batch, actions: Float[Tensor, "batch horizon action"]
+    ) -> Float[Tensor, "batch horizon *tokens dim"]:
+        """What actions lead to after a history, as embeddings that those of `encode` can be compared with."""
+        return self.rollout(self.observe(history), actions).embeddings
+
     def embedding(self, state: State) -> Float[Tensor, "batch *tokens dim"]:
         """What a cost looks at: the embedding of the newest observation, seen or predicted."""
         return self.predictor.embedding(state.tree)

@@ -136,6 +136,13 @@ class PixelWorld(Dynamics):
         newest = self.predictor.begin(history["inputs"].flatten(2), history["actions"], history.get("lengths"))
         return State({"latent": state.tree, "picture": newest})
 
+    def imagined(
+        self, history: Batch, actions: Float[Tensor, "batch horizon action"]
+    ) -> Float[Tensor, "batch horizon dim"]:
+        """See `Dynamics.imagined`: of the encoder's embeddings, in whatever it plans."""
+        self._check_mode()
+        return super()._imagine(super().observe(history), actions, None).embeddings
+
     def predict(self, state: State, action: Float[Tensor, "batch action"], condition: Tensor | None = None) -> State:
         """See `Dynamics.predict`."""
         if self.config.perception == "reconstruction":

@@ -146,7 +146,7 @@ def imagine(
         }
         with torch.no_grad():
             given = actions[done : done + len(samples)].to(device)
-            found.append(system.rollout(system.observe(seen), given).embeddings.flatten(2).float().cpu())
+            found.append(system.imagined(seen, given).flatten(2).float().cpu())
         done += len(samples)
     return torch.cat(found)
 
