@@ -54,8 +54,10 @@ def test_the_help_of_a_system_lists_each_option_with_its_meaning(capsys, system)
     for section in SECTIONS:
         for field in dataclasses.fields(getattr(config, section)):
             assert re.search(rf"--(no-)?{field.name.replace('_', '-')}\b", text), field.name
-    width = "Width of an embedding"
-    own = {"llm-jepa": "Language model", "graph-jepa": "Width of everything", "pldm": width, "pixel-world": width}
+    own = {
+        "llm-jepa": "Language model", "graph-jepa": "Width of everything", "pldm": "Width of an embedding",
+        "pixel-world": "Width of the predictor",
+    }  # fmt: skip
     assert own.get(system, "Encoder") in text
 
 
