@@ -39,7 +39,7 @@ def faults_explained(folder: RunFolder, config: TrainingConfig) -> Iterator[None
 
 def explain(error: Exception, folder: RunFolder, config: TrainingConfig) -> str | None:
     """What happened, what is kept and how to go on; None for an error that is no fault from outside."""
-    if dead := DEAD_WORKER.search(str(error)):
+    if dead := next(filter(None, (DEAD_WORKER.search(str(each)) for each in chain(error))), None):
         how = f"killed by signal {dead[2]}" if dead[2] else "killed by the system, mostly for want of memory"
         remedy = f"Where memory is short, lower workers (now {config.workers}) in {folder.config}: the result stays the same"
         return f"A worker that loads data died (process {dead[1]}, {how}). {going_on(folder, remedy)}"
@@ -73,10 +73,19 @@ def going_on(folder: RunFolder, remedy: str) -> str:
     return f"{left} {step} with: jepakit resume {shlex.quote(str(folder.path))}"
 
 
-def operating_system_error(error: BaseException | None) -> OSError | None:
+def operating_system_error(error: BaseException) -> OSError | None:
     """The operating system's error in or behind another one: torch's and safetensors' writers hide it."""
-    while error is not None and not isinstance(error, OSError):
-        if number := re.search(r"\(os error (\d+)\)", str(error)):  # how Rust says it
+    for each in chain(error):
+        if isinstance(each, OSError):
+            return each
+        if number := re.search(r"\(os error (\d+)\)", str(each)):  # how Rust says it
             return OSError(int(number[1]), os.strerror(int(number[1])))
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error and those behind it. A dead worker is told by a signal, in the middle of whatever runs: code that catches
+    errors there wraps it in its own."""
+    while error is not None:
+        yield error
         error = error.__cause__ or error.__context__
-    return error
