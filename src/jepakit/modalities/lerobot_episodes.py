@@ -26,6 +26,7 @@ from jepakit.modalities.video_decoding import decoded_frames
 
 _INFO = Path("meta/info.json")
 _PREFIX = "observation."
+_VIDEO_PATH = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"  # of version 2
 
 
 def is_lerobot(folder: Path) -> bool:
@@ -45,12 +46,12 @@ def lerobot_episodes(folder: Path, observation: str | None) -> Iterator[dict[str
     files = sorted((folder / "data").glob("chunk-*/*.parquet"), key=_numbers)
     if not files:
         raise UserError(f"{folder} has {_INFO}, but no data/chunk-*/*.parquet. Copy the data set again.")
-    last = -1
+    last, videos = -1, _Videos(folder, names[0]) if camera == "video" else None
     for file in files:
-        in_rows = [] if camera == "video" else [_PREFIX + name for name in names]
+        in_rows = [] if videos else [_PREFIX + name for name in names]
         table = _read(file, [*in_rows, "action", "episode_index"])
         numbers = table["episode_index"].reshape(-1)
-        parts = {name: table[_PREFIX + name] for name in names if camera != "video"}
+        parts = {name: table[_PREFIX + name] for name in names if not videos}
         changes = (np.flatnonzero(numbers[1:] != numbers[:-1]) + 1).tolist()
         begins = [0, *changes, len(numbers)] if len(numbers) else [0]
         for begin, end in pairwise(begins):
@@ -58,7 +59,7 @@ def lerobot_episodes(folder: Path, observation: str | None) -> Iterator[dict[str
                 raise UserError(f"{file}: episode {numbers[begin]} stands after episode {last}. Sort them by episode_index.")
             last = int(numbers[begin])
             if camera is not None:
-                frames = _shown(folder, names[0], last) if camera == "video" else map(_picture, parts[names[0]][begin:end])
+                frames = videos.frames(last) if videos else map(_picture, parts[names[0]][begin:end])
                 seen = _stacked(frames, end - begin, f"{folder}: {names[0]} of episode {last}")
             else:
                 some = {name: array[begin:end] for name, array in parts.items()}
@@ -101,37 +102,38 @@ def _description(folder: Path) -> dict[str, Any]:
     return info if isinstance(info, dict) else {}
 
 
-def _shown(folder: Path, camera: str, episode: int) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a camera's video from an episode's beginning on."""
-    info, key, begin = _description(folder), _PREFIX + camera, 0.0
-    values: dict[str, Any] = {
-        "video_key": key,
-        "episode_index": episode,
-        "episode_chunk": episode // int(info.get("chunks_size", 1000)),
-    }
-    if any((folder / "meta" / "episodes").glob("chunk-*/*.parquet")):  # version 3
-        place, begin = _place_in_video(folder, key, episode)
-        values |= place
-    template = info.get("video_path") or "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
-    try:
-        file = folder / template.format(**values)
-    except (KeyError, ValueError) as error:
-        raise UserError(f"{folder / _INFO}: video_path {template!r} asks for {error}, which is not known.") from error
-    if not file.is_file():
-        raise UserError(f"{file} is not there, the video of episode {episode}. Copy the data set again, with its videos.")
-    return decoded_frames(file, begin)
+class _Videos:
+    """Where the frames of a camera lie; what says so is read once."""
 
+    def __init__(self, folder: Path, camera: str):
+        self.folder, self.key, self.info = folder, _PREFIX + camera, _description(folder)
+        self.template = self.info.get("video_path") or _VIDEO_PATH
+        names = [f"videos/{self.key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")]
+        self.places: dict[int, tuple[int, int, float]] = {}  # of each episode: chunk, file, second it begins at (version 3)
+        tables = sorted((folder / "meta" / "episodes").glob("chunk-*/*.parquet"), key=_numbers)
+        for table in tables:
+            found = _read(table, ["episode_index", *names])
+            for number, chunk, file, begin in zip(found["episode_index"], *(found[name] for name in names), strict=True):
+                self.places[int(number)] = (int(chunk), int(file), float(begin))
+        self.several = bool(tables)
 
-def _place_in_video(folder: Path, key: str, episode: int) -> tuple[dict[str, int], float]:
-    """Numbers of chunk and file of an episode's video, and the second at which it begins there."""
-    columns = ["episode_index", *(f"videos/{key}/{name}" for name in ("chunk_index", "file_index", "from_timestamp"))]
-    for table in sorted((folder / "meta" / "episodes").glob("chunk-*/*.parquet"), key=_numbers):
-        found = _read(table, columns)
-        at = np.flatnonzero(found["episode_index"] == episode)
-        if len(at):
-            chunk, number, begin = (found[name][at[0]] for name in columns[1:])
-            return {"chunk_index": int(chunk), "file_index": int(number)}, float(begin)
-    raise UserError(f"{folder}/meta/episodes does not say where the video of episode {episode} is. Copy the data set again.")
+    def frames(self, episode: int) -> Iterator[NDArray[np.uint8]]:
+        """From an episode's beginning on."""
+        values: dict[str, Any] = {"video_key": self.key, "episode_index": episode}
+        values["episode_chunk"] = episode // int(self.info.get("chunks_size", 1000))
+        begin = 0.0
+        if self.several:
+            if episode not in self.places:
+                untold = f"{self.folder}/meta/episodes does not say where the video of episode {episode} is"
+                raise UserError(f"{untold}. Copy the data set again.")
+            values["chunk_index"], values["file_index"], begin = self.places[episode]
+        try:
+            file = self.folder / self.template.format(**values)
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{self.folder / _INFO}: video_path {self.template!r} asks for {error}, not known here.") from error
+        if not file.is_file():
+            raise UserError(f"{file} is not there, the video of episode {episode}. Copy the data set again, with its videos.")
+        return decoded_frames(file, begin)
 
 
 def _picture(encoded: Any) -> NDArray[np.uint8]:

@@ -13,7 +13,8 @@ from jepakit.errors import UserError, missing_extra
 
 
 def decoded_frames(file: Path, begin: float = 0.0) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
-    """The frames shown from `begin` on, in seconds of the file's own clock starting at 0; as they are shown, in order.
+    """The frames shown from `begin` on, in seconds of the file's own clock starting at 0; in the order they are shown in, as
+    they are stored (a rotation that the file asks of players is not applied).
 
     A frame counts as shown at `begin` up to half its duration early, as clocks of files are rounded. The decoder is closed
     when the iterator is, so that reading a few frames leaks nothing.

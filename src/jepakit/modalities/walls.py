@@ -76,6 +76,12 @@ def flickered(
     return np.maximum(pictures, noise, out=pictures)
 
 
+def coloured(seen: UInt8[np.ndarray, "2 65 65"], goal: UInt8[np.ndarray, "2 65 65"]) -> UInt8[np.ndarray, "260 260 3"]:
+    """For people: the dot in white, the walls in grey, the goal's dot in green, four times as large."""
+    grey = seen[0] | seen[1] // 2
+    return np.stack([grey, grey | goal[0], grey], axis=2).repeat(4, axis=0).repeat(4, axis=1)
+
+
 class DrawnFrames:
     """The pictures of all steps of all episodes, `[steps, 2, 65, 65]`, each drawn when it is asked for: kept, they would take
     8 kB a step.

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepakit.errors import UserError
+from jepakit.errors import UserError, check_range
 from jepakit.nn.mlp import vector_encoder
 
 
@@ -34,9 +34,7 @@ class Impala(nn.Module):
     Errors: images of another shape than told.
     """
 
-    def __init__(
-        self, image_size: tuple[int, int], channels: int, widths: Sequence[int] = (16, 32, 32), blocks: int = 2
-    ):
+    def __init__(self, image_size: tuple[int, int], channels: int, widths: Sequence[int] = (16, 32, 32), blocks: int = 2):
         super().__init__()
         self.image_shape = (channels, *image_size)
         layers: list[nn.Module] = []
@@ -77,6 +75,14 @@ class ImpalaDecoder(nn.Module):
         for convolution, size in zip(self.convolutions, reversed(self.sizes), strict=True):
             x = convolution(F.interpolate(F.relu(x), size=size, mode="nearest"))
         return x.contiguous()
+
+
+def check_widths(widths: Sequence[int]) -> None:
+    """Errors: no stage, or a width below 1."""
+    if not widths:
+        raise UserError("widths: an encoder needs at least one stage. Give for example 8 16 32.")
+    for width in widths:
+        check_range("widths", width, 1)
 
 
 def observation_encoder(shape: tuple[int, ...], widths: Sequence[int]) -> tuple[nn.Module, int]:

@@ -135,7 +135,7 @@ def line_chart(x: Line, y: Line, *, label: str, x_end: float, marks: Marks | Non
     constant = float(y[finite].min()) == float(y[finite].max()) and marks == Marks()
     for value in [float(y[finite][0])] if constant else nice_ticks(low, high):
         parts.append(tag("path", {"class": "rule", "d": f"M{_LEFT:g} {py(value):.1f}H{right:g}"}))
-        parts.append(_text(_LEFT - 6, py(value) + 3.5, short(value), "tick end"))
+        parts.append(chart_text(_LEFT - 6, py(value) + 3.5, short(value), "tick end"))
     parts += _step_axis(x_end, px, bottom)
     for value, _ in marks.levels:
         parts.append(tag("path", {"class": "level", "d": f"M{_LEFT:g} {py(value):.1f}H{right:g}"}))
@@ -143,7 +143,7 @@ def line_chart(x: Line, y: Line, *, label: str, x_end: float, marks: Marks | Non
         at, text = marks.event
         parts.append(tag("path", {"class": "event", "d": f"M{px(at):.1f} {_TOP:g}V{bottom:g}"}))
         side = "end" if px(at) > right - 70 else ""
-        parts.append(_text(px(at) + (-4 if side else 4), _TOP + 8, text, f"tick bad {side}"))
+        parts.append(chart_text(px(at) + (-4 if side else 4), _TOP + 8, text, f"tick bad {side}"))
 
     main = smooth(y) if len(y) >= _SMOOTH_FROM else y
     curves = [(y, "curve raw"), (main, "curve")] if main is not y else [(y, "curve")]
@@ -159,25 +159,25 @@ def line_chart(x: Line, y: Line, *, label: str, x_end: float, marks: Marks | Non
     )
     for value, text in marks.levels:
         above = float(np.median(y[finite])) < value  # the label goes to the side where the curve is not
-        parts.append(_text(_LEFT + 4, py(value) + (-4 if above else 11), text, "tick over"))
+        parts.append(chart_text(_LEFT + 4, py(value) + (-4 if above else 11), text, "tick over"))
     highest = int(np.nanargmax(np.where(finite, y, np.nan)))
     if y[highest] > high:  # the peak is written where the curve comes back into the chart
         back = highest + int(np.argmax(main[highest:] <= high))
-        parts.append(_text(px(x[back]) + 7, _TOP + 8, f"↑ {short(float(y[highest]))}", "tick"))
+        parts.append(chart_text(px(x[back]) + 7, _TOP + 8, f"↑ {short(float(y[highest]))}", "tick"))
     last = int(np.flatnonzero(finite)[-1])
     end = py(float(min(max(main[last], low), high)))
     parts.append(tag("circle", {"class": "dot", "cx": f"{px(x[last]):.1f}", "cy": f"{end:.1f}", "r": "3"}))
-    parts.append(_text(px(x[last]) + 7, end + 4, short(float(y[last])), "value"))
+    parts.append(chart_text(px(x[last]) + 7, end + 4, short(float(y[last])), "value"))
     for step in x[~finite][:60]:
         parts.append(tag("path", {"class": "event", "d": f"M{px(step):.1f} {bottom:g}v-6"}))
-    return _figure(_WIDTH, _HEIGHT, label, parts)
+    return chart_figure(_WIDTH, _HEIGHT, label, parts)
 
 
 def _step_axis(x_end: float, px, bottom: float) -> list[Element]:
     parts = [tag("path", {"class": "axis", "d": f"M{_LEFT:g} {bottom:g}H{_WIDTH - _RIGHT:g}"})]
     for step in nice_ticks(0.0, x_end, 3):
         if step == int(step):
-            parts.append(_text(px(step), bottom + 14, short(step), "tick middle"))
+            parts.append(chart_text(px(step), bottom + 14, short(step), "tick middle"))
     return parts
 
 
@@ -192,11 +192,13 @@ def _path(x: Line, y: Line, px, py) -> str:
     return "".join(parts)
 
 
-def _text(x: float, y: float, text: str, kind: str) -> Element:
+def chart_text(x: float, y: float, text: str, kind: str) -> Element:
+    """Words at a place in a chart; `kind` are its CSS classes."""
     return tag("text", {"class": kind, "x": f"{x:.1f}", "y": f"{y:.1f}"}, text)
 
 
-def _figure(width: float, height: float, label: str, parts: Sequence[Element]) -> Element:
+def chart_figure(width: float, height: float, label: str, parts: Sequence[Element]) -> Element:
+    """A chart of these parts, with its description for those who do not see it."""
     box = {"class": "chart", "viewBox": f"0 0 {width:g} {height:g}", "role": "img", "aria-label": label}
     return tag("svg", box, tag("title", label), parts)
 
@@ -238,10 +240,10 @@ def interval_chart(whiskers: Sequence[Whisker], *, label: str, limits: tuple[flo
         )
     for value in nice_ticks(low, high, 4):
         parts.append(tag("path", {"class": "rule", "d": f"M{px(value):.1f} {top:g}V{bottom:g}"}))
-        parts.append(_text(px(value), bottom + 14, short(value), "tick middle"))
+        parts.append(chart_text(px(value), bottom + 14, short(value), "tick middle"))
     for i, whisker in enumerate(whiskers):
         y = top + row * (i + 0.5)
-        parts.append(_text(left - 8, y + 4, whisker.name, "name end" + (" strong" if i == 0 else "")))
+        parts.append(chart_text(left - 8, y + 4, whisker.name, "name end" + (" strong" if i == 0 else "")))
         if whisker.low is not None and whisker.high is not None:
             reach = f"M{px(whisker.low):.1f} {y:g}H{px(whisker.high):.1f}"
             parts.append(tag("path", {"class": f"whisker {whisker.kind}", "d": reach}))
@@ -249,9 +251,9 @@ def interval_chart(whiskers: Sequence[Whisker], *, label: str, limits: tuple[flo
             tag("circle", {"class": f"mark {whisker.kind}", "cx": f"{px(whisker.value):.1f}", "cy": f"{y:g}", "r": "4"})
         )
         parts.append(
-            _text(_WIDTH - right + 8, y + 4, f"{whisker.value:.{digits}f}", "number" + (" strong" if i == 0 else ""))
+            chart_text(_WIDTH - right + 8, y + 4, f"{whisker.value:.{digits}f}", "number" + (" strong" if i == 0 else ""))
         )
-    return _figure(_WIDTH, bottom + 20, label, parts)
+    return chart_figure(_WIDTH, bottom + 20, label, parts)
 
 
 def scatter_chart(
@@ -287,8 +289,8 @@ def scatter_chart(
         parts.append(tag("path", {"class": f"dots {colour}{shape}", "d": dots}, name))
         if group >= 0 and not ordered and len(member) >= 3:
             x, y = member[np.argmin(np.abs(member - np.median(member, axis=0)).sum(axis=1))]
-            texts.append(_text(x, y + 4, _shorten(names[group]), "halo middle"))
-    return _figure(width, height, label, parts + texts)
+            texts.append(chart_text(x, y + 4, _shorten(names[group]), "halo middle"))
+    return chart_figure(width, height, label, parts + texts)
 
 
 def colour_class(group: int, ordered: bool = False) -> str:

@@ -10,7 +10,7 @@ from xml.etree.ElementTree import Element
 import numpy as np
 from jaxtyping import Float
 
-from jepakit.report.charts import nice_ticks, short
+from jepakit.report.charts import chart_figure, chart_text, nice_ticks, short
 from jepakit.report.markup import tag
 
 Numbers = Float[np.ndarray, "points"]
@@ -62,16 +62,16 @@ def curves_chart(
     parts: list[Element] = []
     for value in nice_ticks(low, high, 4):
         parts.append(tag("path", {"class": "rule", "d": f"M{left:g} {py(value):.1f}H{width - right:g}"}))
-        parts.append(_text(left - 6, py(value) + 3.5, short(value), "tick end"))
+        parts.append(chart_text(left - 6, py(value) + 3.5, short(value), "tick end"))
     parts.append(tag("path", {"class": "axis", "d": f"M{left:g} {height - bottom:g}H{width - right:g}"}))
     for value in nice_ticks(x_low, x_high, 6):
         if value == int(value):
-            parts.append(_text(px(value), height - bottom + 14, short(value), "tick middle"))
+            parts.append(chart_text(px(value), height - bottom + 14, short(value), "tick middle"))
     if x_label:
-        parts.append(_text((left + width - right) / 2, height - 4, x_label, "tick middle"))
+        parts.append(chart_text((left + width - right) / 2, height - 4, x_label, "tick middle"))
     for value, text in levels:
         parts.append(tag("path", {"class": "level", "d": f"M{left:g} {py(value):.1f}H{width - right:g}"}))
-        parts.append(_text(left + 4, py(value) - 4, text, "tick over"))
+        parts.append(chart_text(left + 4, py(value) - 4, text, "tick over"))
     inside: list[Element] = []
     for curve in curves:
         if curve.low is not None and curve.high is not None:
@@ -85,7 +85,7 @@ def curves_chart(
     window = {"x": left - 2, "y": top - 2, "width": width - left - right + 4, "height": height - top - bottom + 4}
     box = " ".join(f"{side:g}" for side in window.values())
     parts.append(tag("svg", {**window, "viewBox": box, "class": "window"}, inside))
-    return _figure(width, height, label, parts)
+    return chart_figure(width, round(height, 1), label, parts)
 
 
 def plane_chart(
@@ -117,11 +117,11 @@ def plane_chart(
     parts: list[Element] = []
     for value in nice_ticks(x_low, x_high, 4):
         parts.append(tag("path", {"class": "rule", "d": f"M{px(value):.1f} {edge:g}V{height - bottom:.1f}"}))
-        parts.append(_text(px(value), height - bottom + 13, short(value), "tick middle"))
+        parts.append(chart_text(px(value), height - bottom + 13, short(value), "tick middle"))
     for value in nice_ticks(y_low, y_high, 4):
         parts.append(tag("path", {"class": "rule", "d": f"M{left:g} {py(value):.1f}H{width - edge:.1f}"}))
-        parts.append(_text(left - 5, py(value) + 3.5, short(value), "tick end"))
-    parts.append(_text((left + width) / 2, height - 4, f"{names[0]} (across), {names[1]} (down)", "tick middle"))
+        parts.append(chart_text(left - 5, py(value) + 3.5, short(value), "tick end"))
+    parts.append(chart_text((left + width) / 2, height - 4, f"{names[0]} (across), {names[1]} (down)", "tick middle"))
     window = {"x": left, "y": edge, "width": round(width - left - edge, 1), "height": round(height - bottom - edge, 1)}
     box = " ".join(f"{value:g}" for value in window.values())
     lines = []
@@ -132,7 +132,7 @@ def plane_chart(
         place = {"class": f"mark {kind}", "cx": f"{px(x):.1f}", "cy": f"{py(y):.1f}", "r": "4.5"}
         lines.append(tag("circle", place, tag("title", name)))
     parts.append(tag("svg", {**window, "viewBox": box, "class": "window"}, lines))
-    return _figure(width, height, label, parts)
+    return chart_figure(width, round(height, 1), label, parts)
 
 
 def cost_chart(
@@ -177,12 +177,12 @@ def cost_chart(
         return edge + cell[1] * (columns - 0.5 - (value - y[0]) / ((y[-1] - y[0]) or 1.0) * (columns - 1))
 
     for value in nice_ticks(float(x[0]), float(x[-1]), 4):
-        parts.append(_text(px(value), height - bottom + 14, short(value), "tick middle"))
+        parts.append(chart_text(px(value), height - bottom + 14, short(value), "tick middle"))
     if columns > 1:
         for value in nice_ticks(float(y[0]), float(y[-1]), 4):
-            parts.append(_text(left - 6, py(value) + 3.5, short(value), "tick end"))
+            parts.append(chart_text(left - 6, py(value) + 3.5, short(value), "tick end"))
     said = f"{names[0]} (across), {names[1]} (up)" if columns > 1 else names[0]
-    parts.append(_text((left + width) / 2, height - 4, said, "tick middle"))
+    parts.append(chart_text((left + width) / 2, height - 4, said, "tick middle"))
     if finite.any():
         i, j = divmod(int(np.argmin(np.where(finite, cost, np.inf))), columns)
         at = f"{px(float(x[i])):.1f}", f"{py(float(y[j]) if columns > 1 else 0.0):.1f}"
@@ -191,7 +191,7 @@ def cost_chart(
         a, b = px(chosen[0]), py(chosen[1])
         cross = f"M{a - 5:.1f} {b - 5:.1f}l10 10m0 -10l-10 10"
         parts.append(tag("path", {"class": "cross", "d": cross}, tag("title", "first action of the plan")))
-    return _figure(width, height, label, parts)
+    return chart_figure(width, round(height, 1), label, parts)
 
 
 def legend(entries: Sequence[tuple[str, str, bool]]) -> Element:
@@ -217,12 +217,3 @@ def _way(x: Numbers, y: Numbers, px: Callable[[float], float], py: Callable[[flo
         parts.append(f"{'L' if drawing else 'M'}{px(a):.1f} {py(b):.1f}")
         drawing = True
     return "".join(parts)
-
-
-def _text(x: float, y: float, text: str, kind: str) -> Element:
-    return tag("text", {"class": kind, "x": f"{x:.1f}", "y": f"{y:.1f}"}, text)
-
-
-def _figure(width: float, height: float, label: str, parts: Sequence[Element]) -> Element:
-    box = {"class": "chart", "viewBox": f"0 0 {width:g} {height:.1f}", "role": "img", "aria-label": label}
-    return tag("svg", box, tag("title", label), parts)

@@ -31,11 +31,11 @@ from jepakit.core.batch import Batch, count_of
 from jepakit.core.dynamics import Dynamics, ObservationEncoder, States
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.state import State
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.impala import observation_decoder, observation_encoder
+from jepakit.nn.impala import check_widths, observation_decoder, observation_encoder
 from jepakit.nn.recurrent_predictor import RecurrentPredictor
 
 
@@ -53,10 +53,7 @@ class PixelWorldConfig:
     def __post_init__(self) -> None:
         check_range("embedding", self.embedding, 2)
         check_choice("perception", self.perception, ("pixels", "reconstruction"))
-        if not self.widths:
-            raise UserError("widths: an encoder needs at least one stage. Give for example 8 16 32.")
-        for width in self.widths:
-            check_range("widths", width, 1)
+        check_widths(self.widths)
 
 
 class PixelWorld(Dynamics):
@@ -136,9 +133,7 @@ class PixelWorld(Dynamics):
         newest = self.predictor.begin(history["inputs"].flatten(2), history["actions"], history.get("lengths"))
         return State({"latent": state.tree, "picture": newest})
 
-    def imagined(
-        self, history: Batch, actions: Float[Tensor, "batch horizon action"]
-    ) -> Float[Tensor, "batch horizon dim"]:
+    def imagined(self, history: Batch, actions: Float[Tensor, "batch horizon action"]) -> Float[Tensor, "batch horizon dim"]:
         """See `Dynamics.imagined`: of the encoder's embeddings, in whatever it plans."""
         self._check_mode()
         return super()._imagine(super().observe(history), actions, None).embeddings
@@ -154,9 +149,7 @@ class PixelWorld(Dynamics):
         """The newest picture, observed or decoded, flattened; the newest embedding where perception is by reconstruction."""
         return state.tree["picture"] if isinstance(state.tree, dict) else super().embedding(state)
 
-    def _imagine(
-        self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None
-    ) -> States:
+    def _imagine(self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None) -> States:
         if not isinstance(state.tree, dict):
             return super()._imagine(state, actions, condition, owner)
         latents = super()._imagine(State(state.tree["latent"]), actions, condition, owner)

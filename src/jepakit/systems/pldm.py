@@ -37,12 +37,12 @@ from jepakit.core.batch import Batch
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.state import State
-from jepakit.errors import UserError, check_range
+from jepakit.errors import check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.impala import observation_encoder
+from jepakit.nn.impala import check_widths, observation_encoder
 from jepakit.nn.recurrent_predictor import RecurrentPredictor
 
 
@@ -73,10 +73,7 @@ class PLDMConfig:
             check_range(name, getattr(self, name), 0)
         check_range("embedding", self.embedding, 2)
         check_range("inverse_hidden", self.inverse_hidden, 1)
-        if not self.widths:
-            raise UserError("widths: an encoder needs at least one stage. Give for example 8 16 32.")
-        for width in self.widths:
-            check_range("widths", width, 1)
+        check_widths(self.widths)
 
 
 class PLDM(Dynamics):

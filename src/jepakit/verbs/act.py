@@ -61,8 +61,8 @@ def act(
     The first episodes are recorded for the report: `acting/`, with what each plan imagined.
 
     Args:
-        run: the run folder of a system with dynamics (pldm, lewm).
-        env: two-rooms, two-rooms-fixed, or the id of a Gymnasium environment that puts a goal observation into
+        run: the run folder of a system with dynamics (pldm, lewm, pixel-world).
+        env: one of ours (docs/worlds.md lists them), or the id of a Gymnasium environment that puts a goal observation into
             info["goal"].
         planner: random, cem, icem, mppi or gradient.
         episodes: how many, each with its own start and goal.

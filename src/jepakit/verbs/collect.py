@@ -43,8 +43,8 @@ def collect(
     info["state"]; numbers are of the types that the environment's spaces declare.
 
     Args:
-        env: two-rooms, two-rooms-fixed, or a registered environment, as gymnasium.make takes it (module:Name-v0 imports the
-            module first); in Python also a function that makes one.
+        env: one of ours (docs/worlds.md lists them), or a registered environment, as gymnasium.make takes it (module:Name-v0
+            imports the module first); in Python also a function that makes one.
         episodes: how many the store shall hold in the end.
         out: the folder of the store.
         policy: "random" draws from the action space, "heuristic" asks the environment's own heuristic_action(rng); the folder
@@ -62,12 +62,15 @@ def collect(
     name = env if isinstance(env, str) else f"{getattr(env, '__module__', '?')}:{getattr(env, '__qualname__', '?')}"
     about = {"environment": name, "policy": policy, "seed": seed, "steps": steps}
     out, console = Path(out).expanduser(), Console(stderr=True)
+    planning = None
+    if policy not in POLICIES:
+        planning = planning_policy(Path(policy).expanduser(), make_planner("mppi", seed=seed))
     with ExitStack() as stack:
 
         def world() -> _World:
             made = _make(env)
             stack.callback(made.close)
-            return _World(made, policy, seed, steps)
+            return _World(made, copy.copy(planning) if planning else policy, seed, steps)
 
         worlds = [world()]  # before anything is written
         writer = stack.enter_context(EpisodeWriter(out, about))
@@ -113,7 +116,7 @@ class _Episode:
 class _World:
     """An environment and the episode it is in. Nothing resets it but `begin`: no frame is lost or mixed."""
 
-    def __init__(self, env: Any, policy: str, seed: int, most: int | None):
+    def __init__(self, env: Any, policy: str | PlanningPolicy, seed: int, most: int | None):
         self.env, self.seed, self.most = env, seed, most
         self.store_action = _action_codec(env)
         _check_observations(env)
@@ -121,9 +124,8 @@ class _World:
         if most is None and limit is None:
             raise UserError(f"{_called(env)} has no limit of steps of its own. Give one with --steps, for example --steps 200.")
         self.actions = copy.deepcopy(env.action_space)  # environments may share one space, and each draws for itself
-        self.planning: PlanningPolicy | None = None
-        if policy not in POLICIES:
-            self.planning = planning_policy(policy, make_planner("mppi", seed=seed))
+        self.planning = None if isinstance(policy, str) else policy
+        if self.planning is not None:
             self.policy: _Policy = lambda rng: self._planned()
         else:
             self.policy = (lambda rng: self.actions.sample()) if policy == "random" else _heuristic(env)

@@ -15,7 +15,7 @@ from jepakit.evaluation.features import baseline_features
 from jepakit.evaluation.intervals import Interval
 from jepakit.evaluation.rollout_error import LinearDynamics, compare_rollouts
 from jepakit.evaluation.state_probe import StateProbe, probe_rows, varying
-from jepakit.evaluation.surprise import opposite, prediction_error, spread_of, surprise_auc
+from jepakit.evaluation.surprise import QUANTILES, opposite, prediction_error, spread_of, surprise_auc
 from jepakit.modalities.trajectories import TrajectoryData
 from jepakit.randomness import derive_seed
 from jepakit.verbs.world_windows import Windows, anothers, choose_windows, embed_windows, frames_of, imagine
@@ -161,7 +161,7 @@ def _surprise(
     return {
         "interval": "95 % bootstrap over episodes",
         "unit": "the median error of ordinary steps",
-        "quantiles": [0.05, 0.25, 0.5, 0.75, 0.95],
+        "quantiles": list(QUANTILES),
         "ordinary": spread_of(ordinary, middle),
         "events": found,
     }

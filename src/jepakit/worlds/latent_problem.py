@@ -116,10 +116,8 @@ class LatentProblem:
                 f"{self.space.size}], got {list(actions.shape)}."
             )
         candidates = actions.shape[1]
-        rows = actions.flatten(0, 1).to(self.goal.dtype)
+        rows = self._given(actions.flatten(0, 1))
         owner = torch.arange(self.environments, device=self.device).repeat_interleave(candidates)
-        if self.scale is not None:
-            rows = (rows - self.scale[0]) / self.scale[1]
         if len(rows) <= self.chunk:
             found = self._imagine(rows, owner)
         else:
@@ -133,10 +131,12 @@ class LatentProblem:
 
     def imagine(self, actions: Float[Tensor, "env horizon action"]) -> Float[Tensor, "env horizon *tokens dim"]:
         """The embeddings that a plan of each environment would lead through."""
-        given = actions.to(self.goal.dtype)
-        if self.scale is not None:
-            given = (given - self.scale[0]) / self.scale[1]
-        return self.model.rollout(self.start, given).embeddings
+        return self.model.rollout(self.start, self._given(actions)).embeddings
+
+    def _given(self, actions: Float[Tensor, "*rows action"]) -> Float[Tensor, "*rows action"]:
+        """Actions as the model takes them."""
+        actions = actions.to(self.goal.dtype)
+        return actions if self.scale is None else (actions - self.scale[0]) / self.scale[1]
 
     def only(self, environment: int) -> LatentProblem:
         """The problem of one environment by itself."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from jepakit.errors import UserError
 from jepakit.modalities.maze import MazeConfig, draw_mazes, draw_task, guide, move, picture
 from jepakit.modalities.maze_episodes import Wanderers
-from jepakit.modalities.walls import HIGH, LOW, MOST, SIDE, shortened
+from jepakit.modalities.walls import HIGH, LOW, MOST, SIDE, coloured, shortened
 from jepakit.randomness import Draws
 
 NEAR = 4.5  # pixels: closer to the goal than this is success, as in Two Rooms
@@ -82,9 +82,7 @@ class MazeEnvironment(gymnasium.Env):
 
     def render(self) -> NDArray[np.uint8]:
         """The dot in white, the walls in grey, the goal in green, `[260, 260, 3]`."""
-        seen, goal = picture(self.maze, self.place, self._flicker)[0], picture(self.maze, self.goal, self._flicker)[0, 0]
-        colours = np.stack([seen[0] | seen[1] // 2, seen[0] | seen[1] // 2 | goal, seen[0] | seen[1] // 2], axis=2)
-        return colours.repeat(4, axis=0).repeat(4, axis=1)
+        return coloured(*(picture(self.maze, place, self._flicker)[0] for place in (self.place, self.goal)))
 
     def _pushed(self, way: NDArray) -> NDArray[np.float32]:
         """The action that moves the dot this way, its velocity taken off."""

@@ -25,9 +25,9 @@ from jepakit.modalities.two_rooms import (
     move,
     picture,
 )
+from jepakit.modalities.walls import coloured
 from jepakit.randomness import Draws
 
-STEPS = 200  # of an episode
 NEAR = 4.5  # pixels: closer to the goal than this is success
 
 
@@ -84,9 +84,7 @@ class TwoRooms(gymnasium.Env):
 
     def render(self) -> NDArray[np.uint8]:
         """The dot in white, the walls in grey, the goal in green, `[260, 260, 3]`."""
-        seen, goal = self._observe(), self.goal_picture[0]
-        colours = np.stack([seen[0] | seen[1] // 2, seen[0] | seen[1] // 2 | goal, seen[0] | seen[1] // 2], axis=2)
-        return colours.repeat(4, axis=0).repeat(4, axis=1)
+        return coloured(self._observe(), self.goal_picture)
 
     def _observe(self) -> NDArray[np.uint8]:
         return picture(self.rooms, self.place, self.config, self._flicker)[0]
