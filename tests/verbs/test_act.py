@@ -48,7 +48,9 @@ def test_the_same_seed_gives_the_same_episodes(run):
     [
         (["--env", "two-roms"], "two-rooms"),
         (["--env", "two-rooms", "--planner", "mpi"], "mppi"),
-        (["--env", "CartPole-v1"], "Box"), (["--env", "Pendulum-v1"], "actions have 1 each"),
+        (["--env", "CartPole-v1"], "Plan with --planner tree"),
+        (["--env", "two-rooms", "--planner", "tree"], "--planner icem"),
+        (["--env", "Pendulum-v1"], "actions have 1 each"),
         (["--env", "two-rooms", "--episodes", "0"], "episodes"),
     ],
 )

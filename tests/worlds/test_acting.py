@@ -15,8 +15,9 @@ from jepakit.core.energies import Energy
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
-from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, RandomPolicy, run_episodes
+from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, RandomPolicy, episode_seeds, run_episodes
 from jepakit.worlds.planners import make_planner
+from jepakit.worlds.recording import Recorder
 
 LIMIT = 0.5
 
@@ -90,6 +91,69 @@ def test_planning_in_the_true_model_reaches_every_goal(skip, history, options):
     assert len(planning.seconds) == 2 * 12 // steps  # two rounds of environments, a plan every few steps
 
 
+WAYS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float32)
+
+
+class Grid(Plane):
+    """A point on a grid that takes one of four ways, numbered from 1."""
+
+    action_space = spaces.Discrete(4, start=1)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.place, self.goal = (self.np_random.integers(-2, 3, 2).astype(np.float32) for _ in range(2))
+        return self.place.copy(), self._info()
+
+    def step(self, action):
+        assert self.action_space.contains(action)
+        self.place = self.place + WAYS[action - 1]
+        self.steps += 1
+        info = self._info()
+        return self.place.copy(), 0.0, bool(info["success"]), self.steps >= 12, info
+
+
+class ExactGrid(Exact):
+    """Its true dynamics: the model is told of one-hot codes in deviations."""
+
+    def advance(self, state, action, condition=None):
+        codes = action.unflatten(1, (self.blocks, 4)) * self.std + 0.25
+        return state + (codes @ torch.from_numpy(WAYS)).sum(1)
+
+
+def grid_policy(skip=1, history=1, planner=None, **options):
+    inputs = TrajectoryInputs(
+        shape=(2,), mean=(0.0, 0.0), std=(1.0, 1.0), action_mean=(0.25,) * 4 * skip, action_std=(0.4,) * 4 * skip,
+        history=history, horizon=1,
+    )  # fmt: skip
+    model = Dynamics(Identity(), ExactGrid(0.4, skip), Energy(name="l2"), history=history).eval()
+    config = PlanningConfig(**{"horizon": 9, "replan": 1, **options})
+    return PlanningPolicy(model, inputs, planner or make_planner("tree", beam=16), config, frame_skip=skip)
+
+
+@pytest.mark.parametrize(
+    ("skip", "history", "options"), [(1, 1, {}), (1, 3, {"replan": 2}), (2, 2, {"horizon": 4, "replan": 2})]
+)
+def test_choices_are_planned_by_tree_search(skip, history, options):
+    outcomes = run_episodes(Grid, grid_policy(skip, history, **options), 6, together=4)
+    assert [outcome.success for outcome in outcomes] == [True] * 6
+    assert np.mean([outcome.success for outcome in run_episodes(Grid, RandomPolicy(), 20)]) < 0.5
+
+
+def test_plans_of_choices_are_recorded():
+    recorder = Recorder(episode_seeds(0, 1))
+    planning = grid_policy(planner=recorder.planner(make_planner("tree", beam=16)))
+    run_episodes(recorder.environments("tree", Grid), planning, 2)
+    plan = recorder.chosen_plans("tree", recorder.seeds[0])[0]
+    episode = recorder.episodes["tree"][recorder.seeds[0]]
+    np.testing.assert_allclose(plan.imagined()[0], episode.states[1], atol=1e-5)
+    assert plan.landscape() is None  # a choice has no axes
+
+
+def test_too_many_blocks_are_refused():
+    with pytest.raises(UserError, match=r"4 choices in blocks of 6 make 4,096 different blocks.*smaller frame_skip"):
+        run_episodes(Grid, grid_policy(6), 1)
+
+
 def test_random_actions_reach_none_of_them():
     assert np.mean([outcome.success for outcome in run_episodes(Plane, RandomPolicy(), 20)]) < 0.2
 
@@ -138,7 +202,7 @@ def test_environments_that_do_not_fit_the_model_are_named():
         run_episodes(Elsewhere, policy(), 1)
     with pytest.raises(UserError, match=r"2 numbers together.*3 each"):
         run_episodes(Driven, policy(), 1)
-    with pytest.raises(UserError, match=r"Box.*tree search"):
+    with pytest.raises(UserError, match=r"2 numbers together.*4 each"):
         run_episodes(Chosen, policy(), 1)
     with pytest.raises(UserError, match="goal"):
         run_episodes(Aimless, policy(), 1)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from jepakit.config import read_config
-from jepakit.errors import check_choice, check_range
+from jepakit.errors import UserError, check_choice, check_range
 from jepakit.evaluation.intervals import Interval, wilson
 from jepakit.files import write_json
 from jepakit.training.device import choose_device, keep_freed_memory
@@ -31,6 +31,7 @@ from jepakit.worlds.acting import (
     run_episodes,
 )
 from jepakit.worlds.behaviour_cloning import clone
+from jepakit.worlds.choices import is_choice
 from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import PLANNERS, make_planner
 from jepakit.worlds.recording import Recorder
@@ -64,12 +65,12 @@ def act(
         run: the run folder of a system with dynamics (pldm, lewm, pixel-world).
         env: one of ours (docs/worlds.md lists them), or the id of a Gymnasium environment that puts a goal observation into
             info["goal"].
-        planner: random, cem, icem, mppi or gradient.
+        planner: random, cem, icem, mppi or gradient; tree where actions are a choice among a few.
         episodes: how many, each with its own start and goal.
         horizon: steps of the model that are imagined.
         replan: steps that are done before planning again.
         cost: "sum" of the distances to the goal at all imagined steps, or that of the "last".
-        population: candidates of an iteration; None: the planner's own.
+        population: candidates of an iteration, of the tree search the width of its beam; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
@@ -80,16 +81,21 @@ def act(
 
     Errors: a run without dynamics, an environment without a goal or with other observations than the model's.
     """
-    check_choice("planner", planner, [name for name in PLANNERS if name not in ("tree", "amortised")])
+    check_choice("planner", planner, [name for name in PLANNERS if name != "amortised"])
     for name, value, least in (("episodes", episodes, 1), ("together", together, 1), ("record", record, 0)):
         check_range(name, value, least)
     folder, where = RunFolder(run), choose_device(device)
     options = {"population": population, "elites": elites, "iterations": iterations}
-    asked = {name: value for name, value in options.items() if value is not None}
+    asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    made = partial(make_environment, env)
+    make: Callable[[], Any] = made
+    _check_planner(env, make().action_space, planner)
+    searched = asked
+    if planner == "tree":
+        searched = {"beam" if name == "population" else name: value for name, value in asked.items()} | {"cost": cost}
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
-    watched = recorder.planner(make_planner(planner, seed=seed, **asked))
+    watched = recorder.planner(make_planner(planner, seed=seed, **searched))
     planning = planning_policy(run, watched, PlanningConfig(horizon=horizon, replan=replan, cost=cost), where)
-    make: Callable[[], Any] = partial(make_environment, env)
     policies: dict[str, Policy] = {planner: planning, "random": RandomPolicy()}
     if behaviour_cloning:
         config = read_config(run)
@@ -112,11 +118,18 @@ def act(
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
     }
-    made = partial(make_environment, env)
     result["recorded"] = write_recordings(folder.recordings, recorder, made, planner, planning.frame_skip)
     write_json(folder.acting, result)
     Console(stderr=True).print(_table(result))
     return result
+
+
+def _check_planner(env: str, space: Any, planner: str) -> None:
+    """Errors: a planner that does not fit the environment's actions."""
+    if is_choice(space) and planner != "tree":
+        raise UserError(f"planner: the actions of {env} are a choice among {space.n}. Plan with --planner tree, not {planner}.")
+    if planner == "tree" and not is_choice(space):
+        raise UserError(f"planner: tree chooses among a few actions, those of {env} are continuous. Plan with --planner icem.")
 
 
 def _row(outcomes: list[Outcome], seconds: float, cpu: float) -> dict[str, Any]:

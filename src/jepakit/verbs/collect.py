@@ -6,6 +6,7 @@ import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.randomness import derive_seed
 from jepakit.verbs.planning import planning_policy
 from jepakit.worlds.acting import PlanningPolicy
+from jepakit.worlds.choices import is_choice
 from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import make_planner
 
@@ -62,15 +64,19 @@ def collect(
     name = env if isinstance(env, str) else f"{getattr(env, '__module__', '?')}:{getattr(env, '__qualname__', '?')}"
     about = {"environment": name, "policy": policy, "seed": seed, "steps": steps}
     out, console = Path(out).expanduser(), Console(stderr=True)
-    planning = None
-    if policy not in POLICIES:
-        planning = planning_policy(Path(policy).expanduser(), make_planner("mppi", seed=seed))
+
+    @cache
+    def planning(planner: str) -> PlanningPolicy:
+        return planning_policy(Path(policy).expanduser(), make_planner(planner, seed=seed))
+
     with ExitStack() as stack:
 
         def world() -> _World:
             made = _make(env)
             stack.callback(made.close)
-            return _World(made, copy.copy(planning) if planning else policy, seed, steps)
+            if policy in POLICIES:
+                return _World(made, policy, seed, steps)
+            return _World(made, copy.copy(planning("tree" if is_choice(made.action_space) else "mppi")), seed, steps)
 
         worlds = [world()]  # before anything is written
         writer = stack.enter_context(EpisodeWriter(out, about))
@@ -159,8 +165,8 @@ class _World:
     def _planned(self) -> NDArray:
         assert self.planning is not None
         assert self.episode is not None
-        space = self.actions
-        return np.clip(self.planning.act([self.episode.observations[-1]], [self.info])[0], space.low, space.high)
+        action = self.planning.act([self.episode.observations[-1]], [self.info])[0]
+        return action if is_choice(self.actions) else np.clip(action, self.actions.low, self.actions.high)
 
     def _see(self, observation: Any, info: dict[str, Any]) -> None:
         assert self.episode is not None

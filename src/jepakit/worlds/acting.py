@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
+from jepakit.core.state import State
 from jepakit.errors import UserError, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
-from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.worlds.choices import Choices, is_choice
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.problem import ActionSpace, Planner, shifted
 
 Information = dict[str, Any]
@@ -31,8 +33,8 @@ class Policy(Protocol):
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
         """New episodes begin in these environments."""
 
-    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
-        """The next action of each, `[env, action]`."""
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray:
+        """The next action of each, `[env, action]`, or `[env]` where actions are a choice among a few."""
         ...
 
 
@@ -44,8 +46,8 @@ class RandomPolicy:
         for space, seed in zip(self.spaces, seeds, strict=True):
             space.seed(derive_seed(seed, "random policy") % 2**31)
 
-    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
-        return np.stack([space.sample() for space in self.spaces]).astype(np.float32)
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray:
+        return np.stack([space.sample() for space in self.spaces])
 
 
 class OraclePolicy:
@@ -54,13 +56,16 @@ class OraclePolicy:
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
         self.environments = [environment.unwrapped for environment in environments]
 
-    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray:
         return np.stack([environment.oracle_action() for environment in self.environments])
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlanningConfig:
-    """How to plan while acting. Steps are the model's; one is `frame_skip` steps of the environment."""
+    """How to plan while acting. Steps are the model's; one is `frame_skip` steps of the environment.
+
+    Where actions are a choice among a few, `cost` is the tree search's own and `deviations` means nothing.
+    """
 
     horizon: int = 20
     """Steps that are imagined, but none past the end of an episode whose length the environment's `spec` tells."""
@@ -84,12 +89,12 @@ class PlanningPolicy:
     """Plans in a world model towards the embedding of a goal, and plans again every few steps from what it then sees.
 
     The goal is `info["goal"]`, an observation; it and every state are encoded once. Plans start from what is left of the last
-    one and of the best candidates beside it.
+    one and of the best candidates beside it. Where actions are a choice among a few the planner is given a `TreeProblem`.
 
     Args:
         model: a world model in eval mode, on its device.
         inputs: what it expects.
-        planner: any of `worlds.planners`.
+        planner: any of `worlds.planners` for continuous actions, `TreeSearch` for choices.
         config: how far to look and how often.
         space: the actions there are; None: the environment's.
         frame_skip: steps of the environment to one of the model.
@@ -114,13 +119,17 @@ class PlanningPolicy:
         """Of each plan, for all environments together: encoding and search."""
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
-        self.limits = self.space or self._recorded(ActionSpace.of(environments[0].action_space))
+        space = environments[0].action_space
+        self.choices = Choices(space, self.frame_skip) if is_choice(space) else None
+        if self.choices is None:
+            self.limits = self.space or self._recorded(ActionSpace.of(space))
+        size = self.limits.size if self.choices is None else self.choices.size
         specs = [getattr(environment, "spec", None) for environment in environments]
         self.ends = min((spec.max_episode_steps for spec in specs if spec and spec.max_episode_steps), default=None)
-        if self.limits.size * self.frame_skip != self.inputs.action:
+        if size * self.frame_skip != self.inputs.action:
             raise UserError(
                 f"The model was trained on blocks of {self.frame_skip} actions, {self.inputs.action} numbers together; the "
-                f"environment's actions have {self.limits.size} each. Act in the environment it was trained for."
+                f"environment's actions have {size} each. Act in the environment it was trained for."
             )
         self.ids = [int(seed) for seed in seeds]
         self.goal: Tensor | None = None
@@ -128,10 +137,10 @@ class PlanningPolicy:
         self.block: list[Tensor] = []  # actions since the newest observation
         self.seen: list[Tensor] = []  # normalised observations, a model step apart, newest last
         self.done: list[Tensor] = []  # blocks of actions between them
-        self.queue: list[NDArray[np.float32]] = []  # planned and not yet done
+        self.queue: list[NDArray] = []  # planned and not yet done
         self.clock = 0
 
-    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray:
         if self.clock % self.frame_skip == 0:
             self.seen = [*self.seen, self._normalised(observations)][-self.inputs.history :]
         if not self.queue:
@@ -148,17 +157,28 @@ class PlanningPolicy:
             between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
             state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
-            problem = LatentProblem(
-                self.model, state, goal, self.limits, self._horizon(), scale=self.scale,
-                skip=self.frame_skip, cost=self.config.cost, chunk=self.config.chunk, ids=self.ids,
-            )  # fmt: skip
+            problem = self._problem(state, goal)
         warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
         plan = self.planner(problem, warm, step=self.clock)
         best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
         self.goal, self.warm = goal, shifted(best, self.config.replan)
-        chosen = problem.space.steps(plan.actions[:, : self.config.replan]).cpu().numpy().astype(np.float32)
-        self.queue = list(chosen.transpose(1, 0, 2))
+        begin = plan.actions[:, : self.config.replan]
+        if self.choices is None:
+            chosen = self.limits.block(self.frame_skip).steps(begin).cpu().numpy().astype(np.float32)
+        else:
+            chosen = self.choices.steps(begin)
+        self.queue = list(chosen.swapaxes(0, 1))
         self.seconds.append(time.perf_counter() - start)
+
+    def _problem(self, state: State, goal: Tensor) -> LatentProblem | LatentTreeProblem:
+        horizon, chunk = self._horizon(), self.config.chunk
+        if self.choices is None:
+            return LatentProblem(
+                self.model, state, goal, self.limits, horizon, scale=self.scale,
+                skip=self.frame_skip, cost=self.config.cost, chunk=chunk, ids=self.ids,
+            )  # fmt: skip
+        blocks = self.inputs.normalise_actions(self.choices.blocks())
+        return LatentTreeProblem(self.model, state, goal, blocks, horizon, chunk=chunk, ids=self.ids)
 
     def _horizon(self) -> int:
         """In steps of the model."""
@@ -197,9 +217,9 @@ class PlanningPolicy:
             )
         return self.inputs.normalise(stacked).to(self.device)
 
-    def _remember(self, action: NDArray[np.float32]) -> None:
+    def _remember(self, action: NDArray) -> None:
         """Keeps the blocks between the observations kept, in the model's units."""
-        self.block.append(torch.from_numpy(action))
+        self.block.append(torch.from_numpy(action) if self.choices is None else self.choices.codes(action))
         if len(self.block) == self.frame_skip:
             block = self.inputs.normalise_actions(torch.cat(self.block, 1)).to(self.device)
             self.done, self.block = [*self.done, block][-self.inputs.history :], []

@@ -22,6 +22,7 @@ from jepakit.errors import UserError, check_range
 from jepakit.modalities.trajectories import TrajectoryInputs, WindowDataset
 from jepakit.randomness import derive_seed
 from jepakit.worlds.acting import Information
+from jepakit.worlds.choices import as_number, is_choice
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,29 +50,32 @@ class BehaviourCloningConfig:
 class BehaviourCloning:
     """A `Policy` from observation and goal; pictures are seen as `TrajectoryInputs.plain` gives them.
 
-    Actions are predicted in deviations of the data's and given in raw units, cut to the environment's bounds.
+    Actions are predicted in deviations of the data's and given in raw units, cut to the environment's bounds; of a choice
+    among a few the most probable.
     """
 
     def __init__(self, network: nn.Module, inputs: TrajectoryInputs, mean: Tensor, std: Tensor):
         self.network, self.inputs, self.mean, self.std = network.eval(), inputs, mean, std
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
-        space = environments[0].action_space
-        if getattr(space, "shape", None) != (len(self.mean),):
+        self.space = space = environments[0].action_space
+        size = space.n if is_choice(space) else space.shape[0] if len(space.shape or ()) == 1 else None
+        if size != len(self.mean):
             raise UserError(
                 f"The recorded actions have {len(self.mean)} numbers, the environment takes {space}. Act in the environment "
                 "that the episodes come from."
             )
-        self.low, self.high = space.low, space.high
 
     @torch.no_grad()
-    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray[np.float32]:
+    def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray:
         if any("goal" not in info for info in infos):
             raise UserError("Behaviour cloning follows info['goal'], which this environment does not give: see worlds.goals.")
         given = (observations, [info["goal"] for info in infos])
         seen = [_plain(self.inputs, torch.from_numpy(np.stack(each))) for each in given]
-        chosen = self.network(torch.cat(seen, 1)) * self.std + self.mean
-        return np.clip(chosen.numpy(), self.low, self.high).astype(np.float32)
+        chosen = (self.network(torch.cat(seen, 1)) * self.std + self.mean).numpy()
+        if is_choice(self.space):  # the squared error of one-hot codes is least at their probabilities
+            return as_number(chosen, self.space)
+        return np.clip(chosen, self.space.low, self.space.high).astype(np.float32)
 
 
 def clone(

@@ -161,6 +161,7 @@ class LatentTreeProblem:
         model, start, goal, horizon, chunk: as of `LatentProblem`; `chunk` counts states predicted at once.
         choices: what the model is given for each choice, `[choice, action]` in its own units: one-hot codes, or blocks.
         key: `key(state of the model) -> int [n]`; states of one key are searched as one, see `TreeProblem`.
+        ids: see `Problem`.
 
     Errors: as of `LatentProblem`.
     """
@@ -175,6 +176,7 @@ class LatentTreeProblem:
         *,
         chunk: int | None = None,
         key: Callable[[State], Tensor] | None = None,
+        ids: Sequence[int] | None = None,
     ):
         check_range("horizon", horizon, 1)
         if chunk is not None:
@@ -187,7 +189,7 @@ class LatentTreeProblem:
         # Its goal goes with each state, so that a state says by itself what it costs.
         self.start = State({"model": start.tree, "goal": goal})
         self.model, self.horizon, self.chunk, self.model_key = model, horizon, chunk, key
-        self.actions = len(choices)
+        self.actions, self.ids = len(choices), None if ids is None else list(ids)
 
     @property
     def key(self) -> Callable[[State], Tensor] | None:
@@ -209,3 +211,14 @@ class LatentTreeProblem:
     def state_cost(self, state: State) -> Float[Tensor, "n"]:
         """Squared distance of each state's embedding to its goal, summed over the embedding."""
         return (self.model.embedding(State(state.tree["model"])) - state.tree["goal"]).square().flatten(1).sum(1)
+
+    def imagine(self, actions: Int[Tensor, "env horizon 1"]) -> Float[Tensor, "env horizon *tokens dim"]:
+        """The embeddings that a plan of each environment would lead through."""
+        return self.model.rollout(State(self.start.tree["model"]), self.choices[actions[..., 0]]).embeddings
+
+    def only(self, environment: int) -> LatentTreeProblem:
+        """The problem of one environment by itself."""
+        alone = copy.copy(self)
+        alone.start = self.start.index(torch.tensor([environment]))
+        alone.ids = None if self.ids is None else [self.ids[environment]]
+        return alone

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from jepakit.core.state import State
@@ -137,8 +137,8 @@ class Planner(Protocol):
 
 
 def shifted(
-    plan: Float[Tensor, "*shape horizon action"], steps: int = 1, end: str = "repeat"
-) -> Float[Tensor, "*shape horizon action"]:
+    plan: Num[Tensor, "*shape horizon action"], steps: int = 1, end: str = "repeat"
+) -> Num[Tensor, "*shape horizon action"]:
     """What is left of a plan (or of elites) after its first `steps` actions were done, as a warm start of the same horizon.
 
     end: what fills the end: "repeat" the last action, or "zero".

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from jepakit.errors import UserError, check_range
-from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.problem import Plan, Planner
 
 PLANS = 12  # of an episode that are kept, evenly spaced
@@ -45,20 +45,23 @@ class RecordedPlan:
 
     seed: int
     step: int
-    problem: LatentProblem
-    actions: Float[Tensor, "horizon action"]
+    problem: LatentProblem | LatentTreeProblem
+    actions: Float[Tensor, "horizon action"] | Int[Tensor, "horizon 1"]
 
     def imagined(self) -> Float[np.ndarray, "horizon dim"]:
         """Embeddings that the plan was expected to lead through."""
         with torch.no_grad():
             return self.problem.imagine(self.actions[None])[0].flatten(1).float().cpu().numpy()
 
-    def landscape(self, points: int = 21) -> dict[str, Any]:
+    def landscape(self, points: int = 21) -> dict[str, Any] | None:
         """What plans cost that do one action all the time, over a grid of the first two numbers of an environment's action.
 
-        The others stay as the plan has them on average. With a single number the grid has one row.
+        The others stay as the plan has them on average. With a single number the grid has one row. None where actions are a
+        choice among a few, which have no axes.
         """
         check_range("points", points, 2)
+        if isinstance(self.problem, LatentTreeProblem):
+            return None
         space, horizon = self.problem.space, self.problem.horizon
         width = space.size // space.parts
         mean = self.actions.unflatten(1, (space.parts, width)).mean((0, 1))
@@ -100,7 +103,7 @@ class _Watched:
             self._note(info)
         return observation, info
 
-    def step(self, action: NDArray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         observation, reward, terminated, truncated, info = self._environment.step(action)
         if self._now is not None:
             self._now.actions.append(np.array(action, copy=True))
@@ -134,7 +137,8 @@ class Recorder:
 
         def noting(problem: Any, warm: Tensor | None = None, step: int | Sequence[int] = 0) -> Plan:
             plan = planner(problem, warm, step=step)
-            if isinstance(problem, LatentProblem) and problem.ids is not None and isinstance(step, int):
+            ours = isinstance(problem, LatentProblem | LatentTreeProblem)
+            if ours and problem.ids is not None and isinstance(step, int):
                 for row, seed in enumerate(problem.ids):
                     if seed in self.plans:
                         self.plans[seed].append(RecordedPlan(seed, step, problem.only(row), plan.actions[row].detach()))

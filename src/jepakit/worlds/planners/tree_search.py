@@ -42,7 +42,8 @@ class TreeSearch:
 
     @torch.no_grad()
     def __call__(self, problem: TreeProblem, warm: Tensor | None = None, step: int | Sequence[int] = 0) -> Plan:
-        """See `Planner`. A warm start's actions are always followed, beside the beam: the plan is no worse than it.
+        """See `Planner`. A warm start's actions (of several, the first's) are always followed, beside the beam: the plan is no
+        worse than it.
 
         Errors: a warm start of another shape, or of actions that do not exist; costs of another shape, or all NaN.
         """
@@ -105,6 +106,7 @@ class TreeSearch:
     ) -> Tensor | None:
         if warm is None:
             return None
+        warm = warm[:, 0] if warm.dim() == 4 else warm
         if warm.shape != (environments, horizon, 1):
             raise UserError(f"A warm start is [env, horizon, 1] = {[environments, horizon, 1]}, got {list(warm.shape)}.")
         if not bool(((warm >= 0) & (warm < choices) & (warm == warm.round())).all()):
