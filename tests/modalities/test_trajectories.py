@@ -102,6 +102,18 @@ def test_inputs_normalise_by_the_training_episodes():
     assert torch.isfinite(TrajectoryInputs.of(still).prepare([still.train[0]])).all()
 
 
+def test_what_never_changes_in_pictures_does_not_count_as_deviation():
+    """A bright frame around what moves would make that fainter than the same in a channel without a frame."""
+    seen = np.zeros((4, 20, 2, 8, 8), dtype=np.uint8)
+    seen[:, :, :, 3, 4] = np.random.default_rng(0).integers(0, 256, (4, 20, 1))
+    seen[:, :, 1, 0] = 255
+    inputs = TrajectoryInputs.of(
+        open_trajectories(TrajectoryDataConfig(data="object"), 0, [{**episode(n), "observations": seen[n]} for n in range(4)])
+    )
+    assert inputs.std[0] == pytest.approx(inputs.std[1])
+    assert inputs.std[0] == pytest.approx(np.sqrt((seen[:, :, 0] / 255).var((0, 1)).mean()), rel=0.2)
+
+
 def test_pictures():
     """uint8 and floats in [0, 1] give the same input, whichever axis the channels stand on."""
     pixels = np.random.default_rng(0).integers(0, 256, (4, 20, 6, 5, 3), dtype=np.uint8)

@@ -20,6 +20,9 @@ Scale = tuple[tuple[float, ...], tuple[float, ...]]
 def scales(episodes: Episodes, begins: NDArray[np.int64], span: int) -> tuple[Scale, Scale]:
     """Mean and deviation of observations (of each number, or of each channel with pixels in [0, 1]), and of actions.
 
+    The deviation of a channel is around the mean picture: what never changes, such as the walls of a room, says nothing, and
+    would only make what does change there fainter beside other channels.
+
     begins: the first step of each window; span: steps of a window. Every step that windows see counts once. Of a store, or of
     pictures yet to be drawn, with more than 4,096 windows so many steps do (at most 2^24 numbers of them, but 64 steps), drawn
     alike each time.
@@ -43,5 +46,5 @@ def _steps(episodes: Episodes, begins: NDArray[np.int64], span: int) -> NDArray[
 def _scale(values: Tensor, axes: list[int]) -> Scale:
     mean = values.mean(axes)
     # Of numbers that never change too, dividing by the deviation must give numbers.
-    deviation = (values - values.mean(axes, keepdim=True)).square().mean(axes).sqrt().clamp_min(1e-3)
+    deviation = (values - values.mean(0)).square().mean(axes).sqrt().clamp_min(1e-3)
     return tuple(mean.tolist()), tuple(deviation.tolist())
