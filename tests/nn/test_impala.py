@@ -3,8 +3,8 @@ import torch
 from torch import nn
 
 from jepakit.errors import UserError
+from jepakit.nn.embedding_predictors import RecurrentPredictor
 from jepakit.nn.impala import Impala
-from jepakit.nn.recurrent_predictor import RecurrentPredictor
 
 
 def parameters(*modules):

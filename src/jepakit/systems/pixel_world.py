@@ -35,8 +35,8 @@ from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
+from jepakit.nn.embedding_predictors import RecurrentPredictor
 from jepakit.nn.impala import check_widths, observation_decoder, observation_encoder
-from jepakit.nn.recurrent_predictor import RecurrentPredictor
 
 
 @dataclass(frozen=True, kw_only=True)

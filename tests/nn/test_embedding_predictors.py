@@ -2,24 +2,35 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.nn.recurrent_predictor import RecurrentPredictor
+from jepakit.nn.embedding_predictors import KINDS, embedding_predictor
+
+both = pytest.mark.parametrize("kind", KINDS)
 
 
-def predictor():
+def predictor(kind="recurrent"):
     torch.manual_seed(0)
-    return RecurrentPredictor(8, 2).double()
+    return embedding_predictor(kind, 8, 2).double()
 
 
-def test_taught_on_a_window_it_is_the_same_function_as_step_by_step():
-    model, embeddings, actions = predictor(), torch.randn(3, 4, 8).double(), torch.randn(3, 4, 2).double()
+@both
+def test_taught_on_a_window_it_is_the_same_function_as_step_by_step(kind):
+    model, embeddings, actions = predictor(kind), torch.randn(3, 4, 8).double(), torch.randn(3, 4, 2).double()
     taught = model(embeddings, actions)
     for t in range(4):
         state = model.begin(embeddings[:, : t + 1], actions[:, :t])
         torch.testing.assert_close(model.embedding(model.advance(state, actions[:, t])), taught[:, t])
 
 
-def test_predictions_are_normalised_as_embeddings_are():
-    model = predictor()
+def test_the_residual_one_starts_from_where_things_are():
+    model, state = predictor("residual"), torch.randn(5, 8).double()
+    for parameter in model.layers[-1].parameters():
+        torch.nn.init.zeros_(parameter)
+    torch.testing.assert_close(model.advance(state, torch.randn(5, 2).double()), model.norm(state))
+
+
+@both
+def test_predictions_are_normalised_as_embeddings_are(kind):
+    model = predictor(kind)
     after = model.advance(100 * torch.randn(5, 8).double(), torch.randn(5, 2).double())
     torch.testing.assert_close(after.mean(1), torch.zeros(5).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(after.var(1, correction=0), torch.ones(5).double(), atol=1e-3, rtol=0)

@@ -1,0 +1,99 @@
+"""Predictors of the dynamics shape whose state is the embedding itself: an action turns it into the next (PLDM)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jepakit.errors import UserError, check_choice
+
+KINDS = ("recurrent", "residual")
+
+
+class EmbeddingPredictor(nn.Module):
+    """`DynamicsPredictor` without memory beyond the newest embedding: older observations are forgotten.
+
+    It ends with the normalisation that ends the encoder too (EB-JEPA), so that predictions lie where embeddings do.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+
+    def change(
+        self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The embedding after one more action, before it is normalised."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        embeddings: Float[Tensor, "batch time dim"],
+        actions: Float[Tensor, "batch time action"],
+        condition: Tensor | None = None,
+    ) -> Float[Tensor, "batch time dim"]:
+        """At each t the prediction of embedding t + 1 from embedding t and action t."""
+        time = embeddings.shape[1]
+        stepped = self.advance(embeddings.flatten(0, 1), actions.flatten(0, 1), condition)
+        return stepped.unflatten(0, (-1, time))
+
+    def begin(
+        self, embeddings: Float[Tensor, "batch time dim"], actions: Tensor, lengths: Int[Tensor, "batch"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """The newest embedding; of sample i the one at `lengths[i] - 1`."""
+        if lengths is None:
+            return embeddings[:, -1]
+        return embeddings[torch.arange(len(embeddings), device=embeddings.device), lengths - 1]
+
+    def advance(
+        self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"], condition: Tensor | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        """The embedding after one more action."""
+        if condition is not None:
+            raise UserError("This predictor was built without a condition and was given one.")
+        return self.norm(self.change(state, action))
+
+    def embedding(self, state: Any) -> Tensor:
+        """The state is the embedding."""
+        return state
+
+
+class RecurrentPredictor(EmbeddingPredictor):
+    """A gated recurrent unit whose hidden state is the embedding and whose input is the action (EB-JEPA)."""
+
+    def __init__(self, dim: int, action: int):
+        super().__init__(dim)
+        self.unit = nn.GRUCell(action, dim)
+
+    def change(
+        self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"]
+    ) -> Float[Tensor, "batch dim"]:
+        return self.unit(action, state)
+
+
+class ResidualPredictor(EmbeddingPredictor):
+    """Two hidden layers of the embedding's width see embedding and action, and what they say is added to the embedding.
+
+    As many operations as the recurrent unit, but two layers deep: where the action's effect depends on several things at once
+    (a wall, and its door), it takes fewer updates to learn.
+    """
+
+    def __init__(self, dim: int, action: int):
+        super().__init__(dim)
+        self.layers = nn.Sequential(
+            nn.Linear(dim + action, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
+        )
+
+    def change(
+        self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"]
+    ) -> Float[Tensor, "batch dim"]:
+        return state + self.layers(torch.cat([state, action], dim=1))
+
+
+def embedding_predictor(kind: str, dim: int, action: int) -> EmbeddingPredictor:
+    """ "recurrent" or "residual"."""
+    check_choice("predictor", kind, KINDS)
+    return {"recurrent": RecurrentPredictor, "residual": ResidualPredictor}[kind](dim, action)
