@@ -103,6 +103,17 @@ def test_coloured_noise_has_its_spectrum_and_deviation_one(horizon, exponent):
     assert exponent > 0 or torch.equal(coloured(white, 0.0), white)
 
 
+def test_noise_is_as_smooth_within_a_block_of_actions_as_between_blocks():
+    """Neighbours in time are as like when they stand in one block as when they stand in two."""
+    problem = Quadratic(1, 4, 2, target=torch.zeros(1, 4, 6))
+    problem.space = problem.space.block(3)
+    make_planner("icem", population=4000, elites=4, iterations=1, std=0.01, min_std=0.0)(problem)
+    steps = problem.space.steps(problem.seen[0][0])[..., 0].numpy()  # 4 blocks of 3 actions
+    alike = [np.corrcoef(steps[1:, t], steps[1:, t + 1])[0, 1] for t in range(11)]
+    assert min(alike) > 0.6
+    assert max(alike) - min(alike) < 0.05
+
+
 def test_weights_of_mppi_divide_by_the_temperature():
     cost = torch.tensor([[3.0, 1.0, 2.0, math.inf], [math.inf] * 4]).double()
     expected = torch.tensor([-2.0, 0.0, -1.0, -math.inf]).double()

@@ -75,4 +75,7 @@ class ICEM(GaussianSearch):
         return max(shrunk, min(2 * self.config.elites, self.config.population))
 
     def noise(self, search: Search, candidates: int) -> Float[Tensor, "env candidate horizon action"]:
-        return coloured(super().noise(search, candidates), self.config.exponent)
+        white, space = super().noise(search, candidates), search.space
+        # In time means from one action of the environment to the next, blocks of them or not.
+        noise = coloured(space.steps(white), self.config.exponent)
+        return noise.unflatten(-2, (-1, space.parts)).flatten(-2)
