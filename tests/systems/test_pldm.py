@@ -12,6 +12,7 @@ from jepakit.systems.pldm import PLDM, PLDMConfig
 INPUTS = TrajectoryInputs(
     shape=(1, 12, 12), mean=(0.0,), std=(1.0,), action_mean=(0.0, 0.0), action_std=(1.0, 1.0), history=1, horizon=3
 )
+WHEN = {"step": torch.tensor(0), "progress": torch.tensor(1.0)}
 CONFIG = PLDMConfig(embedding=16, widths=(4, 8), inverse_hidden=32)
 
 
@@ -20,7 +21,7 @@ def batch(size=6, steps=3):
     return {
         "inputs": torch.randn(size, steps + 1, 1, 12, 12, generator=generator),
         "actions": torch.randn(size, steps, 2, generator=generator),
-        "step": torch.tensor(0),
+        **WHEN,
     }
 
 
@@ -63,6 +64,17 @@ def test_every_term_is_a_switch(term):
     torch.testing.assert_close(on["loss"] - off["loss"], weight * on[term], atol=1e-5, rtol=1e-5)
 
 
+def test_the_weight_of_the_prediction_rises():
+    model, given = system(ramp=(0.2, 0.6)), batch()
+    losses = [model.step({**given, "progress": torch.tensor(at)})["loss"] for at in (0.2, 0.4, 0.6, 1.0)]
+    prediction = model.step(given)["prediction"]
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * prediction)
+    torch.testing.assert_close(losses[2] - losses[0], prediction)
+    torch.testing.assert_close(losses[3], losses[2])
+    with pytest.raises(UserError, match=r"ramp must be two shares with 0 <= start <= end <= 1, got 0.5 0.2"):
+        PLDMConfig(ramp=(0.5, 0.2))
+
+
 @pytest.mark.parametrize("kind", ["recurrent", "residual"])
 def test_what_is_taught_is_what_a_rollout_does(kind):
     model, given = system(predictor=kind).eval(), batch()
@@ -84,7 +96,8 @@ def test_it_learns_what_actions_do():
         path = torch.cat([places, places + actions.cumsum(1)], 1).clamp(0, 11)
         grid = torch.arange(12.0)
         y, x = (torch.exp(-((grid - path[..., axis, None]) ** 2) / 2) for axis in (1, 0))
-        return {"inputs": 3 * (y[..., :, None] * x[..., None, :])[:, :, None], "actions": actions, "step": torch.tensor(0)}
+        frames = 3 * (y[..., :, None] * x[..., None, :])[:, :, None]
+        return {"inputs": frames, "actions": actions, **WHEN}
 
     model = system()
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
@@ -109,7 +122,7 @@ def test_vectors_are_observations_too():
         shape=(3,), mean=(0.0,) * 3, std=(1.0,) * 3, action_mean=(0.0,), action_std=(1.0,), history=1, horizon=2
     )
     model = PLDM(CONFIG, inputs)
-    terms = model.step({"inputs": torch.randn(4, 3, 3), "actions": torch.randn(4, 2, 1), "step": torch.tensor(0)})
+    terms = model.step({"inputs": torch.randn(4, 3, 3), "actions": torch.randn(4, 2, 1), **WHEN})
     assert terms["loss"].isfinite()
 
 

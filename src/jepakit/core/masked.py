@@ -18,7 +18,7 @@ from jepakit.core.batch import Batch, count_of, map_tensors
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.latent import FreeEnergy
 from jepakit.core.masked_batch import MaskedBatch
-from jepakit.core.schedules import linear
+from jepakit.core.schedules import check_ramp, linear, risen
 from jepakit.core.system import System
 from jepakit.core.targets import FrozenTarget, Target
 from jepakit.errors import UserError, check_choice, check_range
@@ -39,13 +39,11 @@ class VisibleLoss:
 
     def __post_init__(self) -> None:
         check_range("visible.weight", self.weight, 0)
-        if not 0 <= self.ramp[0] <= self.ramp[1] <= 1:
-            raise UserError(f"visible.ramp must be two shares with 0 <= start <= end <= 1, got {self.ramp[0]} {self.ramp[1]}.")
+        check_ramp("visible.ramp", self.ramp)
 
     def at(self, progress: Float[Tensor, ""]) -> Float[Tensor, ""]:
         """The weight at this share of the training."""
-        start, end = self.ramp
-        return self.weight * (1 - ((end - progress) / max(end - start, 1e-9)).clamp(0, 1))
+        return self.weight * risen(progress, self.ramp)
 
 
 @dataclass(frozen=True, kw_only=True)

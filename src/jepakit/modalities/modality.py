@@ -109,9 +109,14 @@ def sample_draws(samples: Sequence[dict[str, Any]], seed: int, stream: str) -> D
     return Draws(seed, stream, epochs, np.asarray([sample["id"] for sample in samples]))
 
 
+def training_facts(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """When in the training samples are drawn: `step`, and `progress`, its share that is done, 1 outside of a training."""
+    return {name: torch.tensor(samples[0].get(name, at)) for name, at in (("step", 0), ("progress", 1.0))}
+
+
 def sample_facts(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """The parts of a batch that no system adds: `id [batch]`, `label [batch, ...]` where known, and the `step`."""
-    batch = {"id": torch.tensor([sample["id"] for sample in samples]), "step": torch.tensor(samples[0].get("step", 0))}
+    """The parts of a batch that no system adds: `id [batch]`, `label [batch, ...]` where known, and when in the training."""
+    batch = {"id": torch.tensor([sample["id"] for sample in samples]), **training_facts(samples)}
     if "label" in samples[0]:
         batch["label"] = torch.as_tensor(np.stack([sample["label"] for sample in samples]))
     return batch

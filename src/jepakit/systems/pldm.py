@@ -37,6 +37,7 @@ from jepakit.core.anticollapse import VICReg, VICRegConfig
 from jepakit.core.batch import Batch
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.schedules import check_ramp, risen
 from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
@@ -67,12 +68,15 @@ class PLDMConfig:
     """Weight of the squared difference of neighbours in time."""
     inverse: float = 1.0
     """Weight of the inverse dynamics: the squared error of the action read off two neighbours."""
+    ramp: tuple[float, float] = (0.0, 0.0)
+    """Shares of the training between which the weight of the prediction rises from 0 to 1."""
     inverse_hidden: int = 256
     """Width of the two hidden layers that read it."""
 
     def __post_init__(self) -> None:
         for name in ("variance", "covariance", "similarity", "inverse"):
             check_range(name, getattr(self, name), 0)
+        check_ramp("ramp", self.ramp)
         check_range("embedding", self.embedding, 2)
         check_choice("predictor", self.predictor, KINDS)
         check_range("inverse_hidden", self.inverse_hidden, 1)
@@ -127,7 +131,8 @@ class PLDM(Dynamics):
             "inverse": self.measure(self.inverse(torch.cat([before, after], dim=2)), actions),
         }
         terms = {name: mean_over_tokens(energy) for name, energy in energies.items()}
-        loss = terms["prediction"] + config.similarity * terms["similarity"] + config.inverse * terms["inverse"]
+        loss = risen(batch["progress"], config.ramp) * terms["prediction"]
+        loss = loss + config.similarity * terms["similarity"] + config.inverse * terms["inverse"]
         return {"loss": loss + spread.pop("loss"), **terms, **spread}
 
     def _predicted(

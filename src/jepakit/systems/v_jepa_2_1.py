@@ -45,7 +45,7 @@ from jepakit.core.masked import Masked, Stream, VisibleLoss
 from jepakit.core.targets import EMATarget
 from jepakit.errors import check_choice, check_range
 from jepakit.masks.tubes import TubeConfig, Tubes
-from jepakit.modalities.modality import Modality, sample_draws
+from jepakit.modalities.modality import Modality, sample_draws, training_facts
 from jepakit.modalities.video import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
@@ -153,7 +153,7 @@ class VJEPACollator:
     views: int | None = None
 
     def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        facts = {name: torch.tensor(samples[0].get(name, at)) for name, at in (("step", 0), ("progress", 1.0))}
+        facts = training_facts(samples)
         clips = [sample for sample in samples if "stream" not in sample]
         if self.views is not None or not self.inputs.stills:
             return {**self._stream("video", clips), **facts}
