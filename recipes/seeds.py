@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import jepakit
+from jepakit.evaluation.intervals import wilson
 
 
 def run(name: str, system: str, seeds: Sequence[int], out: Path, **options: Any) -> list[Path]:
@@ -61,6 +62,21 @@ def verdict(folder: Path) -> str:
     """The last health verdict of a run."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text("utf-8").splitlines()]
     return next(line["health/verdict"] for line in reversed(lines) if "health/verdict" in line)
+
+
+def successes(name: str, found: Sequence[dict[str, Any]]) -> str:
+    """Markdown: each policy's success over the episodes of all seeds, with its Wilson interval.
+
+    found: of each seed the `rows` that `jepakit.act` returns.
+    """
+    lines = [f"| {name} | success | 95 % | each seed | CPU s a step |", "|---" * 5 + "|"]
+    for policy in found[0]:
+        rows = [rows[policy] for rows in found]
+        outcomes = [one["success"] for row in rows for one in row["outcomes"]]
+        pooled = wilson(sum(outcomes), len(outcomes))
+        each, cost = ", ".join(f"{row['success']:.2f}" for row in rows), max(row["cpu_seconds_a_step"] for row in rows)
+        lines.append(f"| {policy} | {pooled.value:.2f} | {pooled.low:.3f} to {pooled.high:.3f} | {each} | {cost:.4f} |")
+    return "\n".join(lines)
 
 
 def arguments(about: str) -> argparse.Namespace:

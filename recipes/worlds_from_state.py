@@ -15,10 +15,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seeds import arguments
+from seeds import arguments, successes
 
 import jepakit
-from jepakit.evaluation.intervals import wilson
 
 EPISODES = 20  # of each seed
 SMALL: dict[str, Any] = {"history": 1, "horizon": 4, "rollout": 1.0}  # the state is seen at once; taught four steps ahead
@@ -47,10 +46,4 @@ if __name__ == "__main__":
     asked = arguments(__doc__ or "")
     for name, task in TASKS.items():
         found = [act(name, task, seed, asked.out, asked.threads) for seed in asked.seeds]
-        print(f"\n| {name} | success | 95 % | each seed | CPU s a step |\n|---|---|---|---|---|")
-        for policy in found[0]:
-            rows = [rows[policy] for rows in found]
-            outcomes = [one["success"] for row in rows for one in row["outcomes"]]
-            pooled = wilson(sum(outcomes), len(outcomes))
-            each, cost = ", ".join(f"{row['success']:.2f}" for row in rows), max(row["cpu_seconds_a_step"] for row in rows)
-            print(f"| {policy} | {pooled.value:.2f} | {pooled.low:.2f} to {pooled.high:.2f} | {each} | {cost:.4f} |")
+        print("\n" + successes(name, found))
