@@ -13,15 +13,15 @@ variance, covariance: of all embeddings of the batch, all time steps together. c
 times 8. similarity: mean square of the difference of neighbours. inverse: mean square error of the action, which is normalised
 here and in pixels there.
 
-What differs from EB-JEPA: the layer norm that ends encoder and predictor has no parameters, theirs share one that has; windows
-of 9 observations, all regularised, imagined from each of them, theirs are 17 with 8 predicted, from the first; a fixed set of
-3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
+What differs from EB-JEPA: the layer norm that ends encoder and predictor has no parameters, theirs share one that has; all
+embeddings of a window of 9 observations are regularised and each is imagined from, theirs are 17 with 8 predicted, from the first;
+a fixed set of 3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
 
     jepakit pretrain pldm --data two-rooms --out runs/two-rooms
 
-Not at the published success yet (docs/worlds.md, "Two Rooms so far"; one seed each): with these weights and 1,000 steps 0 of 10
-goals, with `--covariance 1 --similarity 40` and 900 steps 8 of 20 (0.22 to 0.61). Position is read within 0.2 pixels, the door
-hardly at all, and plans lead through the wall.
+The defaults are the published weights; with the few steps that a CPU affords the door is not learned by them, and plans lead
+through the wall. Other weights, a residual predictor and four actions a step plan well after half an hour of one core:
+`python recipes/two_rooms.py --threads 1`, figures in docs/worlds.md, "Two Rooms".
 """
 
 from __future__ import annotations
