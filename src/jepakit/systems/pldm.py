@@ -14,8 +14,8 @@ times 8. similarity: mean square of the difference of neighbours. inverse: mean 
 here and in pixels there.
 
 What differs from EB-JEPA: the layer norm that ends encoder and predictor has no parameters, theirs share one that has; all
-embeddings of a window of 9 observations are regularised and each is imagined from, theirs are 17 with 8 predicted, from the first;
-a fixed set of 3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
+embeddings of a window of 9 observations are regularised and each is imagined from, theirs are 17 with 8 predicted, from the
+first; a fixed set of 3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
 
     jepakit pretrain pldm --data two-rooms --out runs/two-rooms
 
