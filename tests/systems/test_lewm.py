@@ -49,7 +49,7 @@ def test_a_batch_and_a_step(inputs):
     batch = system.collator(0)(samples)
     assert batch["inputs"].shape == (10, inputs.history + 1, *inputs.shape)
     assert batch["actions"].shape == (10, inputs.history, inputs.action)
-    assert set(batch) == {"inputs", "actions", "id", "step", "label"}
+    assert set(batch) == {"inputs", "actions", "id", "step", "progress", "label"}
     terms = system.step(batch)
     assert set(terms) == {"loss", "prediction", "sigreg"}
     torch.testing.assert_close(terms["loss"], terms["prediction"] + 12.8 * terms["sigreg"] / 10, **EXACT)  # per sample
