@@ -79,10 +79,12 @@ def successes(name: str, found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def arguments(about: str) -> argparse.Namespace:
-    """`--out`, `--seeds`, `--threads` of a recipe."""
-    parser = argparse.ArgumentParser(description=about)
+def arguments(about: str, changes: Sequence[str] = ()) -> argparse.Namespace:
+    """`--out`, `--seeds`, `--threads` of a recipe, and `--change` of one that can be run with something changed."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/recipes"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--threads", type=int, default=None)
+    if changes:
+        parser.add_argument("--change", choices=changes, default=changes[0])
     return parser.parse_args()

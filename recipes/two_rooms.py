@@ -9,11 +9,10 @@ episodes that are planned in are drawn by seeds of their own (100 and up), on wh
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
-from seeds import successes
+from seeds import arguments, run, successes
 
 import jepakit
 from jepakit.files import read_json
@@ -38,30 +37,16 @@ PLANNED: dict[str, Any] = {
 }  # fmt: skip
 
 
-def asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/two-rooms"))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--change", choices=list(CHANGES), default="nothing")
-    parser.add_argument("--episodes", type=int, default=EPISODES)
-    parser.add_argument("--threads", type=int)
-    return parser.parse_args()
-
-
-def rows(options: argparse.Namespace, seed: int) -> dict[str, Any]:
-    """What `act` says of one seed; nothing is done twice."""
-    folder = options.out / f"{options.change.replace(' ', '-')}-seed{seed}"
-    if not (folder / "model.safetensors").exists():
-        if (folder / "config.yaml").exists():
-            jepakit.resume(folder)
-        else:
-            taught = {**TAUGHT, **CHANGES[options.change]}
-            jepakit.pretrain("pldm", data="two-rooms", out=folder, seed=seed, threads=options.threads, **taught)
+def rows(change: str, seed: int, out: Path, threads: int | None) -> dict[str, Any]:
+    """What `act` says of one seed; what is there is not done again."""
+    name = f"two-rooms-{change.replace(' ', '-')}"
+    [folder] = run(name, "pldm", [seed], out, data="two-rooms", threads=threads, **{**TAUGHT, **CHANGES[change]})
     if not (folder / "acting.json").exists():
-        jepakit.act(folder, env="two-rooms", episodes=options.episodes, seed=100 + seed, **PLANNED)
+        jepakit.act(folder, env="two-rooms", episodes=EPISODES, seed=100 + seed, **PLANNED)
     return read_json(folder / "acting.json")["rows"]
 
 
 if __name__ == "__main__":
-    options = asked()
-    print(successes(f"PLDM, changed: {options.change}", [rows(options, seed) for seed in options.seeds]))
+    asked = arguments(__doc__ or "", list(CHANGES))
+    found = [rows(asked.change, seed, asked.out, asked.threads) for seed in asked.seeds]
+    print(successes(f"PLDM, changed: {asked.change}", found))

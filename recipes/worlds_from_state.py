@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from seeds import arguments, successes
+from seeds import arguments, run, successes
 
 import jepakit
 
@@ -33,11 +33,10 @@ TASKS: dict[str, dict[str, Any]] = {
 
 def act(name: str, task: dict[str, Any], seed: int, out: Path, threads: int | None) -> dict[str, Any]:
     """Rows of one seed: a policy's outcomes and what a step of it costs."""
-    folder, data = out / f"world-{name}-seed{seed}", name
+    data = name
     if "collect" in task:
         data = str(jepakit.collect(env=name, out=out / f"episodes-{name}-seed{seed}", seed=seed, **task["collect"]))
-    if not (folder / "model.safetensors").exists():
-        jepakit.pretrain("lewm", data=data, out=folder, seed=seed, threads=threads, **task["pretrain"])
+    [folder] = run(f"world-{name}", "lewm", [seed], out, data=data, threads=threads, **task["pretrain"])
     options = {"planner": "icem", "replan": 1, "behaviour_cloning": True, **task["act"]}
     return jepakit.act(folder, env=name, episodes=EPISODES, seed=seed, **options)["rows"]
 

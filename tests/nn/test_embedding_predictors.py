@@ -2,14 +2,14 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.nn.embedding_predictors import KINDS, embedding_predictor
+from jepakit.nn.embedding_predictors import PREDICTORS
 
-both = pytest.mark.parametrize("kind", KINDS)
+both = pytest.mark.parametrize("kind", PREDICTORS)
 
 
 def predictor(kind="recurrent"):
     torch.manual_seed(0)
-    return embedding_predictor(kind, 8, 2).double()
+    return PREDICTORS[kind](8, 2).double()
 
 
 @both

@@ -8,9 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from jepakit.errors import UserError, check_choice
-
-KINDS = ("recurrent", "residual")
+from jepakit.errors import UserError
 
 
 class EmbeddingPredictor(nn.Module):
@@ -93,7 +91,7 @@ class ResidualPredictor(EmbeddingPredictor):
         return state + self.layers(torch.cat([state, action], dim=1))
 
 
-def embedding_predictor(kind: str, dim: int, action: int) -> EmbeddingPredictor:
-    """ "recurrent" or "residual"."""
-    check_choice("predictor", kind, KINDS)
-    return {"recurrent": RecurrentPredictor, "residual": ResidualPredictor}[kind](dim, action)
+PREDICTORS: dict[str, type[RecurrentPredictor | ResidualPredictor]] = {
+    "recurrent": RecurrentPredictor,
+    "residual": ResidualPredictor,
+}

@@ -43,7 +43,7 @@ from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.embedding_predictors import KINDS, embedding_predictor
+from jepakit.nn.embedding_predictors import PREDICTORS
 from jepakit.nn.impala import check_widths, observation_encoder
 
 
@@ -78,7 +78,7 @@ class PLDMConfig:
             check_range(name, getattr(self, name), 0)
         check_ramp("ramp", self.ramp)
         check_range("embedding", self.embedding, 2)
-        check_choice("predictor", self.predictor, KINDS)
+        check_choice("predictor", self.predictor, PREDICTORS)
         check_range("inverse_hidden", self.inverse_hidden, 1)
         check_widths(self.widths)
 
@@ -98,7 +98,7 @@ class PLDM(Dynamics):
         norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
         super().__init__(
             ObservationEncoder(seeing, nn.Sequential(nn.Linear(width, config.embedding), norm)),
-            embedding_predictor(config.predictor, config.embedding, inputs.action),
+            PREDICTORS[config.predictor](config.embedding, inputs.action),
             Energy(name="l2"),
             history=inputs.history,
         )
@@ -120,7 +120,7 @@ class PLDM(Dynamics):
         return 1e-3
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """From the first observations imagine the rest, compare; keep the embeddings spread, smooth and telling of actions."""
+        """From each observation imagine the next ones, compare; keep the embeddings spread, smooth and telling of actions."""
         config, actions = self.config, batch["actions"]
         frames = self.encoder(batch["inputs"]).values
         before, after = frames[:, :-1], frames[:, 1:]

@@ -89,7 +89,10 @@ def act(
     asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     made = partial(make_environment, env)
     make: Callable[[], Any] = made
-    _check_planner(env, make().action_space, planner)
+    tried = make()
+    _check_planner(env, tried.action_space, planner)
+    has_oracle = hasattr(tried.unwrapped, "oracle_action")
+    tried.close()
     searched = asked
     if planner == "tree":
         searched = {"beam" if name == "population" else name: value for name, value in asked.items()} | {"cost": cost}
@@ -100,7 +103,7 @@ def act(
     if behaviour_cloning:
         config = read_config(run)
         policies["behaviour cloning"] = clone(open_data(config).train, planning.inputs, seed=config.training.seed)
-    if hasattr(make().unwrapped, "oracle_action"):
+    if has_oracle:
         policies["oracle"] = OraclePolicy()
     rows = {}
     if where.type == "cpu":
