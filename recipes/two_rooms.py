@@ -3,8 +3,8 @@
     python recipes/two_rooms.py --threads 1
     python recipes/two_rooms.py --threads 1 --seeds 0 --change "no inverse"
 
-A model step is four actions. What is taught, and why it is not the published mixture, is in docs/worlds.md, "Two Rooms". The
-episodes that are planned in are drawn by seeds of their own (100 and up), on which nothing was chosen.
+Everything is `pldm`'s default; why that is not the published mixture is in docs/worlds.md, "Two Rooms". The episodes that are
+planned in are drawn by seeds of their own (100 and up), on which nothing was chosen.
 """
 
 from __future__ import annotations
@@ -16,12 +16,9 @@ from seeds import arguments, run, successes
 
 import jepakit
 from jepakit.files import read_json
+from jepakit.systems.pldm import PUBLISHED
 
 EPISODES = 100  # of each seed
-TAUGHT: dict[str, Any] = {
-    "frame_skip": 4, "horizon": 4, "batch_size": 64, "steps": 3000, "predictor": "residual", "ramp": (0.0, 0.33),
-    "variance": 0.32, "covariance": 1.0, "similarity": 0.0, "inverse": 0.1,
-}  # fmt: skip
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {},
     "no variance": {"variance": 0.0},
@@ -30,7 +27,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "similarity": {"similarity": 0.1},
     "no ramp": {"ramp": (0.0, 0.0)},
     "recurrent": {"predictor": "recurrent"},
-    "published weights": {"variance": 16.0, "covariance": 8.0, "similarity": 12.0, "inverse": 1.0, "ramp": (0.0, 0.0)},
+    "published weights": PUBLISHED,
 }
 PLANNED: dict[str, Any] = {
     "planner": "icem", "horizon": 20, "replan": 1, "cost": "last", "population": 64, "elites": 8, "iterations": 3,
@@ -40,7 +37,7 @@ PLANNED: dict[str, Any] = {
 def rows(change: str, seed: int, out: Path, threads: int | None) -> dict[str, Any]:
     """What `act` says of one seed; what is there is not done again."""
     name = f"two-rooms-{change.replace(' ', '-')}"
-    [folder] = run(name, "pldm", [seed], out, data="two-rooms", threads=threads, **{**TAUGHT, **CHANGES[change]})
+    [folder] = run(name, "pldm", [seed], out, data="two-rooms", threads=threads, **CHANGES[change])
     if not (folder / "acting.json").exists():
         jepakit.act(folder, env="two-rooms", episodes=EPISODES, seed=100 + seed, **PLANNED)
     return read_json(folder / "acting.json")["rows"]

@@ -7,13 +7,13 @@ from torch.nn import functional as F
 from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.systems.pldm import PLDM, PLDMConfig
+from jepakit.systems.pldm import PUBLISHED, PLDM, PLDMConfig
 
 INPUTS = TrajectoryInputs(
     shape=(1, 12, 12), mean=(0.0,), std=(1.0,), action_mean=(0.0, 0.0), action_std=(1.0, 1.0), history=1, horizon=3
 )
 WHEN = {"step": torch.tensor(0), "progress": torch.tensor(1.0)}
-CONFIG = PLDMConfig(embedding=16, widths=(4, 8), inverse_hidden=32)
+CONFIG = PLDMConfig(embedding=16, widths=(4, 8), inverse_hidden=32, **PUBLISHED)
 
 
 def batch(size=6, steps=3):
@@ -124,6 +124,15 @@ def test_vectors_are_observations_too():
     model = PLDM(CONFIG, inputs)
     terms = model.step({"inputs": torch.randn(4, 3, 3), "actions": torch.randn(4, 2, 1), **WHEN})
     assert terms["loss"].isfinite()
+
+
+def test_the_defaults_have_every_part_of_the_formula():
+    model, given = system(**vars(PLDMConfig(embedding=16, widths=(4, 8), inverse_hidden=32))), batch()
+    early, late = ({**given, "progress": torch.tensor(at)} for at in (0.0, 1.0))
+    found = model.step(late)
+    rest = 0.32 * found["variance"] + 1 / 15 * found["covariance"] + 0.1 * found["inverse"]
+    torch.testing.assert_close(found["loss"], found["prediction"] + rest)
+    torch.testing.assert_close(model.step(early)["loss"], rest)
 
 
 @pytest.mark.parametrize("options", [{"variance": -1.0}, {"embedding": 1}, {"widths": ()}, {"widths": (4, 0)}])

@@ -1,7 +1,7 @@
 """Pixel world: what a world model is without a latent space, the honest opposite of `pldm` at its size.
 
 No paper's method but the comparison that the field's claim needs (LeCun 2022: predict in representation space, as much of what
-is seen cannot be predicted and need not be). Encoder and recurrent predictor are `pldm`'s, of the same sizes, and so is the
+is seen cannot be predicted and need not be). Encoder and predictor are `pldm`'s, of the same sizes, and so is the
 task: from the first observation of a window the predictor runs through all its actions. A decoder mirrors the encoder.
 
 perception "pixels": each imagined state is decoded, and the loss is the squared error of the pictures. It plans in them: the
@@ -35,7 +35,7 @@ from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.embedding_predictors import RecurrentPredictor
+from jepakit.nn.embedding_predictors import PREDICTORS
 from jepakit.nn.impala import check_widths, observation_decoder, observation_encoder
 
 
@@ -44,7 +44,9 @@ class PixelWorldConfig:
     """The choices of a pixel world; sizes are `pldm`'s."""
 
     embedding: int = 512
-    """Width of the predictor's recurrent state."""
+    """Width of the predictor's state."""
+    predictor: Literal["recurrent", "residual"] = "residual"
+    """A gated recurrent unit, or three layers whose output is added to the embedding."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Of the stages of the convolutional encoder, and in reverse of the decoder; for vectors two layers of 8 times the last."""
     perception: Literal["pixels", "reconstruction"] = "pixels"
@@ -52,24 +54,25 @@ class PixelWorldConfig:
 
     def __post_init__(self) -> None:
         check_range("embedding", self.embedding, 2)
+        check_choice("predictor", self.predictor, PREDICTORS)
         check_choice("perception", self.perception, ("pixels", "reconstruction"))
         check_widths(self.widths)
 
 
 class PixelWorld(Dynamics):
-    """The state is the recurrent state, and where pictures are planned in the newest picture: `{"latent", "picture"}`."""
+    """The state is the predictor's, and where pictures are planned in the newest picture: `{"latent", "picture"}`."""
 
     Config: ClassVar[type] = PixelWorldConfig
     modality: ClassVar[Modality] = TRAJECTORIES
-    data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 8}
-    training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128, "weight_decay": 1e-5, "clip": 2.0}
+    data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 4, "frame_skip": 4}
+    training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 64, "weight_decay": 1e-5, "clip": 2.0}
 
     def __init__(self, config: PixelWorldConfig, inputs: TrajectoryInputs, seed: int = 0):
         encoder, width = observation_encoder(inputs.shape, config.widths)
         norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
         super().__init__(
             ObservationEncoder(encoder, nn.Sequential(nn.Linear(width, config.embedding), norm)),
-            RecurrentPredictor(config.embedding, inputs.action),
+            PREDICTORS[config.predictor](config.embedding, inputs.action),
             Energy(name="l2"),
             history=inputs.history,
         )
