@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.systems.pldm import PUBLISHED, PLDM, PLDMConfig
+from jepakit.systems.pldm import PLDM, PUBLISHED, PLDMConfig
 
 INPUTS = TrajectoryInputs(
     shape=(1, 12, 12), mean=(0.0,), std=(1.0,), action_mean=(0.0, 0.0), action_std=(1.0, 1.0), history=1, horizon=3

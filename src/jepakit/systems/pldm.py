@@ -16,9 +16,10 @@ here and in pixels there.
 What differs from EB-JEPA: the weights. Published are v, c, s, i = 16, 8, 12, 1 (`PUBLISHED`, with a recurrent predictor and one
 action a step); with the few steps that a CPU affords the door is not learned by them, and plans lead through the wall. The
 defaults are .32, 1, 0, .1, a prediction whose weight rises from 0, a residual predictor and four actions a step; what each
-of them does is in docs/worlds.md, "Two Rooms". Besides: the layer norm that ends encoder and predictor has no parameters, theirs
-share one that has; all embeddings of a window are regularised and each is imagined from, theirs are 17 with 8 predicted, from
-the first; a fixed set of 3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the arithmetic.
+of them does is in docs/worlds.md, "Two Rooms". Besides: the layer norm that ends encoder and predictor has no parameters,
+theirs share one that has; all embeddings of a window are regularised and each is imagined from, theirs are 17 with 8 predicted,
+from the first; a fixed set of 3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the
+arithmetic.
 
     jepakit pretrain pldm --data two-rooms --out runs/two-rooms
     python recipes/two_rooms.py --threads 1
