@@ -81,6 +81,8 @@ def test_a_rollout_is_one_prediction_after_the_other(kind):
     state = system.observe(seen(batch, 3))
     states = system.rollout(state, batch["actions"][:, 2:])
     assert states.embeddings.shape == (6, 6, DIM)
+    only = system.rollout(state, batch["actions"][:, 2:], last=True).embeddings
+    torch.testing.assert_close(only, states.embeddings[:, -1:], **EXACT)
     for t in range(6):
         state = system.predict(state, batch["actions"][:, 2 + t])
         torch.testing.assert_close(system.embedding(state), states.embeddings[:, t], **EXACT)

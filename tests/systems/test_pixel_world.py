@@ -112,6 +112,19 @@ def test_a_plan_costs_what_its_pictures_differ_from_the_goals_picture():
     torch.testing.assert_close(costs, expected)
 
 
+def test_no_picture_is_decoded_that_no_cost_looks_at():
+    model, seen = system().eval(), batch(size=2)
+    with torch.no_grad():
+        start = model.observe({"inputs": seen["inputs"][:, [0]], "actions": seen["actions"][:, :0]})
+        pictures = model.rollout(start, seen["actions"]).embeddings
+        decoded = []
+        model.decoder.register_forward_hook(lambda module, given, found: decoded.append(len(found)))
+        only = model.rollout(start, seen["actions"], last=True)
+    assert decoded == [2]
+    torch.testing.assert_close(only.embeddings, pictures[:, -1:])
+    torch.testing.assert_close(model.embedding(only.last), pictures[:, -1])
+
+
 def test_pieces_of_a_batch_add_up():
     for perception in ("pixels", "reconstruction"):
         model, whole = system(perception=perception), batch()

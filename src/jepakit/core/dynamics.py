@@ -221,13 +221,15 @@ class Dynamics(System):
         actions: Float[Tensor, "rows horizon action"],
         condition: Tensor | None = None,
         owner: Int[Tensor, "rows"] | None = None,
+        last: bool = False,
     ) -> States:
         """`predict` for each action in turn; `condition` is `[rows, condition]` for all or `[rows, horizon, condition]`.
 
         owner: the sample of the state that each row of actions starts from, for many candidates; None: row i from sample i.
+        last: answer with the embedding after the last action only, `[rows, 1, *tokens, dim]`.
         """
         self._check_mode()
-        return self._imagine(state, actions, condition, owner)
+        return self._imagine(state, actions, condition, owner, last)
 
     def imagined(
         self, history: Batch, actions: Float[Tensor, "batch horizon action"]
@@ -240,21 +242,22 @@ class Dynamics(System):
         return self.predictor.embedding(state.tree)
 
     def _imagine(
-        self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None
+        self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None, last: bool = False
     ) -> States:
         if not actions.shape[1]:
             raise UserError("A rollout needs at least one action, got a horizon of 0.")
         if hasattr(self.predictor, "imagine") and (condition is None or condition.dim() == 2):
             whole = self.predictor.imagine(state.tree, actions, condition, owner)
             if whole is not None:
-                return States(whole[0], State(whole[1]))
+                return States(whole[0][:, -1:] if last else whole[0], State(whole[1]))
         if owner is not None:
             state = state.index(owner)
         embeddings = []
         for t in range(actions.shape[1]):
             given = condition[:, t] if condition is not None and condition.dim() == 3 else condition
             state = State(self.predictor.advance(state.tree, actions[:, t], given))
-            embeddings.append(self.embedding(state))
+            if not last or t == actions.shape[1] - 1:
+                embeddings.append(self.embedding(state))
         return States(torch.stack(embeddings, dim=1), state)
 
     def _check_mode(self) -> None:

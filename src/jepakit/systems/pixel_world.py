@@ -152,10 +152,13 @@ class PixelWorld(Dynamics):
         """The newest picture, observed or decoded, flattened; the newest embedding where perception is by reconstruction."""
         return state.tree["picture"] if isinstance(state.tree, dict) else super().embedding(state)
 
-    def _imagine(self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None) -> States:
+    def _imagine(
+        self, state: State, actions: Tensor, condition: Tensor | None, owner: Tensor | None = None, last: bool = False
+    ) -> States:
+        """As `Dynamics._imagine`; no picture is decoded that is not asked for."""
         if not isinstance(state.tree, dict):
-            return super()._imagine(state, actions, condition, owner)
-        latents = super()._imagine(State(state.tree["latent"]), actions, condition, owner)
+            return super()._imagine(state, actions, condition, owner, last)
+        latents = super()._imagine(State(state.tree["latent"]), actions, condition, owner, last)
         pictures = self.decode(latents.embeddings)
         return States(pictures, State({"latent": latents.last.tree, "picture": pictures[:, -1]}))
 

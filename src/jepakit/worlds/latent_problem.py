@@ -148,9 +148,7 @@ class LatentProblem:
 
     def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
         """Costs of some rollouts, each of the environment that owns it."""
-        embeddings = self.model.rollout(self.start, rows, owner=owner).embeddings
-        if self.reach == "last":
-            embeddings = embeddings[:, -1:]
+        embeddings = self.model.rollout(self.start, rows, owner=owner, last=self.reach == "last").embeddings
         return (embeddings - self.goal[owner][:, None]).square().flatten(1).sum(1)
 
 
