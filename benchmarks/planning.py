@@ -9,7 +9,8 @@ Run with OMP_NUM_THREADS=1 or --threads N; each ratio is of one process, both si
    tokens' work: the multiply-adds that the method itself needs are in the note.
 2. The same model, goals that a known plan reaches (the least cost is 0): what is left of the cost of doing nothing, and
    seconds, by CEM as published and by searches of fewer evaluations, cold and from the last plan.
-3. PLDM's step of an environment, itemised: observe, imagine, search.
+3. PLDM's step of an environment on Two Rooms, as the recipe plans: what observing, imagining and searching take of it, and what
+   it would take with one of the things undone that make it cheap.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import statistics
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -161,42 +163,72 @@ def fewer_evaluations(model: LeWM) -> list[Result]:
 
 
 def itemised() -> list[Result]:
-    """PLDM on Two Rooms' sizes, 25 environments at once: MPPI 64 x 6, horizon 20, planned every 5 steps."""
-    environments, population, iterations, horizon, replan = 25, 64, 6, 20, 5
+    """PLDM on Two Rooms as the recipe plans: 25 environments at once, iCEM 64 x 3, 20 steps ahead, anew at each step of the
+    model, which is four of the environment. In seconds of one step of one environment."""
+    together, population, iterations, skip = 25, 64, 3, 4
+    model = rooms_model(skip)
+    whole, observe, imagine = planning_seconds(model, together, population, iterations, 20, skip)
+    parts = {"observe": observe, "imagine": imagine, "search": max(whole - observe - imagine, 0.0)}
+    results = [Result(f"planning: PLDM, {name}", value, whole) for name, value in parts.items()]
+    alone = planning_seconds(model, 1, population, iterations, 20, skip)[0]
+    single = planning_seconds(rooms_model(1), together, population, iterations, 80, 1)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        halved = planning_seconds(model, together, population, iterations, 20, skip)[0]
+    undone = {
+        "each environment by itself": alone,
+        "a model of single actions, 80 ahead": single,
+        "seen again in each round": whole + (iterations - 1) * observe,
+        "seen again by each candidate": whole + (population - 1) * iterations * observe,
+        "ten rounds, as a cold start takes": whole + (10 - iterations) * (imagine + parts["search"]) / iterations,
+        "bfloat16": halved,
+    }
+    return results + [Result(f"planning: PLDM, {name}", value, whole) for name, value in undone.items()]
+
+
+def rooms_model(skip: int) -> PLDM:
+    """The default model of Two Rooms for blocks of `skip` actions, at random weights."""
+    zeros, ones = (0.0,) * 2 * skip, (1.0,) * 2 * skip
     inputs = TrajectoryInputs(
-        shape=(2, 65, 65), mean=(0.0,) * 2, std=(1.0,) * 2, action_mean=(0.0,) * 2, action_std=(1.0,) * 2, history=1, horizon=8
+        shape=(2, 65, 65), mean=(0.0,) * 2, std=(1.0,) * 2, action_mean=zeros, action_std=ones, history=1, horizon=4
     )
-    model = PLDM(PLDMConfig(), inputs).eval()
-    pictures, none = torch.randn(environments, 1, 2, 65, 65), torch.zeros(environments, 0, 2)
+    return PLDM(PLDMConfig(), inputs).eval()
+
+
+def planning_seconds(
+    model: PLDM, together: int, population: int, iterations: int, horizon: int, skip: int
+) -> tuple[float, float, float]:
+    """Of a step of one environment: the whole, to observe, and to imagine what the search evaluates."""
+    pictures, none = torch.randn(together, 1, 2, 65, 65), torch.zeros(together, 0, 2 * skip)
     space = ActionSpace(-2.45 * torch.ones(2), 2.45 * torch.ones(2), most=2.45)
-    planner = make_planner("mppi", population=population, elites=16, iterations=iterations)
+    planner = make_planner("icem", population=population, elites=8, iterations=iterations)
 
     def observed() -> State:
         with torch.inference_mode():
             return model.observe({"inputs": pictures, "actions": none})
 
     state = observed()
-    task = LatentProblem(model, state, model.embedding(state).roll(1, 0), space, horizon)
-    actions = space.uniform(torch.Generator().manual_seed(0), environments, population, horizon)
+    goal = torch.randn_like(model.embedding(state))
+    task = LatentProblem(model, state, goal, space, horizon, skip=skip, cost="last")
+    evaluated: list[Tensor] = []
+
+    class Watched:
+        """The problem, which keeps what it was asked."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(task, name)
+
+        def cost(self, actions: Tensor) -> Tensor:
+            evaluated.append(actions)
+            return task.cost(actions)
+
+    planner(Watched())
 
     def imagined() -> None:
         with torch.inference_mode():
-            for _ in range(iterations):
+            for actions in evaluated:
                 task.cost(actions)
-            task.cost(actions[:, :1])  # of the plan itself
 
-    parts: dict[str, Callable[[], object]] = {
-        "observe": observed, "imagine": imagined, "plan (imagine and search)": lambda: planner(task),
-    }  # fmt: skip
-    rounds = [{name: seconds(part) for name, part in parts.items()} for _ in range(ROUNDS)]
-    best = {name: min(one[name] for one in rounds) / (environments * replan) for name in parts}
-    whole = best["observe"] + best["plan (imagine and search)"]
-    note = f"of a step: {environments} environments, MPPI {population} x {iterations}, horizon {horizon}, every {replan} steps"
-    lines = {
-        "observe": best["observe"],
-        "imagine": best["imagine"],
-        "search": max(best["plan (imagine and search)"] - best["imagine"], 0.0),
-    }
-    return [
-        Result(f"planning: PLDM, {name}", value, whole, note=note if name == "observe" else "") for name, value in lines.items()
-    ]
+    sides: tuple[Callable[[], object], ...] = (observed, imagined, lambda: planner(task))
+    rounds = [[seconds(side) for side in sides] for _ in range(ROUNDS)]
+    observe, imagine, plan = (min(side) / (together * skip) for side in zip(*rounds, strict=True))
+    return observe + plan, observe, imagine

@@ -2,54 +2,39 @@
 
     python recipes/why_latent.py --threads 1 --seeds 0
 
-Each of the three has the same encoder and recurrent predictor and trains for the same number of steps on the same episodes of
-`two-rooms-flicker`; all then plan with the same planner in the environment of that name. The table: success with its Wilson
-interval, beside a policy that acts at random and an oracle; r of the dot's x and y as a ridge regression reads them off the
-embeddings of held-out observations, beside the same encoder at random weights and the pixels; CPU milliseconds of a step and
-seconds of a plan (for 25 environments at once). `--data two-rooms --env two-rooms` is the same without the flicker.
+Each of the three has the same encoder and predictor and trains for the same number of steps on the same episodes of
+`two-rooms-flicker`; all then plan in the environment of that name with the same planner, that of `recipes/two_rooms.py`. The
+table: success with its Wilson interval, beside a policy that acts at random and an oracle; r of the dot's x and y as a ridge
+regression reads them off the embeddings of held-out observations, beside the same encoder at random weights and the pixels;
+CPU milliseconds of a step and seconds of a plan (for 25 environments at once). `--change "no flicker"` is the same without it.
 """
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from seeds import spread
+from seeds import arguments, run, spread
 from sklearn.linear_model import Ridge
+from two_rooms import PLANNED
 
 import jepakit
 from jepakit.files import read_json
 from jepakit.interop.pretrained import build_system, load_run_system
 from jepakit.modalities.trajectories import open_trajectories
 from jepakit.randomness import derive_seed
-from jepakit.verbs.act import act
 
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "pldm": ("pldm", {}),
     "pixel-world": ("pixel-world", {}),
     "reconstruction": ("pixel-world", {"perception": "reconstruction"}),
 }
+DATA = {"flicker": "two-rooms-flicker", "no flicker": "two-rooms"}  # and the environment of that name
+STEPS, EPISODES = 3000, 100
 PROBED = 2_000  # observations that a probe learns from, and as many held out
-PLANNER: dict[str, Any] = {"planner": "mppi", "horizon": 20, "replan": 5, "population": 64, "elites": 16, "iterations": 6}
-
-
-def asked() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs/why-latent"))
-    parser.add_argument("--data", default="two-rooms-flicker")
-    parser.add_argument("--env", default="two-rooms-flicker")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--batch-size", type=int, default=128)
-    parser.add_argument("--widths", type=int, nargs="+", default=[8, 16, 32])
-    parser.add_argument("--episodes", type=int, default=100)
-    parser.add_argument("--probed", type=int, default=PROBED)
-    parser.add_argument("--threads", type=int)
-    return parser.parse_args()
 
 
 @torch.no_grad()
@@ -71,12 +56,12 @@ def correlation(train: NDArray, known: NDArray, test: NDArray, asked: NDArray) -
     return float(np.mean([np.corrcoef(read[:, axis], asked[:, axis])[0, 1] for axis in range(2)]))
 
 
-def probe(folder: Path, probed: int) -> dict[str, float]:
+def probe(folder: Path) -> dict[str, float]:
     """r of the dot's place: from the run's embeddings, those of its encoder at random weights, and the pixels."""
     system, config = load_run_system(folder)
     data = open_trajectories(config.dataset, config.training.seed)
     rng = np.random.default_rng(0)
-    chosen = [rng.permutation(len(part))[:probed] for part in (data.train, data.test)]
+    chosen = [rng.permutation(len(part))[:PROBED] for part in (data.train, data.test)]
     torch.manual_seed(derive_seed(config.training.seed, "random baseline"))
     scores = {}
     for name, one in {"embedding": system, "random init": build_system(config).eval()}.items():
@@ -93,35 +78,27 @@ def interval(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    options = asked()
+    asked = arguments(__doc__ or "", list(DATA))
+    data = DATA[asked.change]
     lines = ["| | success | r of x, y | r, random init | r, pixels | CPU ms a step | plan s |", "|---" * 7 + "|"]
     beside: dict[str, list[dict[str, Any]]] = {}
-    for name, (system, more) in SYSTEMS.items():
-        acted, scores, rows = [], [], []
-        for seed in options.seeds:
-            folder = options.out / f"{name}-{options.data}-seed{seed}"
-            if not (folder / "model.safetensors").exists():
-                if (folder / "config.yaml").exists():
-                    jepakit.resume(folder)
-                else:
-                    jepakit.pretrain(
-                        system, data=options.data, out=folder, seed=seed, steps=options.steps, batch_size=options.batch_size,
-                        widths=tuple(options.widths), threads=options.threads, **more,
-                    )  # fmt: skip
+    for name, (system, options) in SYSTEMS.items():
+        shared = {"data": data, "steps": STEPS, "threads": asked.threads}
+        folders = run(f"why-latent-{data}-{name}", system, asked.seeds, asked.out, **shared, **options)
+        for seed, folder in zip(asked.seeds, folders, strict=True):
             if not (folder / "acting.json").exists():
-                act(folder, env=options.env, episodes=options.episodes, seed=seed, **PLANNER)
-            acted.append(read_json(folder / "acting.json"))
-            rows.append(acted[-1]["rows"][PLANNER["planner"]])
-            scores.append(probe(folder, options.probed))
-            for other in ("random", "oracle"):
-                beside.setdefault(other, []).append(acted[-1]["rows"][other])
+                jepakit.act(folder, env=data, episodes=EPISODES, seed=100 + seed, **PLANNED)
+        acted = [read_json(folder / "acting.json") for folder in folders]
+        scores = [probe(folder) for folder in folders]
+        rows = [one["rows"][PLANNED["planner"]] for one in acted]
         cells = [spread([one[kind] for one in scores]) for kind in ("embedding", "random init", "pixels")]
         cells.append(spread([1e3 * row["cpu_seconds_a_step"] for row in rows], 1))
         cells.append(spread([one["plan_s"]["mean"] for one in acted], 2))
         lines.append(f"| {name} | {'; '.join(map(interval, rows))} | {' | '.join(cells)} |")
+        for other in ("random", "oracle"):
+            beside[other] = [one["rows"][other] for one in acted]  # the same episodes for every system
     for name, rows in beside.items():
-        each = {row["success"]: row for row in rows}  # the same episodes for every system
-        lines.append(f"| {name} | {'; '.join(map(interval, each.values()))} | | | | | |")
+        lines.append(f"| {name} | {'; '.join(map(interval, rows))} | | | | | |")
     print("\n".join(lines))
 
 
