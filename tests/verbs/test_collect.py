@@ -19,6 +19,7 @@ from jepakit.modalities.episode_store import EpisodeStore
 from jepakit.modalities.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
 from jepakit.verbs.collect import collect
+from jepakit.verbs.world_evaluation import state_names
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -116,6 +117,16 @@ def test_an_episode_depends_on_seed_and_number_alone(counting, policy):
     assert len(again) == 12
     other = EpisodeStore.open(collect(**made, episodes=12, out=counting / "other", seed=1))
     assert one[0]["observations"][0, 0] != other[0]["observations"][0, 0]
+
+
+def test_the_variables_of_a_state_keep_their_names(counting):
+    path = collect(env="pendulum", episodes=2, out=counting / "pendulum", steps=20)
+    data = open_trajectories(TrajectoryDataConfig(data=str(path), history=1, horizon=1), 0)
+    assert state_names(data) == ["cos angle", "sin angle", "velocity"]
+    unnamed = collect(env="counting:Counting-v0", episodes=2, out=counting / "unnamed")
+    assert "state_names" not in EpisodeStore.open(unnamed).about
+    collect(env="pendulum", episodes=3, out=path, steps=20)
+    assert len(EpisodeStore.open(path)) == 3
 
 
 def test_what_is_collected_is_trained_from(tmp_path):

@@ -42,7 +42,7 @@ def collect(
 
     Episode i is a function of seed and i, whatever the number of environments. A store holds observations (from the first
     after the reset to the last one), actions, rewards, terminated, truncated, and states where the environment gives
-    info["state"]; numbers are of the types that the environment's spaces declare.
+    info["state"], with what the environment's `state_names` calls their variables; numbers are of the types that the environment's spaces declare.
 
     Args:
         env: one of ours (docs/worlds.md lists them), or a registered environment, as gymnasium.make takes it (module:Name-v0
@@ -79,7 +79,8 @@ def collect(
             return _World(made, copy.copy(planning("tree" if is_choice(made.action_space) else "mppi")), seed, steps)
 
         worlds = [world()]  # before anything is written
-        writer = stack.enter_context(EpisodeWriter(out, about))
+        named = getattr(worlds[0].env.unwrapped, "state_names", None)
+        writer = stack.enter_context(EpisodeWriter(out, about if named is None else {**about, "state_names": list(named)}))
         _agree(writer, about, out)
         numbers = range(len(writer), max(episodes, len(writer)))
         worlds += [world() for _ in range(1, min(environments, len(numbers)))]

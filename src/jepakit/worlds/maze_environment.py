@@ -32,6 +32,7 @@ class MazeEnvironment(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  as gymnasium declares it
+    state_names = ("x", "y")
 
     def __init__(self, render_mode: str | None = None, pixels: bool = True, far: bool = True, **options: Any):
         self.config, self.render_mode, self.pixels, self.far = MazeConfig(**options), render_mode, pixels, far

@@ -20,6 +20,8 @@ KEPT = 0.2  # chance that a random torque is drawn anew in a step
 class Pendulum(PendulumEnv):
     """`Pendulum-v1` with ways to act. Observations (cos, sin, velocity in rad/s), or pictures of 32 x 32 without velocity."""
 
+    state_names = ("cos angle", "sin angle", "velocity")
+
     def __init__(self, render_mode: str | None = None, pixels: bool = False):
         super().__init__(render_mode)
         self.pixels = pixels

@@ -34,6 +34,7 @@ class PushT(PushTEnv):
     Nothing ends an episode but its length.
     """
 
+    state_names = ("agent x", "agent y", "block x", "block y", "cos angle", "sin angle")
     _aim: NDArray | None
     moves: list[NDArray[np.float32]]
 

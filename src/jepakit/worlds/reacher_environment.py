@@ -29,6 +29,11 @@ class Reacher(ReacherEnv):
     arm as fast as is of use.
     """
 
+    state_names = (
+        "cos shoulder", "cos elbow", "sin shoulder", "sin elbow", "shoulder velocity", "elbow velocity", "fingertip x",
+        "fingertip y",
+    )  # fmt: skip
+
     def __init__(self, render_mode: str | None = None):
         super().__init__(render_mode=render_mode)
         self.observation_space = spaces.Box(-np.inf, np.inf, (8,), np.float32)

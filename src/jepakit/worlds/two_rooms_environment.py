@@ -42,6 +42,7 @@ class TwoRooms(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  as gymnasium declares it
+    state_names = ("x", "y", "wall x", "door y")
 
     def __init__(self, render_mode: str | None = None, **options: Any):
         self.config, self.render_mode = TwoRoomsConfig(**options), render_mode
