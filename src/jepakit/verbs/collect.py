@@ -42,7 +42,7 @@ def collect(
 
     Episode i is a function of seed and i, whatever the number of environments. A store holds observations (from the first
     after the reset to the last one), actions, rewards, terminated, truncated, and states where the environment gives
-    info["state"], with what the environment's `state_names` calls their variables; numbers are of the types that the environment's spaces declare.
+    info["state"], with what its `state_names` calls them; numbers are of the types that the environment's spaces declare.
 
     Args:
         env: one of ours (docs/worlds.md lists them), or a registered environment, as gymnasium.make takes it (module:Name-v0
