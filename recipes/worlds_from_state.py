@@ -9,7 +9,7 @@ episodes with hindsight goals. Printed is success over the episodes of all seeds
 reacher alone is done, from so many episodes instead of 300.
 
 An embedding barely wider than the state is what makes its distances a cost: with 128 numbers (`pldm`) they are harmonics of the
-angle, hanging down costs less than lying level, and nothing swings up. The reacher's cost is that of the last imagined step, for
+angle, hanging down costs less than lying level, and nothing swings up. The reacher's cost is that of the last imagined step:
 its elbow, which cannot turn all the way, often has to move away from its goal first; a longer horizon puts off arriving.
 """
 

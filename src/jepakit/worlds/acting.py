@@ -14,12 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.core.state import State
 from jepakit.errors import UserError, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
-from jepakit.worlds.choices import Choices, is_choice
-from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
+from jepakit.worlds.moves import moves
 from jepakit.worlds.problem import ActionSpace, Planner, shifted
 
 Information = dict[str, Any]
@@ -113,24 +111,17 @@ class PlanningPolicy:
         self.model, self.inputs, self.planner, self.frame_skip = model, inputs, planner, frame_skip
         self.config, self.space = config or PlanningConfig(), space
         self.device = next(model.parameters()).device
-        single = inputs.action // frame_skip
-        self.scale = (torch.tensor(inputs.action_mean[:single]), torch.tensor(inputs.action_std[:single]))
         self.seconds: list[float] = []
         """Of each plan, for all environments together: encoding and search."""
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
-        space = environments[0].action_space
-        self.choices = Choices(space, self.frame_skip) if is_choice(space) else None
-        if self.choices is None:
-            self.limits = self.space or self._recorded(ActionSpace.of(space))
-        size = self.limits.size if self.choices is None else self.choices.size
+        config = self.config
+        self.moves = moves(
+            self.model, self.inputs, self.space or environments[0].action_space, self.frame_skip,
+            cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
+        )  # fmt: skip
         specs = [getattr(environment, "spec", None) for environment in environments]
         self.ends = min((spec.max_episode_steps for spec in specs if spec and spec.max_episode_steps), default=None)
-        if size * self.frame_skip != self.inputs.action:
-            raise UserError(
-                f"The model was trained on blocks of {self.frame_skip} actions, {self.inputs.action} numbers together; the "
-                f"environment's actions have {size} each. Act in the environment it was trained for."
-            )
         self.ids = [int(seed) for seed in seeds]
         self.goal: Tensor | None = None
         self.warm: Tensor | None = None
@@ -157,40 +148,18 @@ class PlanningPolicy:
             between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
             state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
-            problem = self._problem(state, goal)
+            problem = self.moves.problem(state, goal, self._horizon(), self.ids)
         warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
         plan = self.planner(problem, warm, step=self.clock)
         best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
         self.goal, self.warm = goal, shifted(best, self.config.replan)
-        begin = plan.actions[:, : self.config.replan]
-        if self.choices is None:
-            chosen = self.limits.block(self.frame_skip).steps(begin).cpu().numpy().astype(np.float32)
-        else:
-            chosen = self.choices.steps(begin)
-        self.queue = list(chosen.swapaxes(0, 1))
+        self.queue = list(self.moves.steps(plan.actions[:, : self.config.replan]).swapaxes(0, 1))
         self.seconds.append(time.perf_counter() - start)
-
-    def _problem(self, state: State, goal: Tensor) -> LatentProblem | LatentTreeProblem:
-        horizon, chunk = self._horizon(), self.config.chunk
-        if self.choices is None:
-            return LatentProblem(
-                self.model, state, goal, self.limits, horizon, scale=self.scale,
-                skip=self.frame_skip, cost=self.config.cost, chunk=chunk, ids=self.ids,
-            )  # fmt: skip
-        blocks = self.inputs.normalise_actions(self.choices.blocks())
-        return LatentTreeProblem(self.model, state, goal, blocks, horizon, chunk=chunk, ids=self.ids)
 
     def _horizon(self) -> int:
         """In steps of the model."""
         left = self.config.horizon * self.frame_skip if self.ends is None else self.ends - self.clock
         return max(1, min(self.config.horizon, -(-left // self.frame_skip)))
-
-    def _recorded(self, space: ActionSpace) -> ActionSpace:
-        """The part of the space in which the recorded actions lie."""
-        if self.config.deviations is None or space.size != len(self.scale[0]):
-            return space
-        mean, reach = self.scale[0], self.config.deviations * self.scale[1]
-        return ActionSpace(torch.maximum(space.low, mean - reach), torch.minimum(space.high, mean + reach), space.most)
 
     def _embed_goal(self, infos: Sequence[Information]) -> Tensor:
         if any("goal" not in info for info in infos):
@@ -219,7 +188,7 @@ class PlanningPolicy:
 
     def _remember(self, action: NDArray) -> None:
         """Keeps the blocks between the observations kept, in the model's units."""
-        self.block.append(torch.from_numpy(action) if self.choices is None else self.choices.codes(action))
+        self.block.append(self.moves.codes(action))
         if len(self.block) == self.frame_skip:
             block = self.inputs.normalise_actions(torch.cat(self.block, 1)).to(self.device)
             self.done, self.block = [*self.done, block][-self.inputs.history :], []

@@ -1,0 +1,114 @@
+"""An environment's actions as a planner searches them and a world model is told of them: numbers within bounds, or a choice
+among a few."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from jepakit.core.dynamics import Dynamics
+from jepakit.core.state import State
+from jepakit.errors import UserError
+from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.worlds.choices import Choices, is_choice
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
+from jepakit.worlds.problem import ActionSpace
+
+
+@runtime_checkable
+class Moves(Protocol):
+    """What both kinds of actions answer."""
+
+    @property
+    def size(self) -> int:
+        """Numbers that one action of the environment is to the model."""
+        ...
+
+    def problem(
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int]
+    ) -> LatentProblem | LatentTreeProblem:
+        """What a planner is to solve. horizon: in steps of the model."""
+        ...
+
+    def steps(self, plan: Tensor) -> NDArray:
+        """The actions of the environment in a plan `[env, steps of the model, numbers]`, `[env, steps, ...]`."""
+        ...
+
+    def codes(self, actions: NDArray) -> Float[Tensor, "env numbers"]:
+        """Actions that were done, as episodes hold them."""
+        ...
+
+
+class Continuous:
+    """Numbers within the environment's bounds, or within the part of them that was recorded.
+
+    deviations: how far from the mean of the recorded actions, in their deviations; None: the bounds alone.
+    cost, chunk: see `LatentProblem`.
+    """
+
+    def __init__(
+        self, model: Dynamics, inputs: TrajectoryInputs, space: ActionSpace, skip: int, *,
+        cost: Literal["sum", "last"], deviations: float | None, chunk: int | None,
+    ):  # fmt: skip
+        self.model, self.skip, self.cost, self.chunk, self.size = model, skip, cost, chunk, space.size
+        single = inputs.action // skip
+        mean, std = torch.tensor(inputs.action_mean[:single]), torch.tensor(inputs.action_std[:single])
+        if deviations is not None and space.size == single:
+            reach = deviations * std
+            space = ActionSpace(torch.maximum(space.low, mean - reach), torch.minimum(space.high, mean + reach), space.most)
+        self.space, self.scale = space, (mean, std)
+
+    def problem(self, start: State, goal: Tensor, horizon: int, ids: Sequence[int]) -> LatentProblem:
+        """See `Moves`."""
+        return LatentProblem(
+            self.model, start, goal, self.space, horizon, scale=self.scale, skip=self.skip, cost=self.cost, chunk=self.chunk,
+            ids=ids,
+        )  # fmt: skip
+
+    def steps(self, plan: Tensor) -> NDArray[np.float32]:
+        """See `Moves`."""
+        return self.space.block(self.skip).steps(plan).cpu().numpy().astype(np.float32)
+
+    def codes(self, actions: NDArray) -> Tensor:
+        """See `Moves`."""
+        return torch.from_numpy(actions)
+
+
+class Chosen(Choices):
+    """Blocks of choices, searched as a tree."""
+
+    def __init__(self, model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *, chunk: int | None):
+        super().__init__(space, skip)
+        self.model, self.inputs, self.chunk = model, inputs, chunk
+
+    def problem(self, start: State, goal: Tensor, horizon: int, ids: Sequence[int]) -> LatentTreeProblem:
+        """See `Moves`."""
+        blocks = self.inputs.normalise_actions(self.blocks())
+        return LatentTreeProblem(self.model, start, goal, blocks, horizon, chunk=self.chunk, ids=ids)
+
+
+def moves(
+    model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *,
+    cost: Literal["sum", "last"], deviations: float | None, chunk: int | None,
+) -> Moves:  # fmt: skip
+    """Those of an environment's `action_space`, or of an `ActionSpace`.
+
+    Errors: actions of other sizes than the model was trained on.
+    """
+    if is_choice(space):
+        made: Moves = Chosen(model, inputs, space, skip, chunk=chunk)
+    else:
+        bounds = space if isinstance(space, ActionSpace) else ActionSpace.of(space)
+        made = Continuous(model, inputs, bounds, skip, cost=cost, deviations=deviations, chunk=chunk)
+    if made.size * skip != inputs.action:
+        raise UserError(
+            f"The model was trained on blocks of {skip} actions, {inputs.action} numbers together; the environment's actions "
+            f"have {made.size} each. Act in the environment it was trained for."
+        )
+    return made
