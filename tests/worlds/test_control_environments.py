@@ -9,11 +9,11 @@ from gymnasium.utils.env_checker import check_env
 from jepakit.worlds.acting import OraclePolicy, RandomPolicy, run_episodes
 from jepakit.worlds.environments import make_environment
 
-NAMES = ["pendulum", "pendulum-pixels", "reacher"]
+NAMES = ["pendulum", "pendulum-pixels", "reacher", "reacher-pixels"]
 
 
 def make(name):
-    if name == "reacher":
+    if name.startswith("reacher"):
         pytest.importorskip("mujoco")
     return make_environment(name)
 
@@ -80,3 +80,18 @@ def test_our_forward_kinematics_are_mujocos():
         np.testing.assert_allclose(observation[6:], arm.get_body_com("fingertip")[:2], atol=1e-6)
         np.testing.assert_allclose(info["goal"][6:], arm.get_body_com("target")[:2], atol=1e-6)
         np.testing.assert_array_equal(info["goal"][4:6], 0)
+
+
+def test_a_pictured_arm_is_drawn_where_it_is():
+    numbers, pictures = make("reacher"), make("reacher-pixels")
+    seen, told = numbers.reset(seed=2)
+    picture, info = pictures.reset(seed=2)
+    assert picture.shape == (2, 32, 32)
+    np.testing.assert_array_equal(info["state"], seen)
+    np.testing.assert_array_equal(info["goal_state"], told["goal"])
+    # The middle of a drawn link is the middle of the link.
+    centres = ((np.arange(32) + 0.5) / 32 * 2 - 1) * 0.21 * 1.1
+    elbow, tip = 0.1 * seen[[0, 2]], seen[6:]
+    for drawn, middle in zip(picture.astype(float), (elbow / 2, (elbow + tip) / 2), strict=True):
+        found = (drawn.sum(0) @ centres, drawn.sum(1) @ -centres)
+        np.testing.assert_allclose(np.array(found) / drawn.sum(), middle, atol=0.003)

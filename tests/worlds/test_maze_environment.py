@@ -9,7 +9,7 @@ from jepakit.modalities.walls import MOST
 from jepakit.worlds.acting import OraclePolicy, run_episodes
 from jepakit.worlds.environments import make_environment
 
-NAMES = ["maze", "maze-fixed", "point-maze"]
+NAMES = ["maze", "maze-fixed", "point-maze", "point-maze-pixels"]
 
 
 @pytest.mark.filterwarnings("ignore:.*")
