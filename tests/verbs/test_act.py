@@ -1,6 +1,7 @@
 """`act`: the whole way from recorded episodes to an agent, small."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ pytest.importorskip("gymnasium")
 from jepakit.cli import main
 from jepakit.verbs.act import act
 from jepakit.verbs.pretrain import pretrain
+from jepakit.worlds.environments import make_environment
 
 
 @pytest.fixture(scope="module")
@@ -41,6 +43,17 @@ def test_the_same_seed_gives_the_same_episodes(run):
     first, second = (act(run, **options)["rows"]["cem"] for _ in range(2))
     assert first["reward"] == pytest.approx(second["reward"])
     assert np.isfinite(first["reward"])
+
+
+def test_a_function_makes_a_shifted_world(run):
+    options = {"episodes": 1, "planner": "random", "population": 4, "iterations": 1}
+    made = partial(make_environment, "two-rooms", fixed=True, brightness=0.5)
+    shifted, plain = act(run, env=made, **options), act(run, env="two-rooms", **options)
+    assert (shifted["env"], plain["env"]) == ("TwoRooms", "two-rooms")
+    assert shifted["rows"]["oracle"]["success"] == plain["rows"]["oracle"]["success"] == 1.0
+    assert list(plain["rows"]) == ["random shooting", "random", "oracle"]
+    assert shifted["rows"]["random"]["reward"] != plain["rows"]["random"]["reward"]
+    assert shifted["recorded"]["episodes"][0]["animation"].endswith(".gif")
 
 
 @pytest.mark.parametrize(

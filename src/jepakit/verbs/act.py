@@ -42,7 +42,7 @@ FORMAT = 1
 def act(
     run: str | Path,
     *,
-    env: str,
+    env: str | Callable[..., Any],
     planner: str = "mppi",
     episodes: int = 100,
     horizon: int = 20,
@@ -64,7 +64,7 @@ def act(
     Args:
         run: the run folder of a system with dynamics (pldm, lewm, pixel-world).
         env: one of ours (docs/worlds.md lists them), or the id of a Gymnasium environment that puts a goal observation into
-            info["goal"].
+            info["goal"]; in Python also a function that makes one, and takes `render_mode`.
         planner: random, cem, icem, mppi or gradient; tree where actions are a choice among a few.
         episodes: how many, each with its own start and goal.
         horizon: steps of the model that are imagined.
@@ -87,10 +87,10 @@ def act(
     folder, where = RunFolder(run), choose_device(device)
     options = {"population": population, "elites": elites, "iterations": iterations}
     asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
-    made = partial(make_environment, env)
-    make: Callable[[], Any] = made
+    make: Callable[..., Any] = partial(make_environment, env) if isinstance(env, str) else env
     tried = make()
-    _check_planner(env, tried.action_space, planner)
+    name = env if isinstance(env, str) else type(tried.unwrapped).__name__
+    _check_planner(name, tried.action_space, planner)
     has_oracle = hasattr(tried.unwrapped, "oracle_action")
     tried.close()
     searched = asked
@@ -99,7 +99,8 @@ def act(
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
     watched = recorder.planner(make_planner(planner, seed=seed, **searched))
     planning = planning_policy(run, watched, PlanningConfig(horizon=horizon, replan=replan, cost=cost), where)
-    policies: dict[str, Policy] = {planner: planning, "random": RandomPolicy()}
+    planned = "random shooting" if planner == "random" else planner  # not the policy of that name
+    policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}
     if behaviour_cloning:
         config = read_config(run)
         policies["behaviour cloning"] = clone(open_data(config).train, planning.inputs, seed=config.training.seed)
@@ -108,20 +109,20 @@ def act(
     rows = {}
     if where.type == "cpu":
         keep_freed_memory()
-    for name, policy in policies.items():
+    for kind, policy in policies.items():
         begun, spent = time.perf_counter(), time.process_time()
-        outcomes = run_episodes(recorder.environments(name, make), policy, episodes, seed, together)
-        rows[name] = _row(outcomes, time.perf_counter() - begun, time.process_time() - spent)
+        outcomes = run_episodes(recorder.environments(kind, make), policy, episodes, seed, together)
+        rows[kind] = _row(outcomes, time.perf_counter() - begun, time.process_time() - spent)
     plans = np.array(planning.seconds)
     result = {
         "format": FORMAT,
-        "env": env,
-        "planner": {"name": planner, "horizon": horizon, "replan": replan, "cost": cost, **asked},
+        "env": name,
+        "planner": {"name": planned, "horizon": horizon, "replan": replan, "cost": cost, **asked},
         "seed": seed,
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
     }
-    result["recorded"] = write_recordings(folder.recordings, recorder, made, planner, planning.frame_skip)
+    result["recorded"] = write_recordings(folder.recordings, recorder, make, planned, planning.frame_skip)
     write_json(folder.acting, result)
     Console(stderr=True).print(_table(result))
     return result
