@@ -52,8 +52,9 @@ def small():
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world") / "run"
     jepakit.pretrain(
-        "pldm", data="two-rooms", out=folder, steps=2, batch_size=8, widths=(2, 2, 2), embedding=8, inverse_hidden=8, threads=1
-    )
+        "pldm", data="two-rooms", out=folder, steps=2, batch_size=8, widths=(2, 2, 2), embedding=8, inverse_hidden=8,
+        frame_skip=1, threads=1,
+    )  # fmt: skip
     return folder
 
 
