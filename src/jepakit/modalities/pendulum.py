@@ -13,6 +13,7 @@ from jepakit.randomness import Draws, derive_seed
 ROD = 0.8  # length and width of the rod, in halves of the picture's side
 WIDTH = 0.12
 LONGEST_TORQUE = 8  # steps
+STATE_NAMES = ("cos angle", "sin angle", "velocity")
 
 
 def pendulum_episodes(pixels: bool, seed: int = 0, episodes: int = 200, steps: int = 64) -> Episodes:

@@ -37,6 +37,7 @@ from jepakit.modalities.walls import (
 from jepakit.randomness import Draws
 
 WALLS, DOORS = (20, 44), (10, 54)  # where the inner wall and its door may be
+STATE_NAMES = ("x", "y", "wall x", "door y")
 FLICKER = 0.5  # of full brightness, in the world called two-rooms-flicker
 
 

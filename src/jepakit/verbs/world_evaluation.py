@@ -16,6 +16,7 @@ from jepakit.evaluation.intervals import Interval
 from jepakit.evaluation.rollout_error import LinearDynamics, compare_rollouts
 from jepakit.evaluation.state_probe import StateProbe, probe_rows, varying
 from jepakit.evaluation.surprise import QUANTILES, opposite, prediction_error, spread_of, surprise_auc
+from jepakit.modalities import pendulum, two_rooms
 from jepakit.modalities.trajectories import TrajectoryData
 from jepakit.randomness import derive_seed
 from jepakit.verbs.world_windows import Windows, anothers, choose_windows, embed_windows, frames_of, imagine
@@ -24,7 +25,7 @@ FORMAT = 1
 FEWEST = 8  # held-out windows, below which nothing is measured
 FRAMES = 2_048  # observations of each part whose states are probed
 NETWORK = 1_024  # numbers of a feature at most for a network to read it: above, its PCA stands for it
-_NAMES = {"pendulum": ("cos angle", "sin angle", "velocity"), "two-rooms": ("x", "y", "wall x", "door y")}
+_NAMES = {"pendulum": pendulum.STATE_NAMES, "two-rooms": two_rooms.STATE_NAMES}
 
 
 def measure_world(

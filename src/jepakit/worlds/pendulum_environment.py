@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from numpy.typing import NDArray
 
-from jepakit.modalities.pendulum import draw_pendulum
+from jepakit.modalities.pendulum import STATE_NAMES, draw_pendulum
 from jepakit.worlds.goals import WithGoal
 
 NEAR = 0.2  # rad from upright: closer is near the goal
@@ -20,7 +20,7 @@ KEPT = 0.2  # chance that a random torque is drawn anew in a step
 class Pendulum(PendulumEnv):
     """`Pendulum-v1` with ways to act. Observations (cos, sin, velocity in rad/s), or pictures of 32 x 32 without velocity."""
 
-    state_names = ("cos angle", "sin angle", "velocity")
+    state_names = STATE_NAMES
 
     def __init__(self, render_mode: str | None = None, pixels: bool = False):
         super().__init__(render_mode)

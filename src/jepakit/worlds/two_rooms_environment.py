@@ -15,6 +15,7 @@ from jepakit.modalities.two_rooms import (
     LOW,
     MOST,
     SIDE,
+    STATE_NAMES,
     Rooms,
     TwoRoomsConfig,
     door_heading,
@@ -42,7 +43,7 @@ class TwoRooms(gymnasium.Env):
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  as gymnasium declares it
-    state_names = ("x", "y", "wall x", "door y")
+    state_names = STATE_NAMES
 
     def __init__(self, render_mode: str | None = None, **options: Any):
         self.config, self.render_mode = TwoRoomsConfig(**options), render_mode
