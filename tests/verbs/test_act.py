@@ -9,6 +9,7 @@ import pytest
 pytest.importorskip("gymnasium")
 
 from jepakit.cli import main
+from jepakit.training.weight_files import read_weights
 from jepakit.verbs.act import act
 from jepakit.verbs.pretrain import pretrain
 from jepakit.worlds.environments import make_environment
@@ -45,6 +46,17 @@ def test_the_same_seed_gives_the_same_episodes(run):
     assert np.isfinite(first["reward"])
 
 
+def test_plans_keep_to_a_part_of_the_recorded_actions(run):
+    options = {"env": "two-rooms", "episodes": 1, "planner": "icem", "population": 8, "elites": 2, "iterations": 1, "std": 1.0}
+    moved = {}
+    for deviations in (0.1, None):
+        result = act(run, deviations=deviations, **options)
+        assert (result["planner"]["deviations"], result["planner"]["std"]) == (deviations, 1.0)
+        states = read_weights(run / "acting" / "recorded.safetensors")["icem-0/states"][:, :2]
+        moved[deviations] = float(states.diff(dim=0).norm(dim=1).max())
+    assert 0 < moved[0.1] < 0.15 < 1 < moved[None]  # a deviation is .76 pixels
+
+
 def test_a_function_makes_a_shifted_world(run):
     options = {"episodes": 1, "planner": "random", "population": 4, "iterations": 1}
     made = partial(make_environment, "two-rooms", fixed=True, brightness=0.5)
@@ -65,6 +77,9 @@ def test_a_function_makes_a_shifted_world(run):
         (["--env", "two-rooms", "--planner", "tree"], "--planner icem"),
         (["--env", "Pendulum-v1"], "actions have 1 each"),
         (["--env", "two-rooms", "--episodes", "0"], "episodes"),
+        (["--env", "two-rooms", "--planner", "random", "--std", "1"], "std"),
+        (["--env", "two-rooms", "--planner", "cem", "--std", "0"], "std"),
+        (["--env", "two-rooms", "--deviations", "0"], "deviations"),
     ],
 )
 def test_mistakes_are_named(run, words, told, capsys):

@@ -51,6 +51,8 @@ def act(
     population: int | None = None,
     elites: int | None = None,
     iterations: int | None = None,
+    std: float | None = None,
+    deviations: float | None = 2.5,
     behaviour_cloning: bool = False,
     together: int = 25,
     seed: int = 0,
@@ -73,6 +75,9 @@ def act(
         population: candidates of an iteration, of the tree search the width of its beam; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.
+        std: deviation of the first draws of cem, icem and mppi, as a part of half the range of actions; None: the planner's own.
+        deviations: plans keep each number of an action within so many deviations of the recorded ones' mean. Fewer keep them
+            where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
@@ -85,7 +90,7 @@ def act(
     for name, value, least in (("episodes", episodes, 1), ("together", together, 1), ("record", record, 0)):
         check_range(name, value, least)
     folder, where = RunFolder(run), choose_device(device)
-    options = {"population": population, "elites": elites, "iterations": iterations}
+    options = {"population": population, "elites": elites, "iterations": iterations, "std": std}
     asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
     make: Callable[..., Any] = partial(make_environment, env) if isinstance(env, str) else env
     tried = make()
@@ -98,7 +103,8 @@ def act(
         searched = {"beam" if name == "population" else name: value for name, value in asked.items()} | {"cost": cost}
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
     watched = recorder.planner(make_planner(planner, seed=seed, **searched))
-    planning = planning_policy(run, watched, PlanningConfig(horizon=horizon, replan=replan, cost=cost), where)
+    looking = PlanningConfig(horizon=horizon, replan=replan, cost=cost, deviations=deviations)
+    planning = planning_policy(run, watched, looking, where)
     planned = "random shooting" if planner == "random" else planner  # not the policy of that name
     policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}
     if behaviour_cloning:
@@ -117,7 +123,7 @@ def act(
     result = {
         "format": FORMAT,
         "env": name,
-        "planner": {"name": planned, "horizon": horizon, "replan": replan, "cost": cost, **asked},
+        "planner": {"name": planned, "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations, **asked},
         "seed": seed,
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},

@@ -22,8 +22,8 @@ class GaussianConfig:
     population: plans drawn in an iteration; elites: the best of them, which the next mean and deviation come from;
     iterations: how often. std: deviation of the first draws, and min_std: the least it may shrink to, both as parts of half
     the width of the space. momentum: part of the old mean and deviation that stays. keep: elites that compete again in the
-    next iteration, at no evaluation. execute: the last "mean", or the "best" plan seen. The mean is the steadier where a
-    model has small errors for a search to find; where it breaks a constraint the best is taken instead.
+    next iteration, at no evaluation (all, where there are fewer). execute: the last "mean", or the "best" plan seen. The mean
+    is the steadier where a model has small errors for a search to find; where it breaks a constraint the best is taken.
     """
 
     population: int = 256
@@ -47,7 +47,7 @@ class GaussianConfig:
         check_range("momentum", self.momentum, 0, 1)
         if self.momentum == 1:
             raise UserError("momentum: at 1 the mean never moves. Give a number below 1.")
-        check_range("keep", self.keep, 0, self.elites)
+        check_range("keep", self.keep, 0)
         check_choice("execute", self.execute, ("mean", "best"))
 
 
