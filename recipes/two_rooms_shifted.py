@@ -1,6 +1,6 @@
 """What a run of Two Rooms does in worlds that it never saw, and with other planners at equal time.
 
-    python recipes/two_rooms_shifted.py runs/recipes/two-rooms-nothing-seed0 --threads 1
+    python recipes/two_rooms_shifted.py runs/recipes/two-rooms-nothing-far-seed0 --threads 1
 
 One factor at a time is shifted: how the dot looks, an unpredictable background, the door's width, where episodes begin. The
 planner is that of `recipes/two_rooms.py`; the others imagine as many steps as it (a gradient counts as three of them). Each row
@@ -38,9 +38,9 @@ SHIFTS: dict[str, dict[str, Any]] = {
     "starts pressed to the wall": {"pressed": True},
 }
 EQUAL = {
-    "icem": {"population": 64, "elites": 8, "iterations": 3},
-    "cem": {"population": 64, "elites": 8, "iterations": 3},
-    "mppi": {"population": 64, "elites": 8, "iterations": 3},
+    "icem": {"population": 64, "elites": 8, "iterations": 3, "std": 2.0},
+    "cem": {"population": 64, "elites": 8, "iterations": 3, "std": 2.0},
+    "mppi": {"population": 64, "elites": 8, "iterations": 3, "std": 2.0},
     "random": {"population": 64, "iterations": 3},
     "gradient": {"starts": 4, "iterations": 16},
 }
@@ -62,7 +62,7 @@ def make(pressed: bool = False, **shift: Any) -> gymnasium.Env:
 
 
 def row(run: Path, name: str, planner: str, search: dict[str, Any], shift: dict[str, Any]) -> str:
-    config = PlanningConfig(**{option: PLANNED[option] for option in ("horizon", "replan", "cost")})
+    config = PlanningConfig(**{option: PLANNED[option] for option in ("horizon", "replan", "cost", "deviations")})
     policy = planning_policy(run, make_planner(planner, seed=0, **search), config)
     outcomes = run_episodes(lambda: make(**shift), policy, EPISODES, SEED)
     found = wilson(sum(one.success for one in outcomes), EPISODES)
@@ -82,7 +82,7 @@ if __name__ == "__main__":
     head = "success | 95 % | ms a plan |\n|---|---|---|---|"
     if asked.only != "planners":
         print(f"| shifted: | {head}")
-        search = {option: PLANNED[option] for option in ("population", "elites", "iterations")}
+        search = {option: PLANNED[option] for option in ("population", "elites", "iterations", "std")}
         for name, shift in SHIFTS.items():
             print(row(asked.run, name, PLANNED["planner"], search, shift), flush=True)
     if asked.only != "shifts":

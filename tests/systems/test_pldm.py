@@ -57,6 +57,17 @@ def test_the_loss_is_the_formula():
     torch.testing.assert_close(found["loss"], total)
 
 
+def test_a_frozen_encoder_stays_while_the_predictor_learns():
+    model, given = system(frozen=True), batch()
+    groups = [parameter for group in model.parameter_groups() for parameter in group["params"]]
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    optimiser = torch.optim.SGD(groups, lr=1e-2)
+    model.step(given)["loss"].backward()
+    optimiser.step()
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"predictor", "inverse"}
+
+
 @pytest.mark.parametrize("term", ["variance", "covariance", "similarity", "inverse"])
 def test_every_term_is_a_switch(term):
     on, off = system().step(batch()), system(**{term: 0.0}).step(batch())

@@ -67,7 +67,7 @@ def candidates(made, count=7):
     return made.space.uniform(torch.Generator().manual_seed(1), made.environments, count, made.horizon)
 
 
-@pytest.mark.parametrize("cost", ["sum", "last"])
+@pytest.mark.parametrize("cost", ["sum", "last", "nearest"])
 @pytest.mark.parametrize("skip", [1, 3])
 def test_the_cost_is_the_squared_distance_of_what_is_imagined(cost, skip):
     made = problem(world(skip), skip=skip, cost=cost, scale=(MEAN.double(), STD.double()))
@@ -76,7 +76,7 @@ def test_the_cost_is_the_squared_distance_of_what_is_imagined(cost, skip):
     done = (made.space.steps(actions) - MEAN) / STD
     places = made.start.tree["position"][:, None, None] + done.cumsum(2)[:, :, skip - 1 :: skip]
     distance = (places - made.goal[:, None, None]).square().sum(-1)
-    expected = distance.sum(-1) if cost == "sum" else distance[..., -1]
+    expected = {"sum": distance.sum(-1), "last": distance[..., -1], "nearest": distance.amin(-1)}[cost]
     torch.testing.assert_close(made.cost(actions), expected)
 
 

@@ -18,10 +18,15 @@ action a step); with the few steps that a CPU affords the door is not learned by
 defaults are .32, 1, 0, .1, a prediction whose weight rises from 0, a residual predictor and four actions a step; what each
 of them does is in docs/worlds.md, "Two Rooms". Besides: the layer norm that ends encoder and predictor has no parameters,
 theirs share one that has; all embeddings of a window are regularised and each is imagined from, theirs are 17 with 8 predicted,
-from the first; a fixed set of 3,000 episodes; and `widths` 8 16 32 of the encoder instead of 16 32 32, for a third of the
-arithmetic.
+from the first; a fixed set of 30,000 episodes, theirs are drawn without end; and `widths` 8 16 32 of the encoder instead of
+16 32 32, for a third of the arithmetic.
+
+Plans look further ahead than windows of the whole system can be long on a CPU. A second run on the first one's encoder, which
+then stays as it is, teaches the predictor that:
 
     jepakit pretrain pldm --data two-rooms --out runs/two-rooms
+    jepakit pretrain pldm --data two-rooms --init runs/two-rooms --frozen --horizon 16 --batch-size 32 --ramp 0 0 --lr 5e-4 \
+        --steps 3000 --out runs/two-rooms-far
     python recipes/two_rooms.py --threads 1
 """
 
@@ -58,6 +63,9 @@ class PLDMConfig:
     """A gated recurrent unit (EB-JEPA), or three layers whose output is added to the embedding."""
     widths: tuple[int, ...] = (8, 16, 32)
     """Of the stages of the convolutional encoder (EB-JEPA's 16 32 32); for vectors two layers of 8 times the last."""
+    frozen: bool = False
+    """Leave the encoder as `--init RUN` gave it, and learn predictor and inverse dynamics alone: a step is then cheap enough
+    for windows as long as plans are. Without `--init` the encoder is one at random weights."""
     encoder: str | None = None
     """A run or an exported folder whose frozen encoder of images sees the observations, instead of one that is learned; a
     layer that is learned makes embeddings of what it sees."""
@@ -120,6 +128,8 @@ class PLDM(Dynamics):
         )
         self.joins_batch = True
         self.config, self.inputs = config, inputs
+        if config.frozen:
+            self.encoder.requires_grad_(False)
 
     @staticmethod
     def peak_lr(config: PLDMConfig) -> float:

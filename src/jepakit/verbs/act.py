@@ -34,6 +34,7 @@ from jepakit.worlds.behaviour_cloning import clone
 from jepakit.worlds.choices import is_choice
 from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import PLANNERS, make_planner
+from jepakit.worlds.problem import Reach
 from jepakit.worlds.recording import Recorder
 
 FORMAT = 1
@@ -47,7 +48,7 @@ def act(
     episodes: int = 100,
     horizon: int = 20,
     replan: int = 5,
-    cost: Literal["sum", "last"] = "sum",
+    cost: Reach = "sum",
     population: int | None = None,
     elites: int | None = None,
     iterations: int | None = None,
@@ -71,11 +72,11 @@ def act(
         episodes: how many, each with its own start and goal.
         horizon: steps of the model that are imagined.
         replan: steps that are done before planning again.
-        cost: "sum" of the distances to the goal at all imagined steps, or that of the "last".
+        cost: "sum" of the squared distances to the goal at all imagined steps, that of the "last", or of the "nearest".
         population: candidates of an iteration, of the tree search the width of its beam; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.
-        std: deviation of the first draws of cem, icem and mppi, as a part of half the range of actions; None: the planner's own.
+        std: deviation of the first draws of cem, icem and mppi, in halves of the range of actions; None: the planner's own.
         deviations: plans keep each number of an action within so many deviations of the recorded ones' mean. Fewer keep them
             where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.

@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from jepakit.errors import UserError, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
 from jepakit.worlds.moves import moves
-from jepakit.worlds.problem import ActionSpace, Planner, shifted
+from jepakit.worlds.problem import ActionSpace, Planner, Reach, shifted
 
 Information = dict[str, Any]
 WARM = 8  # of the last plan's elites that the next begins with, beside the plan
@@ -69,8 +69,8 @@ class PlanningConfig:
     """Steps that are imagined, but none past the end of an episode whose length the environment's `spec` tells."""
     replan: int = 5
     """Steps that are done before planning again; 1 sees most, and costs most."""
-    cost: Literal["sum", "last"] = "sum"
-    """Squared distance to the goal's embedding: of all imagined steps, or of the last."""
+    cost: Reach = "sum"
+    """Squared distance to the goal's embedding: of all imagined steps, of the last, or of the nearest."""
     deviations: float | None = 2.5
     """Plans keep each number of an action within so many deviations of the recorded ones' mean (uniform draws reach 1.7), for
     of others the model knows nothing; None: within the environment's bounds only."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, get_args
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State, map_tree, tensors_of
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.worlds.problem import ActionSpace
+from jepakit.worlds.problem import ActionSpace, Reach
 
 MOST = 2**26  # numbers of embeddings imagined at once
 
@@ -53,7 +53,8 @@ class LatentProblem:
             None: raw actions.
         skip: environment actions to one step of the model, which takes them in a row as one block; an action of the plan is
             such a block (`problem.space.steps(plan.actions)` takes plans apart).
-        cost: squared distance to the goal, "sum" over all imagined steps or at the "last" only.
+        cost: squared distance to the goal: the "sum" over all imagined steps, that of the "last", or of the "nearest": what
+            happens after it counts for nothing.
         chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
             have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
         ids, feasible: see `Problem`; `feasible` is given blocks.
@@ -71,14 +72,14 @@ class LatentProblem:
         *,
         scale: tuple[Tensor, Tensor] | None = None,
         skip: int = 1,
-        cost: Literal["sum", "last"] = "sum",
+        cost: Reach = "sum",
         chunk: int | None = None,
         ids: Sequence[int] | None = None,
         feasible: Callable[[Tensor], Tensor] | None = None,
     ):
         check_range("horizon", horizon, 1)
         check_range("skip", skip, 1)
-        check_choice("cost", cost, ("sum", "last"))
+        check_choice("cost", cost, get_args(Reach))
         if chunk is not None:
             check_range("chunk", chunk, 1)
         fit = max(1, MOST // (horizon * goal.shape[1:].numel()))
@@ -149,7 +150,8 @@ class LatentProblem:
     def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
         """Costs of some rollouts, each of the environment that owns it."""
         embeddings = self.model.rollout(self.start, rows, owner=owner, last=self.reach == "last").embeddings
-        return (embeddings - self.goal[owner][:, None]).square().flatten(1).sum(1)
+        distances = (embeddings - self.goal[owner][:, None]).square().flatten(2).sum(2)
+        return distances.amin(1) if self.reach == "nearest" else distances.sum(1)
 
 
 class LatentTreeProblem:

@@ -4,7 +4,7 @@ among a few."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.worlds.choices import Choices, is_choice
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
-from jepakit.worlds.problem import ActionSpace
+from jepakit.worlds.problem import ActionSpace, Reach
 
 
 @runtime_checkable
@@ -54,7 +54,7 @@ class Continuous:
 
     def __init__(
         self, model: Dynamics, inputs: TrajectoryInputs, space: ActionSpace, skip: int, *,
-        cost: Literal["sum", "last"], deviations: float | None, chunk: int | None,
+        cost: Reach, deviations: float | None, chunk: int | None,
     ):  # fmt: skip
         self.model, self.skip, self.cost, self.chunk, self.size = model, skip, cost, chunk, space.size
         single = inputs.action // skip
@@ -95,7 +95,7 @@ class Chosen(Choices):
 
 def moves(
     model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *,
-    cost: Literal["sum", "last"], deviations: float | None, chunk: int | None,
+    cost: Reach, deviations: float | None, chunk: int | None,
 ) -> Moves:  # fmt: skip
     """Those of an environment's `action_space`, or of an `ActionSpace`.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int, Num
@@ -15,6 +15,9 @@ from jepakit.errors import UserError, check_range, shown
 from jepakit.worlds.action_space import ActionSpace
 
 __all__ = ["ActionSpace", "Plan", "Planner", "Problem", "TreeProblem", "shifted"]
+
+Reach = Literal["sum", "last", "nearest"]
+"""What a plan costs, of the costs of the states on its way: all together, the last one's, or the least one."""
 
 
 @runtime_checkable

@@ -9,27 +9,28 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice, check_range, shown
-from jepakit.worlds.problem import Plan, TreeProblem
+from jepakit.worlds.problem import Plan, Reach, TreeProblem
 
 
 @dataclass(frozen=True, kw_only=True)
 class TreeSearchConfig:
     """beam: states of each environment that are followed from one level to the next; cost: of a plan, the "sum" of the costs
-    of the states it passes through, or of the "last" alone (and a level's best are then those of the least cost by then).
+    of the states it passes through, that of the "last" alone, or the least, that of the "nearest" (and a level's best are those
+    of the least cost by then).
     """
 
     beam: int = 64
-    cost: Literal["sum", "last"] = "sum"
+    cost: Reach = "sum"
 
     def __post_init__(self) -> None:
         check_range("beam", self.beam, 1)
-        check_choice("cost", self.cost, ("sum", "last"))
+        check_choice("cost", self.cost, get_args(Reach))
 
 
 class TreeSearch:
@@ -70,10 +71,15 @@ class TreeSearch:
             found = found.reshape(environments, -1)
             evaluations += found.shape[1]
             numbers |= (~found.isnan()).any(1)
-            # Costs so far are kept infinite where a state on the way was not allowed, "last" or not.
+            # Costs are infinite from where a state on the way was not allowed, whatever comes after it.
             before = cost.repeat_interleave(choices, dim=1)
-            spent = before + found if self.config.cost == "sum" else found.where(before.isfinite(), before)
-            cost = spent.where(spent.isfinite(), torch.full_like(spent, math.inf))
+            spent = found
+            if self.config.cost == "sum":
+                spent = before + found
+            elif self.config.cost == "nearest" and level:
+                spent = torch.minimum(before, found)
+            allowed = before.isfinite() & found.isfinite()
+            cost = spent.where(allowed, torch.full_like(spent, math.inf))
             paths = torch.cat([paths.repeat_interleave(choices, dim=1), action.reshape(environments, -1, 1)], dim=2)
             rank = cost if key is None else self._doubles_last(cost, key(state).reshape(environments, -1))
             if followed is not None:
