@@ -201,7 +201,7 @@ def planning_seconds(
     """Of a step of one environment: the whole, to observe, and to imagine what the search evaluates."""
     pictures, none = torch.randn(together, 1, 2, 65, 65), torch.zeros(together, 0, 2 * skip)
     space = ActionSpace(-2.45 * torch.ones(2), 2.45 * torch.ones(2), most=2.45)
-    planner = make_planner("icem", population=population, elites=8, iterations=iterations)
+    planner = make_planner("icem", population=population, elites=8, iterations=iterations, std=2.0)
 
     def observed() -> State:
         with torch.inference_mode():
@@ -209,7 +209,7 @@ def planning_seconds(
 
     state = observed()
     goal = torch.randn_like(model.embedding(state))
-    task = LatentProblem(model, state, goal, space, horizon, skip=skip, cost="last")
+    task = LatentProblem(model, state, goal, space, horizon, skip=skip, cost="nearest")
     evaluated: list[Tensor] = []
 
     class Watched:

@@ -26,7 +26,8 @@ def blocks(page: Path, language: str) -> list[str]:
 
 def commands(page: Path) -> list[str]:
     """The `jepakit ...` lines of a page's shell blocks; the lines that install are `make`'s, which CI runs."""
-    lines = [line.removeprefix(".venv/bin/") for block in blocks(page, "sh") for line in block.splitlines()]
+    joined = [block.replace("\\\n", " ") for block in blocks(page, "sh")]
+    lines = [line.removeprefix(".venv/bin/") for block in joined for line in block.splitlines()]
     return [line for line in lines if line.startswith("jepakit ")]
 
 
