@@ -52,7 +52,7 @@ def rows(folder: Path) -> list[str]:
 
 
 def main() -> None:
-    asked = arguments(__doc__ or "", ["nothing"])
+    asked = arguments(__doc__ or "")
     data = str(jepakit.collect(out=asked.out / "episodes-push-t", **RECORDED))
     options = {"data": data, "threads": asked.threads, **SHARED, **LEWM, **SIZE}
     folders = run("lewm-size-push-t", "lewm", asked.seeds, asked.out, **options)
