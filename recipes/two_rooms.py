@@ -34,7 +34,7 @@ CHANGES: dict[str, dict[str, Any]] = {
 FURTHER: dict[str, Any] = {
     "frozen": True, "horizon": 16, "batch_size": 32, "ramp": (0.0, 0.0), "lr": 5e-4,
 }  # fmt: skip
-STEPS, SHORTER = (5000, 3000), (2000, 1000)  # of the two trainings
+STEPS, SHORTER = (5000, 3000), (1500, 500)  # of the two trainings
 PLANNED: dict[str, Any] = {
     "planner": "icem", "horizon": 20, "replan": 1, "cost": "nearest", "deviations": 1.3, "std": 2.0,
     "population": 64, "elites": 8, "iterations": 3,
