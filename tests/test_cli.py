@@ -85,7 +85,9 @@ def test_list_names_what_there_is(capsys):
 def test_a_closed_pipe_is_no_error(words):
     reader, writer = os.pipe()
     os.close(reader)
-    done = subprocess.run([sys.executable, "-m", "jepakit", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+    kept = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # else nothing waits for the exit
+    command = [sys.executable, "-m", "jepakit", *words]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, env=kept)
     os.close(writer)
     assert (done.stderr, done.returncode) == ("", 0)
 
