@@ -33,7 +33,7 @@ SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "reconstruction": ("pixel-world", {"perception": "reconstruction"}),
 }
 DATA = {"flicker": "two-rooms-flicker", "no flicker": "two-rooms"}  # and the environment of that name
-STEPS, EPISODES = 3000, 100
+STEPS, EPISODES = 2000, 50
 PROBED = 2_000  # observations that a probe learns from, and as many held out
 
 
