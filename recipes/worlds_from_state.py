@@ -9,10 +9,10 @@ success over the episodes of all seeds, with its Wilson interval. With a change 
 instead of 300.
 
 An embedding barely wider than the state is what makes its distances a cost: with 128 numbers (`pldm`) they are harmonics of the
-angle, hanging down costs less than lying level, and nothing swings up. The pendulum's states are a surface, which SIGReg crumples
-to fill the three numbers, the more the longer it trains: with its default weight of 12.8 the rod swings up and falls over again.
-The reacher's cost is that of the last imagined step: its elbow, which cannot turn all the way, often has to move away from its
-goal first; a longer horizon puts off arriving.
+angle, hanging down costs less than lying level, and nothing swings up. The pendulum's states are a surface, which SIGReg
+crumples to fill the three numbers, the more the longer it trains: with its default weight of 12.8 the rod swings up and falls
+over again. The reacher's cost is that of the last imagined step: its elbow, which cannot turn all the way, often has to move
+away from its goal first; a longer horizon puts off arriving.
 """
 
 from __future__ import annotations

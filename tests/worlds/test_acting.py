@@ -91,6 +91,21 @@ def test_planning_in_the_true_model_reaches_every_goal(skip, history, options):
     assert len(planning.seconds) == 2 * 12 // steps  # two rounds of environments, a plan every few steps
 
 
+@pytest.mark.parametrize(("precision", "dtype"), [("float32", torch.float32), ("bfloat16", torch.bfloat16)])
+def test_plans_in_the_precision_asked_for(precision, dtype):
+    planning, seen = policy(precision=precision), set()
+    exact = planning.model.predictor.advance
+
+    def advance(state, action, condition=None):
+        seen.add((state @ torch.eye(2)).dtype)
+        return exact(state, action, condition)
+
+    planning.model.predictor.advance = advance
+    outcomes = run_episodes(Plane, planning, 4)
+    assert seen == {dtype}
+    assert all(outcome.success for outcome in outcomes)
+
+
 WAYS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float32)
 
 
@@ -211,6 +226,8 @@ def test_environments_that_do_not_fit_the_model_are_named():
 def test_options_are_checked():
     with pytest.raises(UserError, match="replan"):
         PlanningConfig(horizon=3, replan=4)
+    with pytest.raises(UserError, match=r"precision.*bfloat16"):
+        PlanningConfig(precision="half")
     with pytest.raises(UserError, match="episodes"):
         run_episodes(Plane, RandomPolicy(), 0)
 

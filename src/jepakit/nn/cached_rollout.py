@@ -18,7 +18,7 @@ from jepakit.nn.modulation import ModulatedBlock
 from jepakit.nn.transformer import Attention
 
 ROWS = 512  # that are taken at once: what a layer works on then stays in a processor's cache
-KeysValues = Float[Tensor, "_ rows both"]  # keys, then values, of all heads side by side
+KeysValues = list[Float[Tensor, "rows both"]]  # of each token: keys, then values, of all heads side by side
 Modulation = tuple[Tensor, ...]  # shift, 1 + scale, gate of attention, then of the MLP: of one action for one block
 
 
@@ -64,7 +64,8 @@ def cached_rollout(
         if t == 0 or first > 0:
             begin, past = max(0, first - (seen - 1)), []
             if first < seen - 1:
-                past = [known[:, owner] for known in _prefix(layers, embeddings[:, first:-1], between[:, first:])]
+                seen_before = _prefix(layers, embeddings[:, first:-1], between[:, first:])
+                past = [[token[owner] for token in known] for known in seen_before]
         x = torch.stack(tokens[begin:])
         place = seen - 1 + begin - first
         x, past = _through(layers, x + layers.positions[place : place + len(x), None], modulations[begin:], past, answers=1)
@@ -104,20 +105,25 @@ def _through(
         normed = [
             torch.addcmul(shift, token, scale) for token, (shift, scale, *_) in zip(block.norm1(x), steps, strict=True)
         ]
-        attended, kept = _attend(block.attn, torch.stack(normed), past[number] if past else None, asked)
+        attended, kept = _attend(block.attn, _stack(normed), past[number] if past else [], asked)
         known.append(kept)
         x, steps = x[-asked:], steps[-asked:]
-        x = torch.stack([torch.addcmul(old, step[2], new) for old, step, new in zip(x, steps, attended, strict=True)])
+        x = _stack([torch.addcmul(old, step[2], new) for old, step, new in zip(x, steps, attended, strict=True)])
         normed = [
             torch.addcmul(step[3], token, step[4]) for token, step in zip(block.norm2(x), steps, strict=True)
         ]
-        found = block.mlp(torch.stack(normed))
-        x = torch.stack([torch.addcmul(old, step[5], new) for old, step, new in zip(x, steps, found, strict=True)])
+        found = block.mlp(_stack(normed))
+        x = _stack([torch.addcmul(old, step[5], new) for old, step, new in zip(x, steps, found, strict=True)])
     return x, known
 
 
+def _stack(tokens: list[Tensor]) -> Float[Tensor, "tokens *shape"]:
+    """Several tokens as one tensor; a single one, which most steps have, is not copied."""
+    return torch.stack(tokens) if len(tokens) > 1 else tokens[0][None]
+
+
 def _attend(
-    attention: Attention, x: Float[Tensor, "new rows dim"], past: KeysValues | None, answers: int
+    attention: Attention, x: Float[Tensor, "new rows dim"], past: KeysValues, answers: int
 ) -> tuple[Float[Tensor, "answers rows dim"], KeysValues]:
     """Causal attention of tokens that follow others, of which only keys and values are given; those of all come back.
 
@@ -126,8 +132,9 @@ def _attend(
     """
     inner = attention.proj.in_features
     (of_queries, others), (bias, _, of_values) = attention.qkv.weight.split([inner, 2 * inner]), attention.qkv.bias.chunk(3)
-    known = F.linear(x, others) if past is None else torch.cat([past, F.linear(x, others)])
-    keys, values = rearrange(known, "n b (two h d) -> two n b h d", two=2, h=attention.heads)
+    known = [*past, *F.linear(x, others)]
+    split = [rearrange(token, "b (two h d) -> two b h d", two=2, h=attention.heads) for token in known]
+    keys, values = zip(*split, strict=True)
     # A token with nothing before it attends to itself alone: its value is the answer, whatever it asks.
     asked = min(answers, len(known) - 1)
     found = [values[0]] if asked < answers else []
@@ -135,13 +142,13 @@ def _attend(
         queries = F.linear(x[-asked:], of_queries, bias).unflatten(2, (attention.heads, -1))
         found += [_weigh(query, keys, values, len(known) - asked + number + 1) for number, query in enumerate(queries)]
     weight = attention.proj.weight
-    return F.linear(torch.stack(found).flatten(2), weight, attention.proj.bias + weight @ of_values), known
+    return F.linear(_stack(found).flatten(2), weight, attention.proj.bias + weight @ of_values), known
 
 
 def _weigh(
     query: Float[Tensor, "rows heads head_dim"],
-    keys: Float[Tensor, "_ rows heads head_dim"],
-    values: Float[Tensor, "_ rows heads head_dim"],
+    keys: Sequence[Float[Tensor, "rows heads head_dim"]],
+    values: Sequence[Float[Tensor, "rows heads head_dim"]],
     seen: int,
 ) -> Float[Tensor, "rows heads head_dim"]:
     """What a query gets from the first few keys: number by number, four times as fast on CPUs as the fused kernel, which

@@ -25,6 +25,7 @@ from jepakit.worlds.acting import (
     OraclePolicy,
     Outcome,
     PlanningConfig,
+    PlanningPrecision,
     Policy,
     RandomPolicy,
     episode_seeds,
@@ -58,6 +59,7 @@ def act(
     together: int = 25,
     seed: int = 0,
     record: int = 3,
+    precision: PlanningPrecision = "float32",
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
 ) -> dict[str, Any]:
     """Plan in an environment with a run's world model; writes `acting.json` into the run folder and prints a table.
@@ -83,6 +85,7 @@ def act(
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
         record: episodes of each policy that are kept for the report (animations, states, plans); 0: none.
+        precision: of what the model computes: bfloat16 is about twice as fast where it is native; auto: bfloat16 there.
         device: where the model runs.
 
     Errors: a run without dynamics, an environment without a goal or with other observations than the model's.
@@ -104,7 +107,7 @@ def act(
         searched = {"beam" if name == "population" else name: value for name, value in asked.items()} | {"cost": cost}
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
     watched = recorder.planner(make_planner(planner, seed=seed, **searched))
-    looking = PlanningConfig(horizon=horizon, replan=replan, cost=cost, deviations=deviations)
+    looking = PlanningConfig(horizon=horizon, replan=replan, cost=cost, deviations=deviations, precision=precision)
     planning = planning_policy(run, watched, looking, where)
     planned = "random shooting" if planner == "random" else planner  # not the policy of that name
     policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}
@@ -124,7 +127,10 @@ def act(
     result = {
         "format": FORMAT,
         "env": name,
-        "planner": {"name": planned, "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations, **asked},
+        "planner": {
+            "name": planned, "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations,
+            "precision": precision, **asked,
+        },
         "seed": seed,
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,13 +15,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.errors import UserError, check_range, shown
+from jepakit.errors import UserError, check_choice, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
+from jepakit.training.device import autocast, choose_precision
 from jepakit.worlds.moves import moves
 from jepakit.worlds.problem import ActionSpace, Planner, Reach, shifted
 
 Information = dict[str, Any]
+PlanningPrecision = Literal["auto", "float32", "bfloat16"]
 WARM = 8  # of the last plan's elites that the next begins with, beside the plan
 
 
@@ -76,8 +79,11 @@ class PlanningConfig:
     of others the model knows nothing; None: within the environment's bounds only."""
     chunk: int | None = 4096
     """Rollouts imagined at once, which bounds the memory."""
+    precision: PlanningPrecision = "float32"
+    """Of what the model computes. auto: bfloat16 where the device multiplies it in hardware, else float32."""
 
     def __post_init__(self) -> None:
+        check_choice("precision", self.precision, get_args(PlanningPrecision))
         check_range("deviations", 1.0 if self.deviations is None else self.deviations, 0.1)
         check_range("horizon", self.horizon, 1)
         check_range("replan", self.replan, 1, self.horizon)
@@ -143,18 +149,22 @@ class PlanningPolicy:
 
     def _plan(self, infos: Sequence[Information]) -> None:
         start = time.perf_counter()
-        with torch.no_grad():
+        with torch.no_grad(), self._precision():
             goal = self._embed_goal(infos) if self.goal is None else self.goal
             between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
             state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
             problem = self.moves.problem(state, goal, self._horizon(), self.ids)
         warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
-        plan = self.planner(problem, warm, step=self.clock)
+        with self._precision():
+            plan = self.planner(problem, warm, step=self.clock)
         best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
         self.goal, self.warm = goal, shifted(best, self.config.replan)
         self.queue = list(self.moves.steps(plan.actions[:, : self.config.replan]).swapaxes(0, 1))
         self.seconds.append(time.perf_counter() - start)
+
+    def _precision(self) -> contextlib.AbstractContextManager:
+        return autocast(self.device, choose_precision(self.config.precision, self.device))
 
     def _horizon(self) -> int:
         """In steps of the model."""
@@ -169,7 +179,7 @@ class PlanningPolicy:
             )
         goal = self._normalised([info["goal"] for info in infos], "goals")[:, None]
         none = torch.zeros(len(infos), 0, self.inputs.action, device=self.device)
-        return self.model.embedding(self.model.observe({"inputs": goal, "actions": none}))
+        return self.model.embedding(self.model.observe({"inputs": goal, "actions": none})).float()
 
     def _normalised(self, observations: Sequence[NDArray], what: str = "observations") -> Tensor:
         stacked = torch.from_numpy(np.stack(observations))
