@@ -2,6 +2,7 @@
 
 import hypothesis
 import jaxtyping
+import pytest
 import torch
 
 # Before any test imports jepakit. `shape_checks` lies beside this file.
@@ -11,3 +12,10 @@ hypothesis.settings.register_profile("jepakit", deadline=None, derandomize=True,
 hypothesis.settings.load_profile("jepakit")
 
 torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))

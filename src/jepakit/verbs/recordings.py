@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,8 @@ class _Pictures:
 
     def __init__(self, make: Callable[..., Any]):
         environment = make()
+        if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains of no screen, which arrays do not need
         self.possible = "rgb_array" in ((environment.metadata or {}).get("render_modes") or ())
         environment.close()
         self.make = make
