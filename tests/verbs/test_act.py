@@ -5,6 +5,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 
 pytest.importorskip("gymnasium")
 
@@ -55,6 +56,16 @@ def test_plans_keep_to_a_part_of_the_recorded_actions(run):
         states = read_weights(run / "acting" / "recorded.safetensors")["icem-0/states"][:, :2]
         moved[deviations] = float(states.diff(dim=0).norm(dim=1).max())
     assert 0 < moved[0.1] < 0.35 < 1 < moved[None]  # a deviation is .76 pixels, the mean of the few recorded up to .25
+
+
+@pytest.mark.parametrize("system", ["pldm", "lewm"])
+def test_what_is_planned_in_bfloat16_is_recorded(system, tmp_path):
+    run = tmp_path / "run"
+    pretrain(system, data="pendulum", out=run, steps=2, batch_size=8, limit=64, embedding=8, history=2, horizon=2)
+    result = act(run, env="pendulum", episodes=1, planner="icem", horizon=3, replan=1, precision="bfloat16", population=8,
+                 elites=2, iterations=1)  # fmt: skip
+    assert result["planner"]["precision"] == "bfloat16"
+    assert read_weights(run / "acting" / "recorded.safetensors")["icem-0/imagined"].dtype == torch.float32
 
 
 def test_a_function_makes_a_shifted_world(run):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
+from jepakit.core.state import State, map_tree
 from jepakit.errors import UserError, check_choice, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
@@ -153,7 +154,7 @@ class PlanningPolicy:
             goal = self._embed_goal(infos) if self.goal is None else self.goal
             between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
-            state = self.model.observe({"inputs": torch.stack(self.seen, 1), "actions": actions.to(self.device)})
+            state = self._observe(torch.stack(self.seen, 1), actions)
             problem = self.moves.problem(state, goal, self._horizon(), self.ids)
         warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
         with self._precision():
@@ -178,8 +179,12 @@ class PlanningPolicy:
                 "reset and step put one there."
             )
         goal = self._normalised([info["goal"] for info in infos], "goals")[:, None]
-        none = torch.zeros(len(infos), 0, self.inputs.action, device=self.device)
-        return self.model.embedding(self.model.observe({"inputs": goal, "actions": none})).float()
+        return self.model.embedding(self._observe(goal, torch.zeros(len(infos), 0, self.inputs.action)))
+
+    def _observe(self, observations: Tensor, actions: Tensor) -> State:
+        """In float32 whatever the precision: what is imagined from it later, for the report, is so in another one."""
+        state = self.model.observe({"inputs": observations, "actions": actions.to(self.device)})
+        return State(map_tree(lambda tensor: tensor.float() if tensor.dtype == torch.bfloat16 else tensor, state.tree))
 
     def _normalised(self, observations: Sequence[NDArray], what: str = "observations") -> Tensor:
         stacked = torch.from_numpy(np.stack(observations))
