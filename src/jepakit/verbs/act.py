@@ -135,6 +135,7 @@ def act(
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
     }
+    write_json(folder.acting, result)  # before anything is drawn: a renderer may end the process
     result["recorded"] = write_recordings(folder.recordings, recorder, make, planned, planning.frame_skip)
     write_json(folder.acting, result)
     Console(stderr=True).print(_table(result))

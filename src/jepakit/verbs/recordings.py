@@ -83,7 +83,9 @@ class _Pictures:
     def __init__(self, make: Callable[..., Any]):
         environment = make()
         if sys.platform == "linux" and not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():
-            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # pygame complains of no screen, which arrays do not need
+            # Pictures need no screen: without these pygame complains of none, and MuJoCo ends the process at the second try.
+            os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+            os.environ.setdefault("MUJOCO_GL", "egl")
         self.possible = "rgb_array" in ((environment.metadata or {}).get("render_modes") or ())
         environment.close()
         self.make = make
