@@ -7,6 +7,9 @@ Each of the three has the same encoder and predictor and trains for the same num
 table: success with its Wilson interval, beside a policy that acts at random and an oracle; r of the dot's x and y as a ridge
 regression reads them off the embeddings of held-out observations, beside the same encoder at random weights and the pixels;
 CPU milliseconds of a step and seconds of a plan (for 25 environments at once). `--change "no flicker"` is the same without it.
+
+PLDM's inverse dynamics weigh ten times as much as by default, and the prediction comes later: by default nothing of the dot is
+learned before this background (the inverse error stays at 1.01 of the actions' variance; 1 of 50 goals).
 """
 
 from __future__ import annotations
@@ -28,12 +31,12 @@ from jepakit.modalities.trajectories import open_trajectories
 from jepakit.randomness import derive_seed
 
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
-    "pldm": ("pldm", {}),
+    "pldm": ("pldm", {"inverse": 1.0, "ramp": (0.5, 0.8)}),
     "pixel-world": ("pixel-world", {}),
     "reconstruction": ("pixel-world", {"perception": "reconstruction"}),
 }
 DATA = {"flicker": "two-rooms-flicker", "no flicker": "two-rooms"}  # and the environment of that name
-STEPS, EPISODES = 2000, 50
+STEPS, EPISODES = 2000, 20
 PROBED = 2_000  # observations that a probe learns from, and as many held out
 
 
