@@ -3,10 +3,11 @@
 Run with OMP_NUM_THREADS=1 or --threads N; each ratio is of one process, both sides taking turns.
 
 1. CEM 300 x 30 x 5 (arXiv 2603.19312) with a predictor of 10.8 M parameters, from one observation (as an episode begins) and
-   from three. The floor is the time of matrix products of as many multiply-adds as one pass through every weight of the
-   predictor takes for each imagined step: what it costs if each step is one token, with nothing around the products.
-   A window that slides is counted from another observation, so that its three tokens have other positions and are three
-   tokens' work: the multiply-adds that the method itself needs are in the note.
+   from three; with the paper's windows of three observations, and with windows of eight. The floor is the time of matrix
+   products of as many multiply-adds as one pass through every weight of the predictor takes for each imagined step: what it
+   costs if each step is one token, with nothing around the products. A window that slides is counted from another observation,
+   so that its tokens have other positions and are worked out anew: the multiply-adds that the method itself needs are in the
+   note. A window of eight holds three observations and five steps, and never slides.
 2. The same model, goals that a known plan reaches (the least cost is 0): what is left of the cost of doing nothing, and
    seconds, by CEM as published and by searches of fewer evaluations, cold and from the last plan.
 3. PLDM's step of an environment on Two Rooms, as the recipe plans: what observing, imagining and searching take of it, and what
@@ -45,16 +46,15 @@ GOALS = 2  # problems of known least cost
 
 def run() -> list[Result]:
     keep_freed_memory()
-    torch.manual_seed(0)
-    model = lewm()
-    return [*arithmetic(model), *fewer_evaluations(model), *itemised()]
+    return [*arithmetic(lewm(3)), *arithmetic(lewm(8)), *fewer_evaluations(lewm(3)), *itemised()]
 
 
-def lewm() -> LeWM:
+def lewm(history: int) -> LeWM:
     """The paper's predictor on vectors, its weights moved from where they start, so that actions matter."""
+    torch.manual_seed(0)
     ones, zeros = (1.0,) * BLOCK, (0.0,) * BLOCK
     inputs = TrajectoryInputs(
-        shape=(4,), mean=(0.0,) * 4, std=(1.0,) * 4, action_mean=zeros, action_std=ones, history=3, horizon=1
+        shape=(4,), mean=(0.0,) * 4, std=(1.0,) * 4, action_mean=zeros, action_std=ones, history=history, horizon=1
     )
     model = LeWM(LeWMConfig(**{**PAPER, "patch_size": None}), inputs)
     with torch.no_grad():
@@ -94,7 +94,7 @@ def arithmetic(model: LeWM) -> list[Result]:
         ours, reference = (min(side) for side in zip(*rounds, strict=True))
         reference *= floor / (products * SIDE**3)
         ratio = statistics.median(one / other for one, other in rounds) * products * SIDE**3 / floor
-        name = f"planning: LeWM's CEM from {observations} observation{'s' if observations > 1 else ''}"
+        name = f"planning: LeWM's CEM from {observations} of {model.inputs.history} observations"
         note = (
             f"reference: the floor, {ITERATIONS * floor / 1e12:.2f} T multiply-adds at {floor / reference * 2e-9:.0f} GFLOP/s, "
             f"{weights / 1e6:.2f} M a step ({blocks / 1e6:.2f} M in the blocks); the method needs {needed:.2f} times as many; "

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -218,3 +219,11 @@ def test_a_checkpoint_of_a_run_is_loaded_and_continued_from(tmp_path):
     weights.write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(UserError, match="step-00000007"):
         load(path)
+
+
+@pytest.mark.parametrize("raw", [np.zeros((2, 8, 8), np.float32), [[0.0]], "photo.png"])
+def test_what_is_not_prepared_is_named(raw):
+    model = PretrainedEncoder(torch.nn.Identity(), None)
+    for call in (model, model.embed):
+        with pytest.raises(UserError, match=rf"{type(raw).__name__}.*prepare"):
+            call(raw)

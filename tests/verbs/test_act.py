@@ -63,8 +63,8 @@ def test_what_is_planned_in_bfloat16_is_recorded(system, tmp_path):
     run = tmp_path / "run"
     pretrain(system, data="pendulum", out=run, steps=2, batch_size=8, limit=64, embedding=8, history=2)
     result = act(run, env="pendulum", episodes=1, planner="icem", horizon=3, replan=1, precision="bfloat16", population=8,
-                 elites=2, iterations=1)  # fmt: skip
-    assert result["planner"]["precision"] == "bfloat16"
+                 elites=2, iterations=1, observations=1)  # fmt: skip
+    assert (result["planner"]["precision"], result["planner"]["observations"]) == ("bfloat16", 1)
     assert read_weights(run / "acting" / "recorded.safetensors")["icem-0/imagined"].dtype == torch.float32
 
 

@@ -106,6 +106,28 @@ def test_plans_in_the_precision_asked_for(precision, dtype):
     assert all(outcome.success for outcome in outcomes)
 
 
+@pytest.mark.parametrize(("observations", "most"), [(None, 3), (2, 2), (1, 1)])
+def test_plans_start_from_as_many_observations_as_asked_for(observations, most):
+    planning, seen = policy(history=3, replan=1, observations=observations), []
+    observe = planning.model.observe
+
+    def noting(history):
+        seen.append((history["inputs"].shape[1], history["actions"].shape[1]))
+        return observe(history)
+
+    planning.model.observe = noting
+    outcomes = run_episodes(Plane, planning, 4)
+    assert set(seen) == {(number, number - 1) for number in range(1, most + 1)}
+    assert all(outcome.success for outcome in outcomes)
+
+
+def test_no_more_observations_than_the_history():
+    with pytest.raises(UserError, match=r"observations.*3"):
+        run_episodes(Plane, policy(history=3, observations=4), 1)
+    with pytest.raises(UserError, match="observations"):
+        PlanningConfig(observations=0)
+
+
 WAYS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], dtype=np.float32)
 
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jepakit.config import RunConfig, from_plain, read_config, to_plain
 from jepakit.core.system import System
-from jepakit.errors import UserError, check_choice
+from jepakit.errors import UserError, check_choice, shown
 from jepakit.files import read_json, write_json
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
@@ -54,11 +55,16 @@ class PretrainedEncoder(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, inputs: Any) -> Tokens:
+        if isinstance(inputs, (np.ndarray, list, tuple, str, Path)):
+            raise UserError(
+                f"An encoder takes prepared inputs, got {shown(type(inputs).__name__)}. Prepare samples first: "
+                "model(model.inputs.prepare(samples))."
+            )
         return self.encoder(inputs)
 
     def embed(self, inputs: Any) -> Tensor:
         """Mean over tokens, `[batch, dim]`."""
-        return self.encoder(inputs).mean()
+        return self(inputs).mean()
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder."""

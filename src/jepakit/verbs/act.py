@@ -55,6 +55,7 @@ def act(
     iterations: int | None = None,
     std: float | None = None,
     deviations: float | None = 2.5,
+    observations: int | None = None,
     behaviour_cloning: bool = False,
     together: int = 25,
     seed: int = 0,
@@ -81,6 +82,8 @@ def act(
         std: deviation of the first draws of cem, icem and mppi, in halves of the range of actions; None: the planner's own.
         deviations: plans keep each number of an action within so many deviations of the recorded ones' mean. Fewer keep them
             where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
+        observations: newest ones that a plan starts from; None: as many as the model's history. Where a history has room for these
+            and the horizon, plans are up to twice as fast.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
@@ -107,7 +110,9 @@ def act(
         searched = {"beam" if name == "population" else name: value for name, value in asked.items()} | {"cost": cost}
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
     watched = recorder.planner(make_planner(planner, seed=seed, **searched))
-    looking = PlanningConfig(horizon=horizon, replan=replan, cost=cost, deviations=deviations, precision=precision)
+    looking = PlanningConfig(
+        horizon=horizon, replan=replan, cost=cost, deviations=deviations, observations=observations, precision=precision
+    )
     planning = planning_policy(run, watched, looking, where)
     planned = "random shooting" if planner == "random" else planner  # not the policy of that name
     policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}
@@ -129,7 +134,7 @@ def act(
         "env": name,
         "planner": {
             "name": planned, "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations,
-            "precision": precision, **asked,
+            "observations": observations, "precision": precision, **asked,
         },
         "seed": seed,
         "rows": rows,

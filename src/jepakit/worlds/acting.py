@@ -78,6 +78,9 @@ class PlanningConfig:
     deviations: float | None = 2.5
     """Plans keep each number of an action within so many deviations of the recorded ones' mean (uniform draws reach 1.7), for
     of others the model knows nothing; None: within the environment's bounds only."""
+    observations: int | None = None
+    """Newest observations that a plan starts from; None: as many as the model's history. Windows of a history that has room for
+    these and what is imagined never slide, so that nothing is worked out twice."""
     chunk: int | None = 4096
     """Rollouts imagined at once, which bounds the memory."""
     precision: PlanningPrecision = "float32"
@@ -88,6 +91,7 @@ class PlanningConfig:
         check_range("deviations", 1.0 if self.deviations is None else self.deviations, 0.1)
         check_range("horizon", self.horizon, 1)
         check_range("replan", self.replan, 1, self.horizon)
+        check_range("observations", 1 if self.observations is None else self.observations, 1)
 
 
 class PlanningPolicy:
@@ -123,6 +127,8 @@ class PlanningPolicy:
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
         config = self.config
+        if config.observations is not None:
+            check_range("observations", config.observations, 1, self.inputs.history)
         self.moves = moves(
             self.model, self.inputs, self.space or environments[0].action_space, self.frame_skip,
             cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
@@ -152,9 +158,10 @@ class PlanningPolicy:
         start = time.perf_counter()
         with torch.no_grad(), self._precision():
             goal = self._embed_goal(infos) if self.goal is None else self.goal
-            between = self.done[-(len(self.seen) - 1) :] if len(self.seen) > 1 else []
+            seen = self.seen[-(self.config.observations or self.inputs.history) :]
+            between = self.done[-(len(seen) - 1) :] if len(seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
-            state = self._observe(torch.stack(self.seen, 1), actions)
+            state = self._observe(torch.stack(seen, 1), actions)
             problem = self.moves.problem(state, goal, self._horizon(), self.ids)
         warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
         with self._precision():
