@@ -223,7 +223,7 @@ def test_a_checkpoint_of_a_run_is_loaded_and_continued_from(tmp_path):
 
 @pytest.mark.parametrize("raw", [np.zeros((2, 8, 8), np.float32), [[0.0]], "photo.png"])
 def test_what_is_not_prepared_is_named(raw):
-    model = PretrainedEncoder(torch.nn.Identity(), None)
+    model = PretrainedEncoder(torch.nn.Identity(), ImageInputs(channels=1, image_size=(8, 8), mean=(0.0,), std=(1.0,)))
     for call in (model, model.embed):
         with pytest.raises(UserError, match=rf"{type(raw).__name__}.*prepare"):
             call(raw)

@@ -82,7 +82,7 @@ def act(
         std: deviation of the first draws of cem, icem and mppi, in halves of the range of actions; None: the planner's own.
         deviations: plans keep each number of an action within so many deviations of the recorded ones' mean. Fewer keep them
             where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
-        observations: newest ones that a plan starts from; None: as many as the model's history. Where a history has room for these
+        observations: newest ones that a plan starts from; None: as many as the model's history. Where that has room for these
             and the horizon, plans are up to twice as fast.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
         together: environments that are planned for at once.
