@@ -215,6 +215,14 @@ def write_config(path: Path, config: RunConfig) -> None:
     path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
 
+def read_yaml(path: Path) -> Any:
+    """What a plain YAML file holds. Errors: not YAML, or more of it than is read here (tags, aliases)."""
+    try:
+        return yaml.load(read_text(path), Loader=_StrictLoader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none are ValueErrors
+        raise UserError(f"{path} is not a YAML file as this library reads it: {str(error)[:500]}. Check it there.") from error
+
+
 def read_config(path: Path | str) -> RunConfig:
     """Read a run's config; `path` is the YAML file or the run folder that holds one.
 
@@ -225,10 +233,7 @@ def read_config(path: Path | str) -> RunConfig:
         path = path / "config.yaml"
     if not path.is_file():
         raise UserError(f"{path} does not exist. A run folder holds config.yaml; `jepakit pretrain` writes one. Check it.")
-    try:
-        plain = yaml.load(read_text(path), Loader=_StrictLoader)  # a SafeLoader
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # dates and numbers that are none are ValueErrors
-        raise UserError(f"{path} is not a YAML file this library wrote: {str(error)[:500]}. Check it there.") from error
+    plain = read_yaml(path)
     if not isinstance(plain, dict) or plain.get("format") != FORMAT:
         found = plain.get("format") if isinstance(plain, dict) else None
         raise UserError(f"{path}: this jepakit reads config format {FORMAT}, the file has {shown(found)}. Use its own.")

@@ -1,4 +1,4 @@
-"""Projection heads: MLPs with batch normalisation between their layers."""
+"""Projection heads (MLPs with batch normalisation between their layers), and plain ones."""
 
 from __future__ import annotations
 
@@ -18,6 +18,15 @@ def projection_head(input_dim: int, hidden: Sequence[int], output_dim: int) -> n
     layers: list[nn.Module] = []
     for width in hidden:
         layers += [nn.Linear(input_dim, width, bias=False), BatchNorm(width), nn.GELU()]
+        input_dim = width
+    return nn.Sequential(*layers, nn.Linear(input_dim, output_dim))
+
+
+def mlp(input_dim: int, hidden: Sequence[int], output_dim: int) -> nn.Sequential:
+    """Linear and GELU for each hidden width, then a linear layer: `[..., input_dim] -> [..., output_dim]`."""
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(input_dim, width), nn.GELU()]
         input_dim = width
     return nn.Sequential(*layers, nn.Linear(input_dim, output_dim))
 

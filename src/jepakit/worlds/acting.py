@@ -15,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.core.state import State, map_tree
-from jepakit.errors import UserError, check_choice, check_range, shown
+from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
 from jepakit.training.device import autocast, choose_precision
-from jepakit.worlds.moves import moves
-from jepakit.worlds.problem import ActionSpace, Planner, Reach, shifted
+from jepakit.worlds.agent.perception import Perception
+from jepakit.worlds.moves import Moves, moves
+from jepakit.worlds.problem import ActionSpace, Plan, Planner, Reach, shifted
 
 Information = dict[str, Any]
 PlanningPrecision = Literal["auto", "float32", "bfloat16"]
@@ -126,57 +126,58 @@ class PlanningPolicy:
         """Of each plan, for all environments together: encoding and search."""
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
-        config = self.config
-        if config.observations is not None:
-            check_range("observations", config.observations, 1, self.inputs.history)
-        self.moves = moves(
-            self.model, self.inputs, self.space or environments[0].action_space, self.frame_skip,
-            cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
-        )  # fmt: skip
+        self.perception = Perception(self.model, self.inputs, self.frame_skip, self.config.observations)
+        self.perception.begin(len(seeds))
+        self.moves = self._moves(self.space or environments[0].action_space)
         specs = [getattr(environment, "spec", None) for environment in environments]
         self.ends = min((spec.max_episode_steps for spec in specs if spec and spec.max_episode_steps), default=None)
         self.ids = [int(seed) for seed in seeds]
         self.goal: Tensor | None = None
         self.warm: Tensor | None = None
-        self.block: list[Tensor] = []  # actions since the newest observation
-        self.seen: list[Tensor] = []  # normalised observations, a model step apart, newest last
-        self.done: list[Tensor] = []  # blocks of actions between them
         self.queue: list[NDArray] = []  # planned and not yet done
-        self.clock = 0
 
     def act(self, observations: Sequence[NDArray], infos: Sequence[Information]) -> NDArray:
-        if self.clock % self.frame_skip == 0:
-            self.seen = [*self.seen, self._normalised(observations)][-self.inputs.history :]
+        self.perception.see(observations)
         if not self.queue:
             self._plan(infos)
         action = self.queue.pop(0)
-        self._remember(action)
-        self.clock += 1
+        self.perception.did(self.moves.codes(action))
         return action
 
     def _plan(self, infos: Sequence[Information]) -> None:
-        start = time.perf_counter()
+        start, clock = time.perf_counter(), self.perception.clock
         with torch.no_grad(), self._precision():
             goal = self._embed_goal(infos) if self.goal is None else self.goal
-            seen = self.seen[-(self.config.observations or self.inputs.history) :]
-            between = self.done[-(len(seen) - 1) :] if len(seen) > 1 else []
-            actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
-            state = self._observe(torch.stack(seen, 1), actions)
-            problem = self.moves.problem(state, goal, self._horizon(), self.ids)
-        warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
+            problem = self.moves.problem(self.perception.state(), goal, self._horizon(), self.ids)
         with self._precision():
-            plan = self.planner(problem, warm, step=self.clock)
-        best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
-        self.goal, self.warm = goal, shifted(best, self.config.replan)
-        self.queue = list(self.moves.steps(plan.actions[:, : self.config.replan]).swapaxes(0, 1))
+            plan = self.planner(problem, self._warm(problem.horizon), step=clock)
+        self.goal = goal
+        self._keep(plan)
         self.seconds.append(time.perf_counter() - start)
+
+    def _warm(self, horizon: int) -> Tensor | None:
+        """What is left of the last plans, for the next one to start from."""
+        return None if self.warm is None else self.warm[..., :horizon, :]
+
+    def _keep(self, plan: Plan) -> None:
+        """What is done of a plan, and what the next one starts from."""
+        best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
+        self.warm = shifted(best, self.config.replan)
+        self.queue = list(self.moves.steps(plan.actions[:, : self.config.replan]).swapaxes(0, 1))
+
+    def _moves(self, space: Any) -> Moves:
+        config = self.config
+        return moves(
+            self.model, self.inputs, space, self.frame_skip,
+            cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
+        )  # fmt: skip
 
     def _precision(self) -> contextlib.AbstractContextManager:
         return autocast(self.device, choose_precision(self.config.precision, self.device))
 
     def _horizon(self) -> int:
         """In steps of the model."""
-        left = self.config.horizon * self.frame_skip if self.ends is None else self.ends - self.clock
+        left = self.config.horizon * self.frame_skip if self.ends is None else self.ends - self.perception.clock
         return max(1, min(self.config.horizon, -(-left // self.frame_skip)))
 
     def _embed_goal(self, infos: Sequence[Information]) -> Tensor:
@@ -185,46 +186,20 @@ class PlanningPolicy:
                 "This environment gives no goal: info['goal'], an observation, is what the plans are to reach. Wrap it so that "
                 "reset and step put one there."
             )
-        goal = self._normalised([info["goal"] for info in infos], "goals")[:, None]
-        return self.model.embedding(self._observe(goal, torch.zeros(len(infos), 0, self.inputs.action)))
-
-    def _observe(self, observations: Tensor, actions: Tensor) -> State:
-        """In float32 whatever the precision: what is imagined from it later, for the report, is so in another one."""
-        state = self.model.observe({"inputs": observations, "actions": actions.to(self.device)})
-        return State(map_tree(lambda tensor: tensor.float() if tensor.dtype == torch.bfloat16 else tensor, state.tree))
-
-    def _normalised(self, observations: Sequence[NDArray], what: str = "observations") -> Tensor:
-        stacked = torch.from_numpy(np.stack(observations))
-        if tuple(stacked.shape[1:]) != self.inputs.shape:
-            raise UserError(
-                f"The model was trained on observations of shape {list(self.inputs.shape)}, the environment gives {what} of "
-                f"{list(stacked.shape[1:])}. Act in the environment it was trained for, or resize what it gives "
-                "(gymnasium.wrappers.ResizeObservation; a goal is an observation and must be resized too)."
-            )
-        if not bool(stacked.isfinite().all()):
-            raise UserError(
-                f"The environment gives {what} with NaN or infinite numbers: {shown(stacked[~stacked.isfinite()].tolist())}. "
-                "Mend the environment, or end the episode before it breaks down."
-            )
-        return self.inputs.normalise(stacked).to(self.device)
-
-    def _remember(self, action: NDArray) -> None:
-        """Keeps the blocks between the observations kept, in the model's units."""
-        self.block.append(self.moves.codes(action))
-        if len(self.block) == self.frame_skip:
-            block = self.inputs.normalise_actions(torch.cat(self.block, 1)).to(self.device)
-            self.done, self.block = [*self.done, block][-self.inputs.history :], []
+        return self.perception.embed([info["goal"] for info in infos])
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of one episode. success: `info["success"]` at its end, or that it terminated where there is none."""
+    """What came of one episode. success: `info["success"]` at its end, or that it terminated where there is none. error: what
+    the environment raised, which ended it."""
 
     seed: int
     success: bool
     steps: int
     reward: float
     states: list[NDArray] = field(default_factory=list, repr=False)
+    error: str | None = None
 
 
 def episode_seeds(seed: int, episodes: int, first: int = 0) -> list[int]:
@@ -244,12 +219,18 @@ def run_episodes(
     """
     check_range("episodes", episodes, 1)
     environments = [make() for _ in range(min(episodes, together))]
-    outcomes = []
+    outcomes: list[Outcome] = []
     for first in range(0, episodes, len(environments)):
         seeds = episode_seeds(seed, min(len(environments), episodes - first), first)
-        outcomes += _run(environments[: len(seeds)], policy, seeds)
+        found = _run(environments[: len(seeds)], policy, seeds)
+        for row, outcome in enumerate(found):
+            if outcome.error is not None:
+                environments[row] = make()  # who knows what state the old one is in
+        outcomes += found
     for environment in environments:
         environment.close()
+    if all(outcome.error is not None for outcome in outcomes):
+        raise UserError(f"Each of {episodes} episodes was ended by an error of the environment: {outcomes[0].error}.")
     return outcomes
 
 
@@ -259,12 +240,19 @@ def _run(environments: Sequence[Any], policy: Policy, seeds: Sequence[int]) -> l
     policy.begin(environments, seeds)
     rewards, ended = [0.0] * len(seeds), [False] * len(seeds)
     steps, success, states = [0] * len(seeds), [False] * len(seeds), [[info.get("state")] for info in infos]
+    errors: list[str | None] = [None] * len(seeds)
     while not all(ended):
         actions = policy.act(observations, infos)
         for row, environment in enumerate(environments):
             if ended[row]:
                 continue  # its last observation stays, until the others have come to their ends
-            observations[row], reward, terminated, truncated, infos[row] = environment.step(actions[row])
+            try:
+                observations[row], reward, terminated, truncated, infos[row] = environment.step(actions[row])
+            except UserError:
+                raise
+            except Exception as error:  # whatever a simulator raises: the episode counts as failed, and the reason is kept
+                errors[row], ended[row], success[row] = f"{type(error).__name__}: {error}"[:200], True, False
+                continue
             rewards[row] += float(reward)
             steps[row] += 1
             states[row].append(infos[row].get("state"))
@@ -272,5 +260,5 @@ def _run(environments: Sequence[Any], policy: Policy, seeds: Sequence[int]) -> l
             success[row] = bool(infos[row].get("success", terminated))
     paths = [[state for state in path if state is not None] for path in states]
     return [
-        Outcome(seeds[row], success[row], steps[row], rewards[row], paths[row]) for row in range(len(seeds))
+        Outcome(seeds[row], success[row], steps[row], rewards[row], paths[row], errors[row]) for row in range(len(seeds))
     ]

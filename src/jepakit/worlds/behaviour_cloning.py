@@ -20,31 +20,23 @@ from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.modalities.trajectories import TrajectoryInputs, WindowDataset
+from jepakit.nn.mlp import mlp
 from jepakit.randomness import derive_seed
 from jepakit.worlds.acting import Information
+from jepakit.worlds.agent.network import NetworkConfig
 from jepakit.worlds.choices import as_number, is_choice
 
 
 @dataclass(frozen=True, kw_only=True)
-class BehaviourCloningConfig:
+class BehaviourCloningConfig(NetworkConfig):
     """The network, and how it is trained."""
 
-    hidden: tuple[int, ...] = (256, 256)
-    """Widths of its hidden layers."""
     reach: int = 50
     """A goal is at most so many steps ahead, drawn uniformly within the episode."""
-    steps: int = 3000
-    """Updates."""
-    batch_size: int = 256
-    lr: float = 1e-3
-    """Of AdamW, decaying to 0 along a cosine."""
 
     def __post_init__(self) -> None:
-        for name in ("reach", "steps", "batch_size"):
-            check_range(name, getattr(self, name), 1)
-        for width in self.hidden:
-            check_range("hidden", width, 1)
-        check_range("lr", self.lr, 0)
+        super().__post_init__()
+        check_range("reach", self.reach, 1)
 
 
 class BehaviourCloning:
@@ -104,7 +96,7 @@ def clone(
     observe = _Plains(windows, inputs)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "behaviour cloning network"))
-        network = _network(2 * observe.width, config.hidden, len(mean))
+        network = mlp(2 * observe.width, config.hidden, len(mean))
     optimizer = torch.optim.AdamW(network.parameters(), config.lr, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.steps)
     for _ in range(config.steps):
@@ -137,11 +129,3 @@ class _Plains:
 
 def _plain(inputs: TrajectoryInputs, observations: Tensor) -> Float[Tensor, "n features"]:
     return inputs.plain([{"observations": one[None]} for one in observations])
-
-
-def _network(width: int, hidden: Sequence[int], out: int) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for size in hidden:
-        layers += [nn.Linear(width, size), nn.GELU()]
-        width = size
-    return nn.Sequential(*layers, nn.Linear(width, out))

@@ -18,6 +18,13 @@ from jepakit.worlds.problem import ActionSpace, Reach
 
 MOST = 2**26  # numbers of embeddings imagined at once
 
+Objective = Callable[[Tensor, Tensor | None, Tensor], Tensor]
+"""What imagined rollouts cost: `objective(embeddings [rows, steps, *tokens, dim], actions, owner [rows]) -> [rows]`.
+
+The actions `[rows, steps, action]` are in the environment's units, None of single states in a tree; row i is of environment
+`owner[i]`. +inf: not allowed.
+"""
+
 
 def _ordinary(tensor: Tensor) -> Tensor:
     """Without a graph behind it, and fit for one after it."""
@@ -36,6 +43,13 @@ def _start_and_goal(model: Dynamics, start: State, goal: Tensor) -> tuple[State,
     if here.shape != goal.shape:
         raise UserError(f"A goal is an embedding of the model's, {list(here.shape)}; got {list(goal.shape)}.")
     return start, _ordinary(goal)
+
+
+def _only(objective: Objective | None, environment: int) -> Objective | None:
+    """That of one environment by itself, whose rows are all of environment 0."""
+    if objective is None:
+        return None
+    return lambda embeddings, actions, owner: objective(embeddings, actions, owner + environment)
 
 
 class LatentProblem:
@@ -58,6 +72,7 @@ class LatentProblem:
         chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
             have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
         ids, feasible: see `Problem`; `feasible` is given blocks.
+        objective: asked instead of the distance to the goal.
 
     Errors: goals, state, scale or actions that do not fit each other; NaN or infinite goals; a deviation of 0.
     """
@@ -76,6 +91,7 @@ class LatentProblem:
         chunk: int | None = None,
         ids: Sequence[int] | None = None,
         feasible: Callable[[Tensor], Tensor] | None = None,
+        objective: Objective | None = None,
     ):
         check_range("horizon", horizon, 1)
         check_range("skip", skip, 1)
@@ -86,7 +102,7 @@ class LatentProblem:
         self.model, self.reach, self.chunk = model, cost, fit if chunk is None else min(chunk, fit)
         self.horizon, self.environments = horizon, len(goal)
         self.ids = None if ids is None else list(ids)
-        self.constraint = feasible
+        self.constraint, self.objective = feasible, objective
         with torch.inference_mode(False), torch.no_grad():
             self.start, self.goal = _start_and_goal(model, start, goal)
             self.device = tensors_of(self.start.tree)[0].device
@@ -117,7 +133,7 @@ class LatentProblem:
                 f"{self.space.size}], got {list(actions.shape)}."
             )
         candidates = actions.shape[1]
-        rows = self._given(actions.flatten(0, 1))
+        rows = actions.flatten(0, 1)
         owner = torch.arange(self.environments, device=self.device).repeat_interleave(candidates)
         if len(rows) <= self.chunk:
             found = self._imagine(rows, owner)
@@ -145,11 +161,15 @@ class LatentProblem:
         alone.start = self.start.index(torch.tensor([environment]))
         alone.goal = self.goal[environment : environment + 1].clone()
         alone.environments, alone.ids = 1, None if self.ids is None else [self.ids[environment]]
+        alone.objective = _only(self.objective, environment)
         return alone
 
     def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
         """Costs of some rollouts, each of the environment that owns it."""
-        embeddings = self.model.rollout(self.start, rows, owner=owner, last=self.reach == "last").embeddings
+        last = self.objective is None and self.reach == "last"
+        embeddings = self.model.rollout(self.start, self._given(rows), owner=owner, last=last).embeddings
+        if self.objective is not None:
+            return self.objective(embeddings, rows, owner)
         distances = (embeddings - self.goal[owner][:, None]).square().flatten(2).sum(2)
         return distances.amin(1) if self.reach == "nearest" else distances.sum(1)
 
@@ -162,6 +182,7 @@ class LatentTreeProblem:
         choices: what the model is given for each choice, `[choice, action]` in its own units: one-hot codes, or blocks.
         key: `key(state of the model) -> int [n]`; states of one key are searched as one, see `TreeProblem`.
         ids: see `Problem`.
+        objective: of each state by itself, asked instead of the distance to the goal.
 
     Errors: as of `LatentProblem`.
     """
@@ -177,6 +198,7 @@ class LatentTreeProblem:
         chunk: int | None = None,
         key: Callable[[State], Tensor] | None = None,
         ids: Sequence[int] | None = None,
+        objective: Objective | None = None,
     ):
         check_range("horizon", horizon, 1)
         if chunk is not None:
@@ -186,8 +208,9 @@ class LatentTreeProblem:
         with torch.inference_mode(False), torch.no_grad():
             start, goal = _start_and_goal(model, start, goal)
             self.choices = choices.to(goal)
-        # Its goal goes with each state, so that a state says by itself what it costs.
-        self.start = State({"model": start.tree, "goal": goal})
+        # Goal and environment go with each state, so that a state says by itself what it costs.
+        self.start = State({"model": start.tree, "goal": goal, "owner": torch.arange(len(goal), device=goal.device)})
+        self.objective = objective
         self.model, self.horizon, self.chunk, self.model_key = model, horizon, chunk, key
         self.actions, self.ids = len(choices), None if ids is None else list(ids)
 
@@ -206,11 +229,14 @@ class LatentTreeProblem:
 
     def _predict(self, state: State, action: Tensor) -> State:
         moved = self.model.predict(State(state.tree["model"]), self.choices[action])
-        return State({"model": moved.tree, "goal": state.tree["goal"]})
+        return State({**state.tree, "model": moved.tree})
 
     def state_cost(self, state: State) -> Float[Tensor, "n"]:
-        """Squared distance of each state's embedding to its goal, summed over the embedding."""
-        return (self.model.embedding(State(state.tree["model"])) - state.tree["goal"]).square().flatten(1).sum(1)
+        """Squared distance of each state's embedding to its goal, summed over the embedding; or what the objective says."""
+        embedding = self.model.embedding(State(state.tree["model"]))
+        if self.objective is not None:
+            return self.objective(embedding[:, None], None, state.tree["owner"])
+        return (embedding - state.tree["goal"]).square().flatten(1).sum(1)
 
     def imagine(self, actions: Int[Tensor, "env horizon 1"]) -> Float[Tensor, "env horizon *tokens dim"]:
         """The embeddings that a plan of each environment would lead through."""

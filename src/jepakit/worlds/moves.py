@@ -17,7 +17,7 @@ from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.worlds.choices import Choices, is_choice
-from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem, Objective
 from jepakit.worlds.problem import ActionSpace, Reach
 
 
@@ -31,9 +31,9 @@ class Moves(Protocol):
         ...
 
     def problem(
-        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int]
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None
     ) -> LatentProblem | LatentTreeProblem:
-        """What a planner is to solve. horizon: in steps of the model."""
+        """What a planner is to solve. horizon: in steps of the model; objective: see `LatentProblem`."""
         ...
 
     def steps(self, plan: Tensor) -> NDArray:
@@ -42,6 +42,15 @@ class Moves(Protocol):
 
     def codes(self, actions: NDArray) -> Float[Tensor, "env numbers"]:
         """Actions that were done, as episodes hold them."""
+        ...
+
+    def nearest(self, blocks: Float[Tensor, "env block"]) -> NDArray:
+        """The actions of the environment that come nearest to what is asked for, a block of each environment as episodes hold
+        them: `[env, frame_skip, ...]`."""
+        ...
+
+    def resting(self, environments: int) -> NDArray:
+        """What comes nearest to doing nothing: the action of smallest numbers; of choices the first. `[env, ...]`."""
         ...
 
 
@@ -64,11 +73,13 @@ class Continuous:
             space = ActionSpace(torch.maximum(space.low, mean - reach), torch.minimum(space.high, mean + reach), space.most)
         self.space, self.scale = space, (mean, std)
 
-    def problem(self, start: State, goal: Tensor, horizon: int, ids: Sequence[int]) -> LatentProblem:
+    def problem(
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None
+    ) -> LatentProblem:
         """See `Moves`."""
         return LatentProblem(
             self.model, start, goal, self.space, horizon, scale=self.scale, skip=self.skip, cost=self.cost, chunk=self.chunk,
-            ids=ids,
+            ids=ids, objective=objective,
         )  # fmt: skip
 
     def steps(self, plan: Tensor) -> NDArray[np.float32]:
@@ -79,6 +90,15 @@ class Continuous:
         """See `Moves`."""
         return torch.from_numpy(actions)
 
+    def nearest(self, blocks: Tensor) -> NDArray[np.float32]:
+        """See `Moves`."""
+        return self.steps(self.space.block(self.skip).clip(blocks.to(self.space.low))[:, None])
+
+    def resting(self, environments: int) -> NDArray[np.float32]:
+        """See `Moves`."""
+        rest = self.space.clip(torch.zeros_like(self.space.low))
+        return rest.expand(environments, -1).cpu().numpy().astype(np.float32)
+
 
 class Chosen(Choices):
     """Blocks of choices, searched as a tree."""
@@ -87,10 +107,21 @@ class Chosen(Choices):
         super().__init__(space, skip)
         self.model, self.inputs, self.chunk = model, inputs, chunk
 
-    def problem(self, start: State, goal: Tensor, horizon: int, ids: Sequence[int]) -> LatentTreeProblem:
+    def problem(
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None
+    ) -> LatentTreeProblem:
         """See `Moves`."""
         blocks = self.inputs.normalise_actions(self.blocks())
-        return LatentTreeProblem(self.model, start, goal, blocks, horizon, chunk=self.chunk, ids=ids)
+        return LatentTreeProblem(self.model, start, goal, blocks, horizon, chunk=self.chunk, ids=ids, objective=objective)
+
+
+    def nearest(self, blocks: Tensor) -> NDArray[np.int64]:
+        """See `Moves`."""
+        return self.steps((blocks @ self.blocks().T).argmax(1)[:, None, None])
+
+    def resting(self, environments: int) -> NDArray[np.int64]:
+        """See `Moves`."""
+        return np.full(environments, self.first, dtype=np.int64)
 
 
 def moves(
