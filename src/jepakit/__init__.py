@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
     from jepakit.registry import register
     from jepakit.verbs.act import act
+    from jepakit.verbs.agent import agent
     from jepakit.verbs.collect import collect
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "act": "jepakit.verbs.act",
+    "agent": "jepakit.verbs.agent",
     "pretrain": "jepakit.verbs.pretrain",
     "resume": "jepakit.verbs.pretrain",
     "evaluate": "jepakit.verbs.evaluate",
@@ -48,8 +50,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "act", "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain", "register",
-    "report", "resume",
+    "act", "agent", "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain",
+    "register", "report", "resume",
 ]  # fmt: skip
 
 

@@ -34,6 +34,8 @@ class RunFolder:
         self.state_probe = self.path / "state_probe.safetensors"  # of a world model: states read linearly off embeddings
         self.acting = self.path / "acting.json"
         self.recordings = self.path / "acting"  # episodes that were recorded while acting
+        self.actor = self.path / "actor.safetensors"  # the reactive actor that `act --teach` distilled, and its critic
+        self.critic = self.path / "critic.safetensors"
         self.report = self.path / "report.html"
         self.encoder = self.path / "encoder"  # a copy of the frozen encoder that was given, where one was
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,12 +14,14 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepakit.config import read_config
+from jepakit.config import read_config, to_plain
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.evaluation.intervals import Interval, wilson
 from jepakit.files import write_json
 from jepakit.training.device import choose_device, keep_freed_memory
 from jepakit.training.run_folder import RunFolder
+from jepakit.verbs.agent import agent, told
+from jepakit.verbs.agent import teach as teach_agent
 from jepakit.verbs.planning import planning_policy
 from jepakit.verbs.pretrain import open_data
 from jepakit.verbs.recordings import write_recordings
@@ -25,16 +29,19 @@ from jepakit.worlds.acting import (
     OraclePolicy,
     Outcome,
     PlanningConfig,
+    PlanningPolicy,
     PlanningPrecision,
     Policy,
     RandomPolicy,
     episode_seeds,
     run_episodes,
 )
+from jepakit.worlds.agent.agent import Agent
+from jepakit.worlds.agent.configurator import TaskConfig, read_task
 from jepakit.worlds.behaviour_cloning import clone
 from jepakit.worlds.choices import is_choice
 from jepakit.worlds.environments import make_environment
-from jepakit.worlds.planners import PLANNERS, make_planner
+from jepakit.worlds.planners import PLANNERS
 from jepakit.worlds.problem import Reach
 from jepakit.worlds.recording import Recorder
 
@@ -56,6 +63,9 @@ def act(
     std: float | None = None,
     deviations: float | None = 2.5,
     observations: int | None = None,
+    task: str | Path | TaskConfig | None = None,
+    mode: Literal[1, 2] | None = None,
+    teach: bool = False,
     behaviour_cloning: bool = False,
     together: int = 25,
     seed: int = 0,
@@ -84,6 +94,10 @@ def act(
             where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
         observations: newest ones that a plan starts from; None: as many as the model's history. Where that has room for these
             and the horizon, plans are up to twice as fast.
+        task: a YAML file that says what to do and how to plan (docs/agent.md), in place of the options above: the agent then
+            acts, with its costs, limits and memory.
+        mode: 1: the agent reacts, as `teach` taught it; 2: it plans. None: as the task says.
+        teach: from what the agent did and met, train its reactive actor (mode 1) and its critic, and keep both in the run.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
@@ -97,54 +111,109 @@ def act(
     for name, value, least in (("episodes", episodes, 1), ("together", together, 1), ("record", record, 0)):
         check_range(name, value, least)
     folder, where = RunFolder(run), choose_device(device)
-    options = {"population": population, "elites": elites, "iterations": iterations, "std": std}
-    asked: dict[str, Any] = {name: value for name, value in options.items() if value is not None}
+    search = {"population": population, "elites": elites, "iterations": iterations, "std": std}
+    looking = {
+        "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations, "observations": observations,
+        "precision": precision,
+    }  # fmt: skip
+    described = _described(task, mode, planner, search, looking)
     make: Callable[..., Any] = partial(make_environment, env) if isinstance(env, str) else env
     tried = make()
     name = env if isinstance(env, str) else type(tried.unwrapped).__name__
-    _check_planner(name, tried.action_space, planner)
+    _check_planner(name, tried.action_space, described.planner)
     has_oracle = hasattr(tried.unwrapped, "oracle_action")
     tried.close()
-    searched = asked
-    if planner == "tree":
-        searched = {"beam" if name == "population" else name: value for name, value in asked.items()} | {"cost": cost}
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
-    watched = recorder.planner(make_planner(planner, seed=seed, **searched))
-    looking = PlanningConfig(
-        horizon=horizon, replan=replan, cost=cost, deviations=deviations, observations=observations, precision=precision
-    )
-    planning = planning_policy(run, watched, looking, where)
-    planned = "random shooting" if planner == "random" else planner  # not the policy of that name
+    if task is not None or mode is not None or teach:
+        planning: PlanningPolicy = agent(run, described, seed=seed, device=where)
+    else:
+        planning = planning_policy(run, described.make_planner(seed), described.plan, where)
+    planning.planner = recorder.planner(planning.planner)
+    planned = _name(described)
     policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}
     if behaviour_cloning:
         config = read_config(run)
         policies["behaviour cloning"] = clone(open_data(config).train, planning.inputs, seed=config.training.seed)
     if has_oracle:
         policies["oracle"] = OraclePolicy()
-    rows = {}
     if where.type == "cpu":
         keep_freed_memory()
+    rows, said = {}, {}
     for kind, policy in policies.items():
         begun, spent = time.perf_counter(), time.process_time()
+        if isinstance(policy, Agent):
+            policy.judged = set(recorder.seeds)
         outcomes = run_episodes(recorder.environments(kind, make), policy, episodes, seed, together)
         rows[kind] = _row(outcomes, time.perf_counter() - begun, time.process_time() - spent)
+        if isinstance(policy, Agent):
+            said = {"task": to_plain(described), **told(policy, outcomes)}
+            if teach:
+                said["taught"] = teach_agent(policy, folder, seed)
     plans = np.array(planning.seconds)
     result = {
         "format": FORMAT,
         "env": name,
-        "planner": {
-            "name": planned, "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations,
-            "observations": observations, "precision": precision, **asked,
-        },
+        "planner": {"name": planned, **to_plain(described.plan), **described.search},
         "seed": seed,
         "rows": rows,
         "plan_s": {"mean": float(plans.mean()), "p50": float(np.median(plans)), "p99": float(np.quantile(plans, 0.99))},
+        **said,
     }
     write_json(folder.acting, result)  # before anything is drawn: a renderer may end the process
     result["recorded"] = write_recordings(folder.recordings, recorder, make, planned, planning.frame_skip)
     write_json(folder.acting, result)
-    Console(stderr=True).print(_table(result))
+    console = Console(stderr=True)
+    console.print(_table(result))
+    for line in _lines(result):
+        console.print(line, markup=False)
     return result
+
+
+def _described(
+    task: str | Path | TaskConfig | None, mode: Literal[1, 2] | None, planner: str, search: dict[str, Any],
+    looking: dict[str, Any],
+) -> TaskConfig:  # fmt: skip
+    """The task that was given, or what the options of planning say; in the mode asked for."""
+    asked = {name: value for name, value in search.items() if value is not None}
+    if task is None:
+        if planner == "tree":
+            asked = {"beam" if name == "population" else name: value for name, value in asked.items()}
+        found = TaskConfig(planner=planner, search=asked, plan=PlanningConfig(**looking))
+    else:
+        given = {"planner": planner, **looking}
+        defaults = {name: signature(act).parameters[name].default for name in given}
+        changed = [*asked, *(name for name, value in given.items() if value != defaults[name])]
+        if changed:
+            raise UserError(
+                f"{', '.join(changed)}: the task says how to plan. Write it there (planner, search, plan), or leave --task out."
+            )
+        found = task if isinstance(task, TaskConfig) else read_task(task)
+    return found if mode is None else replace(found, mode=mode)
+
+
+def _name(task: TaskConfig) -> str:
+    """Of the row of the world model's policy."""
+    if task.mode == 1:
+        return "mode 1"
+    return "random shooting" if task.planner == "random" else task.planner  # not the policy of that name
+
+
+def _lines(result: dict[str, Any]) -> list[str]:
+    """What an agent has to tell beside its success."""
+    episodes = next(iter(result["rows"].values()))["episodes"]
+    lines = [f"{count} times it rested: {reason}." for reason, count in result.get("incidents", {}).items()]
+    lines += [f"Zone {name}: entered in {count} of {episodes} episodes." for name, count in result.get("zones", {}).items()]
+    for name, row in result["rows"].items():
+        if row["errors"]:
+            first = next(one["error"] for one in row["outcomes"] if one["error"])
+            lines.append(f"{name}: {row['errors']} of {episodes} episodes were ended by the environment: {first}")
+    if "taught" in result:
+        taught = result["taught"]
+        lines.append(
+            f"Taught from {taught['steps']:,} steps: the reactive actor (--mode 1), and a critic that foresees the cost "
+            f"{taught['critic_delay']} steps ahead with R2 {taught['critic_r2']:.2f} on held-out episodes."
+        )
+    return lines
 
 
 def _check_planner(env: str, space: Any, planner: str) -> None:
@@ -168,7 +237,10 @@ def _row(outcomes: list[Outcome], seconds: float, cpu: float) -> dict[str, Any]:
         "steps": steps,
         "seconds_a_step": seconds / steps,
         "cpu_seconds_a_step": cpu / steps,
-        "outcomes": [{"seed": one.seed, "success": one.success, "steps": one.steps} for one in outcomes],
+        "errors": sum(one.error is not None for one in outcomes),
+        "outcomes": [
+            {"seed": one.seed, "success": one.success, "steps": one.steps, "error": one.error} for one in outcomes
+        ],
     }
 
 

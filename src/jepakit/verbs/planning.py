@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from jepakit.config import RunConfig
 from jepakit.core.dynamics import Dynamics
 from jepakit.errors import UserError
 from jepakit.interop.pretrained import load_run_system
@@ -20,9 +22,15 @@ def planning_policy(
 
     Errors: a run of a system that predicts nothing of actions.
     """
+    system, made = load_world(run, device)
+    return PlanningPolicy(system, system.inputs, planner, config, frame_skip=made.dataset.frame_skip or 1)
+
+
+def load_world(run: str | Path, device: torch.device | None = None) -> tuple[Any, RunConfig]:
+    """A run's world model in eval mode, and its config. Errors: a run of a system that predicts nothing of actions."""
     system, made = load_run_system(run, device)
     if not isinstance(system, Dynamics):
         raise UserError(
             f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm or pixel-world."
         )
-    return PlanningPolicy(system, system.inputs, planner, config, frame_skip=made.dataset.frame_skip or 1)
+    return system, made

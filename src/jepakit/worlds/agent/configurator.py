@@ -50,6 +50,11 @@ class TaskConfig:
         if not self.costs:
             raise UserError("task.costs: a task has at least one term. Leave costs out for the distance to the goal.")
 
+    def make_planner(self, seed: int = 0) -> Planner:
+        """The planner it names, with its options."""
+        options = {**self.search, "cost": self.plan.cost} if self.planner == "tree" else self.search
+        return make_planner(self.planner, seed=seed, **options)
+
 
 def read_task(path: str | Path) -> TaskConfig:
     """The task in a YAML file. Errors: no such file; an unknown option or value, with its place."""
@@ -93,8 +98,7 @@ class Configurator:
                         "states, and run `jepakit evaluate RUN`."
                     )
                 reader.column(str(name))
-        options = {**task.search, "cost": task.plan.cost} if task.planner == "tree" else task.search
-        self.planner: Planner = make_planner(task.planner, seed=seed, **options)
+        self.planner = task.make_planner(seed)
 
     def judged(self, imagined: Imagined) -> dict[str, Tensor]:
         """What each term of the whole cost adds, the critic's too: `[rows]` each."""

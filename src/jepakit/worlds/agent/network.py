@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepakit.errors import check_range
+from jepakit.errors import UserError, check_range
 from jepakit.nn.mlp import mlp
 
 
@@ -48,6 +49,18 @@ class Standardised(nn.Module):
         for name, width in (("x", inputs), ("y", outputs)):
             self.register_buffer(f"{name}_mean", torch.zeros(width))
             self.register_buffer(f"{name}_std", torch.ones(width))
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], place: Path) -> Standardised:
+        """The network of these weights; `place` is where they were read. Errors: weights of something else."""
+        own = {name: tensor for name, tensor in tensors.items() if name.startswith(("layers.", "x_", "y_"))}
+        widths = [len(tensor) for name, tensor in own.items() if name.endswith(".bias")]
+        try:
+            network = cls(len(own["x_mean"]), widths[:-1], widths[-1])
+            network.load_state_dict(own)
+        except (KeyError, IndexError, RuntimeError) as error:
+            raise UserError(f"{place} does not hold what `act --teach` writes there. Teach the run again.") from error
+        return network.eval().requires_grad_(False)
 
     def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
         return self.layers((x - self.x_mean) / self.x_std) * self.y_std + self.y_mean

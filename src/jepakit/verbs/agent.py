@@ -1,0 +1,142 @@
+"""A run's world model as an agent: with the parts that the run folder holds, for `act` and for use by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jepakit.files import read_json
+from jepakit.training.run_folder import RunFolder
+from jepakit.training.weight_files import read_weights, write_weights
+from jepakit.verbs.planning import load_world
+from jepakit.verbs.recordings import read_probe
+from jepakit.worlds.acting import Outcome
+from jepakit.worlds.agent.actor import ReactiveActor, distil
+from jepakit.worlds.agent.agent import Agent
+from jepakit.worlds.agent.configurator import TaskConfig, read_task
+from jepakit.worlds.agent.cost import StateReader
+from jepakit.worlds.agent.critic import Critic, train_critic
+from jepakit.worlds.agent.network import Standardised
+
+SHOWN = 20  # incidents that are told one by one
+
+
+def agent(
+    run: str | Path, task: str | Path | TaskConfig | None = None, *, seed: int = 0, device: torch.device | None = None
+) -> Agent:
+    """The agent of a run: its world model, and what `evaluate` (the probe of the state) and `act --teach` (critic, reactive
+    actor) have left in the folder.
+
+    Args:
+        run: the run folder of a system with dynamics.
+        task: a YAML file or a `TaskConfig`; None: reach the goal.
+        seed: of the planner's draws.
+        device: where the model runs.
+
+    Errors: a run without dynamics; a task that asks for a part that is not there.
+    """
+    folder = RunFolder(run)
+    model, made = load_world(run, device)
+    described = task if isinstance(task, TaskConfig) else TaskConfig() if task is None else read_task(task)
+    critic = actor = None
+    if folder.critic.exists():
+        tensors = read_weights(folder.critic)
+        critic = Critic(Standardised.of(tensors, folder.critic), int(tensors["delay"]))
+    if folder.actor.exists():
+        actor = ReactiveActor(Standardised.of(read_weights(folder.actor), folder.actor))
+    return Agent(
+        model, model.inputs, described, frame_skip=made.dataset.frame_skip or 1, reader=_reader(folder), critic=critic,
+        actor=actor, seed=seed,
+    )  # fmt: skip
+
+
+def _reader(folder: RunFolder) -> StateReader | None:
+    """The probe with the names of what it reads; None where `evaluate` left none."""
+    probe = read_probe(folder.state_probe)
+    found = read_json(folder.evaluation) if probe is not None and folder.evaluation.exists() else {}
+    names = ((found.get("world_model") or {}).get("state") or {}).get("variables")
+    if probe is None or names is None:
+        return None
+
+    def read(embeddings: Tensor) -> Tensor:
+        return probe.linear(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1]).to(embeddings)
+
+    return StateReader(tuple(names), read)
+
+
+def teach(made: Agent, folder: RunFolder, seed: int) -> dict[str, Any]:
+    """Train critic and reactive actor from an agent's memory, keep both in the run folder; what `acting.json` says of it.
+
+    Errors: too few episodes to learn from.
+    """
+    actor = distil(made.memory, seed=seed)
+    critic, r2 = train_critic(made.memory, seed=seed)
+    write_weights(folder.actor, actor.network.state_dict())
+    write_weights(folder.critic, {**critic.network.state_dict(), "delay": torch.tensor(critic.delay)})
+    return {"steps": len(made.memory.entries()), "critic_r2": r2, "critic_delay": critic.delay}
+
+
+def told(made: Agent, outcomes: list[Outcome]) -> dict[str, Any]:
+    """What `acting.json` holds of an agent's episodes beside their success."""
+    reasons = [incident.reason for incident in made.incidents]
+    judged: dict[int, list[Any]] = {}
+    for judgement in made.judgements:
+        judged.setdefault(judgement.seed, []).append(judgement)
+    return {
+        "incidents": {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
+        "first_incidents": [
+            {"seed": one.seed, "step": one.step, "reason": one.reason} for one in made.incidents[:SHOWN]
+        ],
+        "zones": zones(made, outcomes),
+        "judgements": {
+            str(seed): {
+                "steps": [one.step for one in given],
+                "parts": {name: [one.parts[name] for one in given] for name in given[0].parts},
+            }
+            for seed, given in judged.items()
+        },
+        "memory": _remembered(made),
+    }
+
+
+def zones(made: Agent, outcomes: list[Outcome]) -> dict[str, int]:
+    """Episodes in which each zone of the task was really entered, by the states that the environment tells; margins are the
+    model's and not counted. Zones of variables that it does not tell are left out."""
+    found = {}
+    for term in made.configurator.task.costs:
+        if term.kind != "zone" or made.reader is None:
+            continue
+        columns = [made.reader.column(str(name)) for name in term.where]
+        low, high = np.array([list(map(float, bounds)) for bounds in term.where.values()]).T
+        told = [np.stack(outcome.states) for outcome in outcomes if outcome.states]
+        if told and all(states.ndim == 2 and states.shape[1] == len(made.reader.names) for states in told):
+            inside = [((states[:, columns] > low) & (states[:, columns] < high)).all(1).any() for states in told]
+            found[term.title] = int(sum(inside))
+    return found
+
+
+def _remembered(made: Agent) -> dict[str, Any]:
+    """How much was met and imagined, and how far what was imagined lay from what was then met, against how far a step goes."""
+    if not len(made.memory):
+        return {"met": 0, "imagined": 0}
+    met = made.memory.entries()
+    said: dict[str, Any] = {"met": len(met), "imagined": len(made.memory) - len(met)}
+    if said["imagined"]:
+        ahead = made.memory.entries(imagined=True)
+        place = {(int(e), int(t)): row for row, (e, t) in enumerate(zip(met.episode, met.time, strict=True))}
+        pairs = [
+            (row, place[key], place[before])
+            for row, (e, t) in enumerate(zip(ahead.episode, ahead.time, strict=True))
+            if (key := (int(e), int(t))) in place and (before := (int(e), int(t) - 1)) in place
+        ]
+        if pairs:
+            rows, real, last = torch.tensor(pairs).T
+            off = (ahead.state[rows] - met.state[real]).norm(dim=1)
+            moved = (met.state[real] - met.state[last]).norm(dim=1)
+            said |= {"surprise": float(off.mean()), "moved": float(moved.mean())}
+    return said
+
