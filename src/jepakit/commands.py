@@ -175,7 +175,7 @@ def _collect(words: list[str]) -> int:
 def _act(words: list[str]) -> int:
     from jepakit.verbs.act import act
 
-    _call(act, "act", words, {"env": str})
+    _call(act, "act", words, {"env": str, "task": Path | None})
     return 0
 
 
