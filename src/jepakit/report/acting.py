@@ -8,6 +8,7 @@ from xml.etree.ElementTree import Element
 
 import numpy as np
 
+from jepakit.report.agent import agent
 from jepakit.report.charts import Whisker, interval_chart, short
 from jepakit.report.data import ReportData
 from jepakit.report.markup import missing, tag
@@ -50,7 +51,7 @@ def acting(data: ReportData) -> list[Element]:
         for name, row in rows.items()
     ]
     box = {"class": "scroll", "tabindex": "0", "role": "region", "aria-label": "Success"}
-    settings = ", ".join(f"{key} {value}" for key, value in planner.items() if key != "name")
+    settings = ", ".join(f"{key} {value}" for key, value in planner.items() if key != "name" and value is not None)
     took = found.get("plan_s") or {}
     note = f"Bounds: 95 % Wilson. Planner: {planner.get('name', 'unknown')}{f' ({settings})' if settings else ''}."
     if is_finite(took.get("p50")) and is_finite(took.get("p99")):
@@ -61,6 +62,7 @@ def acting(data: ReportData) -> list[Element]:
         tag("div", box, tag("table", tag("thead", head), tag("tbody", body))),
         tag("p", {"class": "note"}, note),
         *_landscape((found.get("recorded") or {}).get("landscape")),
+        *agent(found),
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -81,26 +82,32 @@ def teach(made: Agent, folder: RunFolder, seed: int) -> dict[str, Any]:
 
 
 def told(made: Agent, outcomes: list[Outcome]) -> dict[str, Any]:
-    """What `acting.json` holds of an agent's episodes beside their success."""
+    """What `acting.json` holds of an agent's episodes beside their success: why it rested, which zones were really entered,
+    and of the episodes that were recorded what each cost added to each plan, and what was remembered."""
     reasons = [incident.reason for incident in made.incidents]
-    judged: dict[int, list[Any]] = {}
-    for judgement in made.judgements:
-        judged.setdefault(judgement.seed, []).append(judgement)
     return {
         "incidents": {reason: reasons.count(reason) for reason in dict.fromkeys(reasons)},
         "first_incidents": [
             {"seed": one.seed, "step": one.step, "reason": one.reason} for one in made.incidents[:SHOWN]
         ],
         "zones": zones(made, outcomes),
-        "judgements": {
-            str(seed): {
-                "steps": [one.step for one in given],
-                "parts": {name: [one.parts[name] for one in given] for name in given[0].parts},
-            }
-            for seed, given in judged.items()
-        },
-        "memory": _remembered(made),
+        "judgements": {str(seed): _judged(made, seed) for seed in sorted(made.judged)},
+        "memory": remembered(made),
     }
+
+
+def _judged(made: Agent, seed: int) -> dict[str, Any]:
+    """By step at which a plan was made: what each term added; None where it forbade the plan."""
+    given = [one for one in made.judgements if one.seed == seed]
+    names = given[0].parts if given else ()
+    return {
+        "steps": [one.step for one in given],
+        "parts": {name: [_number(one.parts[name]) for one in given] for name in names},
+    }
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def zones(made: Agent, outcomes: list[Outcome]) -> dict[str, int]:
@@ -119,24 +126,33 @@ def zones(made: Agent, outcomes: list[Outcome]) -> dict[str, int]:
     return found
 
 
-def _remembered(made: Agent) -> dict[str, Any]:
-    """How much was met and imagined, and how far what was imagined lay from what was then met, against how far a step goes."""
-    if not len(made.memory):
-        return {"met": 0, "imagined": 0}
+def remembered(made: Agent) -> dict[str, Any]:
+    """How much was met and imagined; how far what was imagined lay from what was then met (surprise), beside how far a step
+    goes; and by time, of the recorded episodes, the cost that was met and the surprise."""
+    counts: dict[str, Any] = {kind: len(made.memory.entries(kind == "imagined")) if made.memory.holds(kind == "imagined") else 0
+              for kind in ("met", "imagined")}  # fmt: skip
+    if not counts["met"]:
+        return {**counts, "episodes": {}}
     met = made.memory.entries()
-    said: dict[str, Any] = {"met": len(met), "imagined": len(made.memory) - len(met)}
-    if said["imagined"]:
+    rows = {key: row for row, key in enumerate(zip(met.episode.tolist(), met.time.tolist(), strict=True))}
+    surprise = torch.full((len(met),), math.nan)
+    moved = surprise.clone()
+    if counts["imagined"]:
         ahead = made.memory.entries(imagined=True)
-        place = {(int(e), int(t)): row for row, (e, t) in enumerate(zip(met.episode, met.time, strict=True))}
-        pairs = [
-            (row, place[key], place[before])
-            for row, (e, t) in enumerate(zip(ahead.episode, ahead.time, strict=True))
-            if (key := (int(e), int(t))) in place and (before := (int(e), int(t) - 1)) in place
-        ]
-        if pairs:
-            rows, real, last = torch.tensor(pairs).T
-            off = (ahead.state[rows] - met.state[real]).norm(dim=1)
-            moved = (met.state[real] - met.state[last]).norm(dim=1)
-            said |= {"surprise": float(off.mean()), "moved": float(moved.mean())}
-    return said
-
+        for number, key in enumerate(zip(ahead.episode.tolist(), ahead.time.tolist(), strict=True)):
+            row, before = rows.get(key), rows.get((key[0], key[1] - 1))
+            if row is not None and before is not None:
+                surprise[row] = (ahead.state[number] - met.state[row]).norm()
+                moved[row] = (met.state[row] - met.state[before]).norm()
+    known = surprise.isfinite()
+    if bool(known.any()):
+        counts |= {"surprise": float(surprise[known].mean()), "moved": float(moved[known].mean())}
+    episodes = {}
+    for seed in sorted(made.judged):
+        own = met.episode == seed
+        episodes[str(seed)] = {
+            "steps": (met.time[own] * made.frame_skip).tolist(),
+            "cost": [_number(value) for value in met.cost[own].tolist()],
+            "surprise": [_number(value) for value in surprise[own].tolist()],
+        }
+    return {**counts, "episodes": episodes}

@@ -89,7 +89,7 @@ def test_a_fit_is_a_function_of_the_seed_and_of_no_scale():
 def test_a_constant_input_does_not_break_the_fit():
     x = torch.cat([torch.randn(100, 1, generator=torch.Generator().manual_seed(0)), torch.full((100, 1), 7.0)], 1)
     network = fitted(x, 2 * x[:, :1], NetworkConfig(hidden=(32,), steps=400), 0)
-    assert float((network(x) - 2 * x[:, :1]).abs().mean()) < 0.15
+    assert float((network(x) - 2 * x[:, :1]).abs().mean()) < 0.3
 
 
 def test_networks_survive_a_file(tmp_path):

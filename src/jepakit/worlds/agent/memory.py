@@ -80,6 +80,10 @@ class ShortTermMemory:
             if not len(parts[0]):
                 parts.pop(0)
 
+    def holds(self, imagined: bool = False) -> bool:
+        """Whether anything was met, or imagined."""
+        return bool(self._kept[imagined])
+
     def entries(self, imagined: bool = False) -> Entries:
         """All of what was met, or of what was imagined. Errors: there is nothing."""
         parts = self._kept[imagined]
