@@ -30,6 +30,15 @@ SEARCHES: dict[str, dict[str, Any]] = {
     "iCEM, 100 candidates, 5 rounds": {"planner": "icem", "population": 100, "elites": 10, "iterations": 5},
     "iCEM, 64 candidates, 3 rounds": {"planner": "icem", "population": 64, "elites": 8, "iterations": 3},
     "random shooting, 300 candidates": {"planner": "random", "population": 300, "iterations": 1},
+    "iCEM, 100 candidates, 5 rounds, anew after each block": {
+        "planner": "icem", "population": 100, "elites": 10, "iterations": 5, "replan": 1,
+    },
+    "iCEM, 64 candidates, 3 rounds, anew after each block": {
+        "planner": "icem", "population": 64, "elites": 8, "iterations": 3, "replan": 1,
+    },
+    "CEM, 300 candidates, 5 rounds, anew after each block": {
+        "planner": "cem", "population": 300, "elites": 30, "iterations": 5, "std": 1.0, "replan": 1,
+    },
 }
 
 
@@ -38,8 +47,8 @@ def rows(folder: Path) -> list[str]:
     found = []
     for name, search in SEARCHES.items():
         jepakit.act(
-            folder, env="push-t", episodes=EPISODES, seed=SEED, horizon=5, replan=5, cost="last", together=1, record=0,
-            precision="auto", **search,
+            folder, env="push-t", episodes=EPISODES, seed=SEED, horizon=5, cost="last", together=1, record=0,
+            precision="auto", **{"replan": 5, **search},
         )  # fmt: skip
         acted = read_json(folder / "acting.json")
         row = next(iter(acted["rows"].values()))

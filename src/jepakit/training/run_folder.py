@@ -32,6 +32,7 @@ class RunFolder:
         self.evaluation = self.path / "evaluation.json"
         self.environment = self.path / "environment.json"
         self.state_probe = self.path / "state_probe.safetensors"  # of a world model: states read linearly off embeddings
+        self.state_reader = self.path / "state_reader.safetensors"  # the same by a small network, for agents
         self.acting = self.path / "acting.json"
         self.recordings = self.path / "acting"  # episodes that were recorded while acting
         self.actor = self.path / "actor.safetensors"  # the reactive actor that `act --teach` distilled, and its critic

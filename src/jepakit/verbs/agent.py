@@ -8,13 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jepakit.files import read_json
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
 from jepakit.verbs.planning import load_world
-from jepakit.verbs.recordings import read_probe
 from jepakit.worlds.acting import Outcome
 from jepakit.worlds.agent.actor import ReactiveActor, distil
 from jepakit.worlds.agent.agent import Agent
@@ -29,8 +27,8 @@ SHOWN = 20  # incidents that are told one by one
 def agent(
     run: str | Path, task: str | Path | TaskConfig | None = None, *, seed: int = 0, device: torch.device | None = None
 ) -> Agent:
-    """The agent of a run: its world model, and what `evaluate` (the probe of the state) and `act --teach` (critic, reactive
-    actor) have left in the folder.
+    """The agent of a run: its world model, and what `evaluate` (the network that reads states) and `act --teach` (critic and
+    reactive actor) have left in the folder.
 
     Args:
         run: the run folder of a system with dynamics.
@@ -50,23 +48,18 @@ def agent(
     if folder.actor.exists():
         actor = ReactiveActor(Standardised.of(read_weights(folder.actor), folder.actor))
     return Agent(
-        model, model.inputs, described, frame_skip=made.dataset.frame_skip or 1, reader=_reader(folder), critic=critic,
-        actor=actor, seed=seed,
+        model, model.inputs, described, frame_skip=made.dataset.frame_skip or 1, reader=_reader(folder, device),
+        critic=critic and critic.to(device), actor=actor and actor.to(device), seed=seed,
     )  # fmt: skip
 
 
-def _reader(folder: RunFolder) -> StateReader | None:
-    """The probe with the names of what it reads; None where `evaluate` left none."""
-    probe = read_probe(folder.state_probe)
-    found = read_json(folder.evaluation) if probe is not None and folder.evaluation.exists() else {}
-    names = ((found.get("world_model") or {}).get("state") or {}).get("variables")
-    if probe is None or names is None:
+def _reader(folder: RunFolder, device: torch.device | None) -> StateReader | None:
+    """The network that reads states, with the names of what it reads; None where `evaluate` left none."""
+    if not folder.state_reader.exists() or not folder.evaluation.exists():
         return None
-
-    def read(embeddings: Tensor) -> Tensor:
-        return probe.linear(embeddings.flatten(0, -2)).unflatten(0, embeddings.shape[:-1]).to(embeddings)
-
-    return StateReader(tuple(names), read)
+    names = ((read_json(folder.evaluation).get("world_model") or {}).get("state") or {}).get("variables")
+    network = Standardised.of(read_weights(folder.state_reader), folder.state_reader)
+    return None if names is None else StateReader(tuple(names), network.to(device))
 
 
 def teach(made: Agent, folder: RunFolder, seed: int) -> dict[str, Any]:

@@ -111,12 +111,14 @@ def evaluate(
     if rows:
         console.print(table(rows, title=f"{opened.name}: {len(train):,} train, {len(test):,} test"))
     if isinstance(system, Dynamics) and isinstance(untrained, Dynamics):
-        measured, probe = measure_world(system.eval(), untrained, cast(TrajectoryData, opened), seed, where)
+        measured, probe, reader = measure_world(system.eval(), untrained, cast(TrajectoryData, opened), seed, where)
         if measured is not None:
             found["world_model"] = {**measured, "planning": _planning(folder)}
             console.print(world_table(measured))
         if probe is not None:
             write_weights(folder.state_probe, {"weight": probe.linear.weight, "bias": probe.linear.bias})
+        if reader is not None:
+            write_weights(folder.state_reader, reader.state_dict())
     write_json(folder.evaluation, found)
     return rows
 

@@ -20,6 +20,7 @@ from jepakit.modalities import pendulum, two_rooms
 from jepakit.modalities.trajectories import TrajectoryData
 from jepakit.randomness import derive_seed
 from jepakit.verbs.world_windows import Windows, anothers, choose_windows, embed_windows, frames_of, imagine
+from jepakit.worlds.agent.network import NetworkConfig, Standardised, fitted
 
 FORMAT = 1
 FEWEST = 8  # held-out windows, below which nothing is measured
@@ -30,14 +31,15 @@ _NAMES = {"pendulum": pendulum.STATE_NAMES, "two-rooms": two_rooms.STATE_NAMES}
 
 def measure_world(
     system: Dynamics, untrained: Dynamics, data: TrajectoryData, seed: int, device: torch.device
-) -> tuple[dict[str, Any] | None, StateProbe | None]:
-    """What `evaluation.json` holds under "world_model", and the probe of the states fitted on training episodes.
+) -> tuple[dict[str, Any] | None, StateProbe | None, Standardised | None]:
+    """What `evaluation.json` holds under "world_model", the probe of the states fitted on training episodes, and the network
+    that agents read states with.
 
-    None where there are too few held-out windows; no probe where there are no states.
+    None where there are too few held-out windows; no probe and no network where there are no states.
     """
     chosen = choose_windows(data, seed)
     if len(chosen[1]) < FEWEST or len(chosen[0]) < FEWEST:
-        return None, None
+        return None, None, None
     train, test = (embed_windows(system, part, device) for part in chosen)
     other = anothers(test, seed)
     imagined = {name: imagine(system, test, test.ahead[o], device) for name, o in _whose(other)}
@@ -61,7 +63,16 @@ def measure_world(
         "state": None if probe is None else _states(probe, system, untrained, data, train, test, candidates, seed, device),
         "surprise": _surprise(system, test, imagined, other, seed, device),
     }
-    return found, probe
+    return found, probe, None if probe is None else _reader(system, train, seed, device)
+
+
+def _reader(system: Dynamics, train: Windows, seed: int, device: torch.device) -> Standardised:
+    """Reads states off embeddings that were seen and off imagined ones alike: it is fitted on both, of training windows."""
+    imagined = imagine(system, train, train.ahead, device)
+    states = torch.from_numpy(train.flat_states).float().unflatten(0, train.embeddings.shape[:2])
+    x = torch.cat([train.embeddings.flatten(0, 1), imagined.flatten(0, 1)]).float().cpu()
+    y = torch.cat([states.flatten(0, 1), states[:, train.history :].flatten(0, 1)])
+    return fitted(x, y, NetworkConfig(hidden=(128,), steps=1500), derive_seed(seed, "state reader"))
 
 
 def _whose(other: Tensor) -> list[tuple[str, Tensor]]:

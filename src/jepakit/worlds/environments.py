@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 
 from jepakit.errors import UserError, did_you_mean, missing_extra, shown
@@ -53,6 +55,8 @@ def make_environment(name: str, **options: Any) -> Any:
     except ImportError as error:
         raise missing_extra("gymnasium", "worlds", "Environments") from error
     register_own()
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a module in the folder one stands in, as `python -m` finds it
     try:
         return gymnasium.make(OWN.get(name, name), **options)
     except (gymnasium.error.Error, ImportError, TypeError) as error:

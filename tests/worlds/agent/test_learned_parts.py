@@ -98,5 +98,5 @@ def test_networks_survive_a_file(tmp_path):
     write_weights(path, network.state_dict())
     x = torch.randn(5, 3)
     torch.testing.assert_close(Standardised.of(read_weights(path), path)(x), network(x), rtol=0, atol=0)
-    with pytest.raises(UserError, match=r"actor.safetensors does not hold"):
+    with pytest.raises(UserError, match=r"actor.safetensors does not hold a network"):
         Standardised.of({"weight": torch.zeros(2)}, path)

@@ -33,7 +33,7 @@ class CostConfig:
     """A term of the intrinsic cost.
 
     goal: squared distance to the goal's embedding, summed over its numbers.
-    place: squared distance of variables of the state, as the probe reads them, from values: where = {x: 40, y: 20}.
+    place: squared distance of variables of the state, as they are read, from values: where = {x: 40, y: 20}.
     zone: how deep in a box of variables of the state a step is, 0 outside: where = {x: [25, 35], y: [4, 30]}, in their units.
     effort: squared length of an action, in the environment's units; of a block the mean of its actions'.
     """
@@ -90,10 +90,10 @@ def _is_number(value: Any) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class StateReader:
-    """Variables of the true state by name, read linearly off embeddings: the probe that `jepakit evaluate` leaves in a run."""
+    """Variables of the true state by name, read off embeddings: by the network that `jepakit evaluate` leaves in a run."""
 
     names: tuple[str, ...]
-    probe: Callable[[Tensor], Tensor]
+    read: Callable[[Tensor], Tensor]
 
     def column(self, name: str) -> int:
         """Its place among the variables. Errors: no such variable, with the nearest."""
@@ -114,13 +114,13 @@ class Imagined:
 
     @cached_property
     def states(self) -> Float[Tensor, "rows steps variables"]:
-        """What the probe reads. Errors: there is none."""
+        """What is read off the embeddings. Errors: nothing reads them."""
         if self.reader is None:
             raise UserError(
-                "A cost on variables of the state needs the probe that reads them: train on episodes that hold states, and "
-                "run `jepakit evaluate RUN`."
+                "A cost on variables of the state needs what reads them: train on episodes that hold states, and run "
+                "`jepakit evaluate RUN`."
             )
-        return self.reader.probe(self.embeddings.flatten(2).float())
+        return self.reader.read(self.embeddings.flatten(2).float())
 
 
 class IntrinsicCost:

@@ -1,4 +1,4 @@
-"""The small networks that an agent learns from its memory: its critic and its reactive actor."""
+"""The small networks of an agent: what reads states, its critic, its reactive actor."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class NetworkConfig:
 
 
 class Standardised(nn.Module):
-    """A network between numbers of any scale: `[n, inputs] -> [n, outputs]`, standardised inside by what it was trained on."""
+    """A network between numbers of any scale, `[..., inputs] -> [..., outputs]`: inside they are standardised."""
 
     x_mean: Tensor
     x_std: Tensor
@@ -59,10 +59,12 @@ class Standardised(nn.Module):
             network = cls(len(own["x_mean"]), widths[:-1], widths[-1])
             network.load_state_dict(own)
         except (KeyError, IndexError, RuntimeError) as error:
-            raise UserError(f"{place} does not hold what `act --teach` writes there. Teach the run again.") from error
+            raise UserError(
+                f"{place} does not hold a network as `jepakit evaluate` and `jepakit act --teach` write it. Run them again."
+            ) from error
         return network.eval().requires_grad_(False)
 
-    def forward(self, x: Float[Tensor, "n inputs"]) -> Float[Tensor, "n outputs"]:
+    def forward(self, x: Float[Tensor, "*shape inputs"]) -> Float[Tensor, "*shape outputs"]:
         return self.layers((x - self.x_mean) / self.x_std) * self.y_std + self.y_mean
 
 
