@@ -20,6 +20,7 @@ from jepakit.errors import UserError, check_choice, check_range, shown
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
 from jepakit.training.device import autocast, choose_precision
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.moves import moves
 from jepakit.worlds.problem import ActionSpace, Planner, Reach, shifted
 
@@ -162,7 +163,7 @@ class PlanningPolicy:
             between = self.done[-(len(seen) - 1) :] if len(seen) > 1 else []
             actions = torch.stack(between, 1) if between else torch.zeros(len(infos), 0, self.inputs.action)
             state = self._observe(torch.stack(seen, 1), actions)
-            problem = self.moves.problem(state, goal, self._horizon(), self.ids)
+            problem = self._problem(state, goal)
         warm = None if self.warm is None else self.warm[..., : problem.horizon, :]
         with self._precision():
             plan = self.planner(problem, warm, step=self.clock)
@@ -170,6 +171,9 @@ class PlanningPolicy:
         self.goal, self.warm = goal, shifted(best, self.config.replan)
         self.queue = list(self.moves.steps(plan.actions[:, : self.config.replan]).swapaxes(0, 1))
         self.seconds.append(time.perf_counter() - start)
+
+    def _problem(self, state: State, goal: Tensor) -> LatentProblem | LatentTreeProblem:
+        return self.moves.problem(state, goal, self._horizon(), self.ids)
 
     def _precision(self) -> contextlib.AbstractContextManager:
         return autocast(self.device, choose_precision(self.config.precision, self.device))

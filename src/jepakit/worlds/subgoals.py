@@ -16,9 +16,10 @@ from jepakit.core.state import State
 from jepakit.errors import check_range
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.worlds.acting import WARM, Information, PlanningConfig, PlanningPolicy
-from jepakit.worlds.latent_problem import LatentProblem
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.problem import ActionSpace, Planner, shifted
 
+HASTE = 1e-3  # what a step costs, on both levels, as a part of the squared distance of start and goal
 WIDEST = 3.0  # deviations of macro-actions that are searched where no number is given: beyond lie 3 in a thousand
 
 
@@ -28,7 +29,7 @@ class HierarchicalPolicy(PlanningPolicy):
     From the newest observation the upper level plans `config.horizon` of its steps towards the goal. The states it imagines are
     the goals of the lower level, one after another, each for as long as an upper step lasts; below, plans look one upper step
     ahead and are made anew at each lower step. From the planned state that is nearest to the goal on, the goal itself takes
-    the place of what was imagined.
+    the place of what was imagined. With the cost "nearest" each step until then costs a little, or plans put off arriving.
 
     Args:
         above: a world model in eval mode whose actions are macro-actions of mean 0 and deviation 1.
@@ -67,6 +68,7 @@ class HierarchicalPolicy(PlanningPolicy):
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
         super().begin(environments, seeds)
         self.final: Tensor | None = None
+        self.haste = torch.zeros(len(seeds), device=self.device)
         self.warm_above: Tensor | None = None
         self.way: Tensor | None = None  # the subgoals that are left, [env, upper step, dim]
 
@@ -84,14 +86,15 @@ class HierarchicalPolicy(PlanningPolicy):
         """Plans above; what the level below is to reach at each of the next upper steps."""
         config = self.config_above
         with torch.no_grad(), self._precision():
-            if self.final is None:
-                self.final = self._embed_goal(infos)
             seen = self.seen[-1][:, None]
             here = self.model.embedding(self._observe(seen, torch.zeros(len(seen), 0, self.inputs.action)))
+            if self.final is None:
+                self.final = self._embed_goal(infos)
+                self.haste = HASTE * (here - self.final).square().sum(1)
             nothing = torch.zeros(len(seen), 0, self.macro_space.size, device=self.device)
             problem = LatentProblem(
                 self.above, State(self.above.predictor.begin(here[:, None], nothing)), self.final, self.macro_space,
-                self._horizon_above(), cost=config.cost, chunk=config.chunk, ids=self.ids,
+                self._horizon_above(), cost=config.cost, haste=self.haste, chunk=config.chunk, ids=self.ids,
             )  # fmt: skip
             warm = None if self.warm_above is None else self.warm_above[..., : problem.horizon, :]
             plan = self.planner_above(problem, warm, step=self.clock)
@@ -105,9 +108,16 @@ class HierarchicalPolicy(PlanningPolicy):
     ) -> Float[Tensor, "env replan dim"]:
         """What to reach at each upper step, from where the level above is, the states it plans to pass and the goal."""
         distances = (torch.cat([here[:, None], path], 1) - final[:, None]).square().sum(2)
+        distances = distances + self.haste[:, None] * torch.arange(path.shape[1] + 1, device=path.device)
         steps = torch.arange(1, self.config_above.replan + 1, device=path.device).clamp(max=path.shape[1])
         arrived = steps >= distances.argmin(1, keepdim=True)
         return torch.where(arrived[..., None], final[:, None], path[:, steps - 1])
+
+    def _problem(self, state: State, goal: Tensor) -> LatentProblem | LatentTreeProblem:
+        problem = super()._problem(state, goal)
+        if isinstance(problem, LatentProblem):
+            problem.haste = self.haste
+        return problem
 
     def _horizon_above(self) -> int:
         """In upper steps, and none past the end of the episode."""
