@@ -7,7 +7,7 @@ its own.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig
 from jepakit.core.energies import Energy
 from jepakit.core.hierarchy import Hierarchy
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
-from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
+from jepakit.nn.embedding_predictors import ResidualPredictor
 from jepakit.nn.mlp import projection_head
-from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,21 +29,18 @@ class HJEPAConfig:
 
     lower: str | None = None
     """The run of the world model below (pldm or lewm), which stays as it is. frame_skip is a multiple of its own."""
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Upper predictor: jepakit list sizes."""
     embedding: int | None = None
     """Width of an upper embedding, which is learned. Default: the lower level's embedding itself."""
     macro: int = 4
     """Numbers of a macro-action, which stand for a whole block of the lower level's actions."""
     hidden: int = 256
-    """Hidden width of the networks that make macro-actions, upper embeddings and predictions."""
+    """Width of the hidden layers of what makes macro-actions, upper embeddings and predictions."""
     sigreg: SIGRegConfig = field(default_factory=lambda: SIGRegConfig(weight=12.8))
     """Keeps upper embeddings that are learned from collapsing."""
     macro_sigreg: SIGRegConfig = field(default_factory=lambda: SIGRegConfig(weight=1.0))
     """Makes macro-actions Gaussian, so that a planner knows where to search."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
         check_range("macro", self.macro, 1)
         check_range("hidden", self.hidden, 1)
         if self.embedding is not None:
@@ -72,7 +68,7 @@ class HJEPA(Hierarchy):
             projection_head(width, [config.hidden], dim) if learned else nn.Identity(),
             projection_head(inputs.action, [config.hidden], config.macro),
             config.macro,
-            CausalPredictor(DynamicsPredictorConfig.of_size(config.size, dim, config.macro, 1, (config.hidden,))),
+            ResidualPredictor(dim, config.macro, config.hidden, normalised=False),
             Energy(name="l2"),
             macro_prior=SIGReg(config.macro_sigreg, seed + 1),
             anti_collapse=SIGReg(config.sigreg, seed) if learned else None,
