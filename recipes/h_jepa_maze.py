@@ -40,7 +40,7 @@ SHARED: dict[str, Any] = {"batch_size": 256, "final_lr": 0.0, "test_fraction": 0
 LOWER: dict[str, Any] = {
     "embedding": 128, "inverse": 1.0, "covariance": 0.1, "widths": (32,), "frame_skip": 4, "horizon": 4, "steps": 3000,
 }  # fmt: skip
-UPPER: dict[str, Any] = {"macro": 4, "frame_skip": 16, "horizon": 4, "steps": 3000}
+UPPER: dict[str, Any] = {"macro": 4, "frame_skip": 16, "horizon": 4, "steps": 2000}
 ABOVE: dict[str, Any] = {"population": 256, "elites": 16, "iterations": 5, "std": 1.0}
 BELOW: dict[str, Any] = {"population": 64, "elites": 8, "iterations": 3, "std": 1.0}
 FAR, HORIZONS = 8, (4, 8, 16, 24)  # upper steps; steps of the lower level when it plans alone
@@ -106,11 +106,9 @@ class AnyInstead(HierarchicalPolicy):
 
     def subgoals(self, here: Any, path: Any, final: Any) -> Any:
         given = super().subgoals(here, path, final)
-        drawn = torch.stack([
-            self.places[torch.randint(len(self.places), given.shape[1:2], generator=torch.Generator().manual_seed(i + self.clock))]
-            for i in self.ids
-        ])  # fmt: skip
-        return torch.where((given == final[:, None]).all(2, keepdim=True), given, drawn)
+        streams = [torch.Generator().manual_seed(i + self.clock) for i in self.ids]
+        drawn = [self.places[torch.randint(len(self.places), given.shape[1:2], generator=stream)] for stream in streams]
+        return torch.where((given == final[:, None]).all(2, keepdim=True), given, torch.stack(drawn))
 
 
 def policies(seed: int, out: Path, threads: int | None) -> dict[str, Callable[[], Policy]]:
@@ -127,10 +125,11 @@ def policies(seed: int, out: Path, threads: int | None) -> dict[str, Callable[[]
         return planned  # type: ignore[return-value]
 
     def anywhere() -> HierarchicalPolicy:
-        policy = both(AnyInstead)
+        policy: Any = both(AnyInstead)
         seen = policy.inputs.normalise(torch.from_numpy(np.load(data)["observations"][::97]))
+        nothing = torch.zeros(len(seen), 0, policy.inputs.action)
         with torch.no_grad():
-            policy.places = policy.model.embedding(policy._observe(seen[:, None], torch.zeros(len(seen), 0, policy.inputs.action)))
+            policy.places = policy.model.embedding(policy.model.observe({"inputs": seen[:, None], "actions": nothing}))
         return policy
 
     asked = multiply_adds(both(), 16)

@@ -165,5 +165,5 @@ def test_plans_keep_to_the_deviations_asked_for_on_both_levels():
 
 @pytest.mark.parametrize("options", [{"macro": 0, "steps": 2}, {"macro": 2, "steps": 0}])
 def test_options_are_checked(options):
-    with pytest.raises(UserError, match="macro|steps"):
+    with pytest.raises(UserError, match=r"macro|steps"):
         HierarchicalPolicy(level(), level(), INPUTS, planner(), planner(), **options)

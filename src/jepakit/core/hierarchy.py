@@ -133,8 +133,9 @@ class Hierarchy(Dynamics):
     @property
     def below(self) -> Dynamics:
         """See the class."""
-        lower = next(part.model for part in self.encoder.modules() if isinstance(part, Embedded))
-        return Dynamics(lower.encoder, SeenFromAbove(lower.predictor, self.encoder.projector), lower.measure).eval()
+        encoder: Any = self.encoder
+        lower = next(part.model for part in encoder.modules() if isinstance(part, Embedded))
+        return Dynamics(lower.encoder, SeenFromAbove(lower.predictor, encoder.projector), lower.measure).eval()
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Predict what each block leads to, from what it is as a macro-action; keep the macro-actions where they belong."""

@@ -35,10 +35,10 @@ class PretrainedWorld:
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write a run folder from which it can be loaded: config, weights, and the frozen encoder where it has one."""
-        folder = RunFolder(folder)
-        folder.path.mkdir(parents=True, exist_ok=True)
-        write_config(folder.config, self.config)
-        write_weights(folder.model, self.model.state_dict())
-        if RunFolder(self.run).encoder.is_dir():
-            shutil.copytree(RunFolder(self.run).encoder, folder.encoder)
-        return folder.path
+        kept, source = RunFolder(folder), RunFolder(self.run)
+        kept.path.mkdir(parents=True, exist_ok=True)
+        write_config(kept.config, self.config)
+        write_weights(kept.model, self.model.state_dict())
+        if source.encoder.is_dir():
+            shutil.copytree(source.encoder, kept.encoder)
+        return kept.path

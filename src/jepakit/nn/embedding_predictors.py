@@ -14,8 +14,8 @@ from jepakit.errors import UserError
 class EmbeddingPredictor(nn.Module):
     """`DynamicsPredictor` without memory beyond the newest embedding: older observations are forgotten.
 
-    It ends with the normalisation that ends the encoder too (EB-JEPA), so that predictions lie where embeddings do; `normalised`
-    False leaves it out, for embeddings that end otherwise.
+    It ends with the normalisation that ends the encoder too (EB-JEPA), so that predictions lie where embeddings do;
+    `normalised` False leaves it out, for embeddings that end otherwise.
     """
 
     def __init__(self, dim: int, normalised: bool = True):
@@ -74,7 +74,7 @@ class RecurrentPredictor(EmbeddingPredictor):
 
 
 class ResidualPredictor(EmbeddingPredictor):
-    """Two hidden layers, of the embedding's width unless another is given, see embedding and action, and what they say is added to the embedding.
+    """Two hidden layers, of the embedding's width or another, see embedding and action; what they say is added to the first.
 
     As many operations as the recurrent unit, but two layers deep: where the action's effect depends on several things at once
     (a wall, and its door), it takes fewer updates to learn.

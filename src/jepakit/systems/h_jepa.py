@@ -58,7 +58,7 @@ class HJEPA(Hierarchy):
     def __init__(self, config: HJEPAConfig, inputs: TrajectoryInputs, seed: int = 0, lower: Any = None):
         """`lower`: the pretrained world model with its `inputs`."""
         if lower is None:
-            raise UserError("lower: h-jepa stands on a trained world model. Train one first (pldm or lewm), and give --lower RUN.")
+            raise UserError("lower: h-jepa stands on a trained world model. Train one (pldm or lewm) and give it, --lower RUN.")
         _check_fit(inputs, lower.inputs)
         width = lower.model.encode(torch.zeros(1, 1, *inputs.shape)).values.shape[2]
         learned = config.embedding is not None
@@ -91,7 +91,7 @@ class Renormalise(nn.Module):
 
     def __init__(self, ours: TrajectoryInputs, theirs: TrajectoryInputs):
         super().__init__()
-        self.scale = [(torch.tensor(mean), torch.tensor(std)) for mean, std in ((ours.mean, ours.std), (theirs.mean, theirs.std))]
+        self.scale = [(torch.tensor(each.mean), torch.tensor(each.std)) for each in (ours, theirs)]
 
     def forward(self, observations: Tensor) -> Tensor:
         (mean, std), (their_mean, their_std) = (

@@ -11,8 +11,8 @@ from jepakit.errors import UserError
 from jepakit.interop.pretrained import load_run_system
 from jepakit.systems.h_jepa import HJEPA
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy
-from jepakit.worlds.subgoals import HierarchicalPolicy
 from jepakit.worlds.problem import Planner
+from jepakit.worlds.subgoals import HierarchicalPolicy
 
 
 def planning_policy(
