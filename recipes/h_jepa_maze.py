@@ -40,10 +40,10 @@ SHARED: dict[str, Any] = {"batch_size": 256, "final_lr": 0.0, "test_fraction": 0
 LOWER: dict[str, Any] = {
     "embedding": 128, "inverse": 1.0, "covariance": 0.1, "widths": (32,), "frame_skip": 4, "horizon": 4, "steps": 3000,
 }  # fmt: skip
-UPPER: dict[str, Any] = {"macro": 4, "frame_skip": 16, "horizon": 4, "steps": 2000}
-ABOVE: dict[str, Any] = {"population": 256, "elites": 16, "iterations": 5, "std": 1.0}
+UPPER: dict[str, Any] = {"macro": 4, "frame_skip": 16, "horizon": 4, "steps": 1500}
+ABOVE: dict[str, Any] = {"population": 128, "elites": 12, "iterations": 4, "std": 1.0}
 BELOW: dict[str, Any] = {"population": 64, "elites": 8, "iterations": 3, "std": 1.0}
-FAR, HORIZONS = 8, (4, 8, 16, 24)  # upper steps; steps of the lower level when it plans alone
+FAR, HORIZONS = 8, (4, 10, 20)  # upper steps; steps of the lower level when it plans alone
 PLANNED: dict[str, Any] = {"replan": 1, "cost": "nearest", "deviations": 2.0}
 
 make = partial(make_environment, "maze", pixels=False, **MAZE)

@@ -1,7 +1,18 @@
 """H-JEPA: above a trained world model another one that takes longer steps, by macro-actions, and sets it subgoals.
 
-LeCun, "A path towards autonomous machine intelligence", 2022, section 4.6. A position paper: neither losses nor numbers are
-its own.
+LeCun, "A path towards autonomous machine intelligence", 2022, section 4.6: the upper level predicts further and in less detail,
+and its "actions" are conditions that the lower level is to bring about. A position paper, without losses or numbers. Here
+
+    s = view(lower embedding),  m = macro(block of K lower actions),  s' = s + predictor(s, m)
+    L = energy of one step + energy of further ones, each imagined from the last + w SIGReg(m) (+ 12.8 SIGReg(s))
+
+with both sides of the energy the squared distance of an imagined and a true upper state. SIGReg makes macro-actions Gaussian:
+a planner searches the box of +- a few deviations, and most of what lies there was recorded. K is `frame_skip` by that of the
+lower run.
+
+By default `view` is the identity: the upper level predicts in the lower one's own space, which is frozen, so that nothing can
+collapse and an imagined state is a goal of the lower level as it is. With `embedding` the view is learned, SIGReg keeps it from
+collapsing, and the lower level is judged through it (`core.hierarchy.SeenFromAbove`); that is tested and not measured.
 """
 
 from __future__ import annotations
