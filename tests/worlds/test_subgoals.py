@@ -8,11 +8,14 @@ from gymnasium import spaces
 
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.energies import Energy
+from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, run_episodes
+from jepakit.worlds.latent_problem import LatentProblem
 from jepakit.worlds.planners import make_planner
+from jepakit.worlds.problem import ActionSpace
 from jepakit.worlds.subgoals import HierarchicalPolicy
 
 LIMIT, STEPS, LONGEST = 0.5, 3, 24
@@ -167,3 +170,15 @@ def test_plans_keep_to_the_deviations_asked_for_on_both_levels():
 def test_options_are_checked(options):
     with pytest.raises(UserError, match=r"macro|steps"):
         HierarchicalPolicy(level(), level(), INPUTS, planner(), planner(), **options)
+
+
+def test_haste_prefers_the_sooner_of_two_ways_to_a_goal():
+    """Closed form: the nearest of the squared distances, each with what the steps until then cost."""
+    space = ActionSpace(torch.full((2,), -1.0), torch.full((2,), 1.0))
+    start, goal = State(torch.tensor([[1.0, 0.0]])), torch.tensor([[3.0, 0.0]])
+    problem = LatentProblem(level(), start, goal, space, 3, cost="nearest", haste=torch.tensor([0.5]))
+    push = torch.tensor([[1.0, 0.0]]) / 0.2
+    moves = torch.stack([push * torch.tensor(ways)[:, None] for ways in ([0.5, 0.5, 0.5], [0.0, 0.0, 0.5])])
+    cost = problem.cost(moves[None])[0]
+    assert cost.tolist() == pytest.approx([min(1.5**2 + 0.5, 1 + 1.0, 0.5**2 + 1.5), min(4 + 0.5, 1.5**2 + 1.5)])
+    assert problem.only(0).cost(moves[None])[0].tolist() == pytest.approx(cost.tolist())
