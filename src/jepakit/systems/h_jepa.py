@@ -17,9 +17,10 @@ collapsing, and the lower level is judged through it (`core.hierarchy.SeenFromAb
     python recipes/h_jepa_maze.py --threads 1 --seeds 0
 
 Maze of 2 x 2 rooms, x and y observed, three doors from start to goal, 50 episodes, one seed, 33 M multiply-adds a move for
-each. Two levels reach .56 of the goals (.42 to .69); the lower level alone .00, .00 and .08 looking 4, 10 and 20 steps ahead; with the
-goal instead of subgoals .00, with recorded places drawn at random .08; an oracle 1.00. What limits it is the upper level: after one step
-it errs by 3.6 pixels, and 3 % of Gaussian macro-actions lead through the wall without a door. docs/worlds.md has the rest.
+each. Two levels reach .56 of the goals (.42 to .69); the lower level alone .00, .00 and .08, looking 4, 10 and 20 steps
+ahead; with the goal instead of subgoals .00, with recorded places drawn at random .08; an oracle 1.00. What limits it is the
+upper level: after one step it errs by 3.6 pixels, and 3 % of Gaussian macro-actions lead through the wall without a door.
+docs/worlds.md has the rest.
 """
 
 from __future__ import annotations
