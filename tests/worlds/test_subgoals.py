@@ -18,7 +18,7 @@ from jepakit.worlds.planners import make_planner
 from jepakit.worlds.problem import ActionSpace
 from jepakit.worlds.subgoals import HierarchicalPolicy
 
-LIMIT, STEPS, LONGEST = 0.5, 3, 24
+LIMIT, STEPS, LONGEST = 0.5, 3, 30
 TOP = 1.0  # the wall stands on x = 0 below it
 
 
@@ -92,7 +92,7 @@ def level(repeat=1):
 
 
 def planner(seed=0):
-    return make_planner("icem", population=64, elites=8, iterations=4, std=1.0, seed=seed)
+    return make_planner("icem", population=128, elites=12, iterations=5, std=1.0, seed=seed)
 
 
 def hierarchical(kind=HierarchicalPolicy, **options):
