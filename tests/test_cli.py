@@ -57,6 +57,7 @@ def test_the_help_of_a_system_lists_each_option_with_its_meaning(capsys, system)
             assert re.search(rf"--(no-)?{field.name.replace('_', '-')}\b", text), field.name
     own = {
         "llm-jepa": "Language model", "graph-jepa": "Width of everything", "pldm": "Width of an embedding",
+        "h-jepa": "Numbers of a macro-action",
         "pixel-world": "Width of the predictor",
     }  # fmt: skip
     assert own.get(system, "Encoder") in text

@@ -32,6 +32,9 @@ SYSTEMS = {
     ),
     "lewm": Entry("jepakit.systems.lewm:LeWM", "predict the embedding of what an action leads to (arXiv 2603.19312)"),
     "pldm": Entry("jepakit.systems.pldm:PLDM", "predict embeddings through a sequence of actions, to plan (arXiv 2502.14819)"),
+    "h-jepa": Entry(
+        "jepakit.systems.h_jepa:HJEPA", "longer steps above a trained world model, to set it subgoals (LeCun 2022, 4.6)"
+    ),
     "pixel-world": Entry(
         "jepakit.systems.pixel_world:PixelWorld", "predict pixels through a sequence of actions: pldm's honest opposite"
     ),

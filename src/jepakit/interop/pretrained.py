@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -44,6 +44,8 @@ class PretrainedEncoder(nn.Module):
     `model.embed(inputs)` their mean, `[batch, dim]`. `model.inputs.prepare(samples)` prepares them, for images also
     `model.inputs.normalise(pixels in [0, 1])`. `which` says whether these are the target's or the context encoder's weights.
     """
+
+    option: ClassVar[str] = "encoder"  # of a system's config, and the folder of its run that keeps the copy
 
     def __init__(
         self, encoder: nn.Module, inputs: Inputs, system: str = "", which: str = "encoder", modality: Modality = IMAGES
@@ -186,11 +188,17 @@ def is_run_checkpoint(path: Path) -> bool:
     return path.is_dir() and path.parent.name == "checkpoints" and (path.parents[1] / "config.yaml").exists()
 
 
-def teacher_of(config: RunConfig, folder: RunFolder) -> PretrainedEncoder | None:
-    """The frozen encoder of another run that a system asks for (`--encoder`), None where it asks for none.
+def teacher_of(config: RunConfig, folder: RunFolder) -> Any:
+    """What a system asks for of another run: its frozen encoder (`--encoder`, a `PretrainedEncoder`), a whole world model
+    (`--lower`, a `PretrainedWorld`), or nothing (None).
 
     A run keeps its own copy of it, which counts once it is there.
     """
+    below = getattr(config.model, "lower", None)
+    if below is not None:
+        from jepakit.interop.pretrained_world import PretrainedWorld
+
+        return PretrainedWorld.of_run(folder.lower if (folder.lower / "config.yaml").exists() else below)
     asked = getattr(config.model, "encoder", None)
     if asked is None:
         return None
@@ -205,9 +213,9 @@ def teacher_of(config: RunConfig, folder: RunFolder) -> PretrainedEncoder | None
     return teacher
 
 
-def build_system(config: RunConfig, teacher: PretrainedEncoder | None = None) -> System:
-    """The system of a run's config, at random weights but for its teacher's."""
-    given = {} if teacher is None else {"encoder": teacher}
+def build_system(config: RunConfig, teacher: Any = None) -> System:
+    """The system of a run's config, at random weights but for its teacher's (see `teacher_of`)."""
+    given = {} if teacher is None else {teacher.option: teacher}
     try:
         return load_system(config.system)(config.model, config.inputs, config.training.seed, **given)
     except (RuntimeError, MemoryError, OverflowError) as error:

@@ -14,12 +14,13 @@ from jepakit.errors import UserError
 class EmbeddingPredictor(nn.Module):
     """`DynamicsPredictor` without memory beyond the newest embedding: older observations are forgotten.
 
-    It ends with the normalisation that ends the encoder too (EB-JEPA), so that predictions lie where embeddings do.
+    It ends with the normalisation that ends the encoder too (EB-JEPA), so that predictions lie where embeddings do;
+    `normalised` False leaves it out, for embeddings that end otherwise.
     """
 
-    def __init__(self, dim: int):
+    def __init__(self, dim: int, normalised: bool = True):
         super().__init__()
-        self.norm = nn.LayerNorm(dim, elementwise_affine=False)
+        self.norm = nn.LayerNorm(dim, elementwise_affine=False) if normalised else nn.Identity()
 
     def change(
         self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"]
@@ -73,16 +74,17 @@ class RecurrentPredictor(EmbeddingPredictor):
 
 
 class ResidualPredictor(EmbeddingPredictor):
-    """Two hidden layers of the embedding's width see embedding and action, and what they say is added to the embedding.
+    """Two hidden layers, of the embedding's width or another, see embedding and action; what they say is added to the first.
 
     As many operations as the recurrent unit, but two layers deep: where the action's effect depends on several things at once
     (a wall, and its door), it takes fewer updates to learn.
     """
 
-    def __init__(self, dim: int, action: int):
-        super().__init__(dim)
+    def __init__(self, dim: int, action: int, hidden: int | None = None, normalised: bool = True):
+        super().__init__(dim, normalised)
+        hidden = hidden or dim
         self.layers = nn.Sequential(
-            nn.Linear(dim + action, dim), nn.GELU(), nn.Linear(dim, dim), nn.GELU(), nn.Linear(dim, dim)
+            nn.Linear(dim + action, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim)
         )
 
     def change(

@@ -39,6 +39,7 @@ class RunFolder:
         self.critic = self.path / "critic.safetensors"
         self.report = self.path / "report.html"
         self.encoder = self.path / "encoder"  # a copy of the frozen encoder that was given, where one was
+        self.lower = self.path / "lower"  # a copy of the world model that the system stands on, where it does: a run folder
 
     def check_free(self) -> None:
         """Refuse a folder that already holds a run, or that cannot be made."""

@@ -18,6 +18,7 @@ from jepakit.config import read_config, to_plain
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.evaluation.intervals import Interval, wilson
 from jepakit.files import write_json
+from jepakit.randomness import derive_seed
 from jepakit.training.device import choose_device, keep_freed_memory
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.agent import agent, told
@@ -78,13 +79,13 @@ def act(
     The first episodes are recorded for the report: `acting/`, with what each plan imagined.
 
     Args:
-        run: the run folder of a system with dynamics (pldm, lewm, pixel-world).
+        run: the run folder of a system with dynamics (pldm, lewm, pixel-world, h-jepa).
         env: one of ours (docs/worlds.md lists them), or the id of a Gymnasium environment that puts a goal observation into
             info["goal"]; in Python also a function that makes one, and takes `render_mode`.
         planner: random, cem, icem, mppi or gradient; tree where actions are a choice among a few.
         episodes: how many, each with its own start and goal.
-        horizon: steps of the model that are imagined.
-        replan: steps that are done before planning again.
+        horizon: steps of the model that are imagined; of h-jepa those of its upper level, below it one of them is looked ahead.
+        replan: steps that are done before planning again, of h-jepa upper ones; below it plans anew at each step.
         cost: "sum" of the squared distances to the goal at all imagined steps, that of the "last", or of the "nearest".
         population: candidates of an iteration, of the tree search the width of its beam; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
@@ -127,7 +128,8 @@ def act(
     if task is not None or mode is not None or teach:
         planning: PlanningPolicy = agent(run, described, seed=seed, device=where)
     else:
-        planning = planning_policy(run, described.make_planner(seed), described.plan, where)
+        above = described.make_planner(derive_seed(seed, "above"))  # of a hierarchy
+        planning = planning_policy(run, described.make_planner(seed), described.plan, where, above=above)
     planning.planner = recorder.planner(planning.planner)
     planned = _name(described)
     policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}

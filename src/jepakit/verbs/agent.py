@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from jepakit.core.hierarchy import Hierarchy
+from jepakit.errors import UserError
 from jepakit.files import read_json
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
@@ -40,6 +42,11 @@ def agent(
     """
     folder = RunFolder(run)
     model, made = load_world(run, device)
+    if isinstance(model, Hierarchy):
+        raise UserError(
+            f"{run} plans on two levels, and a task describes one: leave --task, --mode and --teach out, or give them with the run "
+            "of its lower level."
+        )
     described = task if isinstance(task, TaskConfig) else TaskConfig() if task is None else read_task(task)
     critic = actor = None
     if folder.critic.exists():

@@ -11,19 +11,34 @@ from jepakit.config import RunConfig
 from jepakit.core.dynamics import Dynamics
 from jepakit.errors import UserError
 from jepakit.interop.pretrained import load_run_system
+from jepakit.systems.h_jepa import HJEPA
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy
 from jepakit.worlds.problem import Planner
+from jepakit.worlds.subgoals import HierarchicalPolicy
 
 
 def planning_policy(
-    run: str | Path, planner: Planner, config: PlanningConfig | None = None, device: torch.device | None = None
+    run: str | Path,
+    planner: Planner,
+    config: PlanningConfig | None = None,
+    device: torch.device | None = None,
+    *,
+    above: Planner | None = None,
 ) -> PlanningPolicy:
-    """The policy that plans in a run's world model.
+    """The policy that plans in a run's world model, on both its levels where it has two.
+
+    above: the planner of the upper level; None: the same.
 
     Errors: a run of a system that predicts nothing of actions.
     """
     system, made = load_world(run, device)
-    return PlanningPolicy(system, system.inputs, planner, config, frame_skip=made.dataset.frame_skip or 1)
+    frame_skip = made.dataset.frame_skip or 1
+    if isinstance(system, HJEPA):
+        return HierarchicalPolicy(
+            system.above, system.below, system.lower_inputs, above or planner, planner, config, macro=system.config.macro,
+            steps=system.lower_steps, frame_skip=frame_skip // system.lower_steps,
+        )  # fmt: skip
+    return PlanningPolicy(system, system.inputs, planner, config, frame_skip=frame_skip)
 
 
 def load_world(run: str | Path, device: torch.device | None = None) -> tuple[Any, RunConfig]:
@@ -31,6 +46,6 @@ def load_world(run: str | Path, device: torch.device | None = None) -> tuple[Any
     system, made = load_run_system(run, device)
     if not isinstance(system, Dynamics):
         raise UserError(
-            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm or pixel-world."
+            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm, h-jepa or pixel-world."
         )
     return system, made

@@ -21,7 +21,7 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
-from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
+from jepakit.interop.pretrained import build_system, initialise, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, load_system
@@ -111,7 +111,7 @@ def _start(
         folder.create()  # only now: a run that could not start leaves nothing behind
         write_environment(folder, decided, device)
         if teacher is not None:
-            teacher.save_pretrained(folder.encoder)  # the run must load when the teacher's own folder is gone
+            teacher.save_pretrained(folder.path / teacher.option)  # the run must load when the teacher's own folder is gone
         write_atomic(folder.config, lambda path: write_config(path, decided))
     wait_for_all()
     with faults_explained(folder, decided.training), folder.held() if is_main() else nullcontext():
@@ -178,8 +178,10 @@ def decide(config: RunConfig, data: Data) -> RunConfig:
     found = {"data": _absolute(data.config.data)}
     if getattr(data.config, "labels", None):
         found["labels"] = _absolute(data.config.labels)
-    if getattr(config.model, "encoder", None):
-        config = dataclasses.replace(config, model=dataclasses.replace(config.model, encoder=_absolute(config.model.encoder)))
+    for option in ("encoder", "lower"):
+        if getattr(config.model, option, None):
+            absolute = {option: _absolute(getattr(config.model, option))}
+            config = dataclasses.replace(config, model=dataclasses.replace(config.model, **absolute))
     return dataclasses.replace(
         config,
         dataset=dataclasses.replace(data.config, **found),
@@ -209,7 +211,7 @@ def held_out_count(config: RunConfig, count: int) -> int:
     return min(config.health.health_samples, max(4, count // 10))
 
 
-def prepare_system(config: RunConfig, device: torch.device, teacher: PretrainedEncoder | None) -> System:
+def prepare_system(config: RunConfig, device: torch.device, teacher: Any) -> System:
     """The system of a config at its random initialisation, which the seed decides."""
     torch.manual_seed(derive_seed(config.training.seed, "initialisation"))
     if config.training.threads is not None:

@@ -20,6 +20,7 @@ from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.randomness import derive_seed
 from jepakit.training.device import autocast, choose_precision
 from jepakit.worlds.agent.perception import Perception
+from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.moves import Moves, moves
 from jepakit.worlds.problem import ActionSpace, Plan, Planner, Reach, shifted
 
@@ -148,7 +149,7 @@ class PlanningPolicy:
         start, clock = time.perf_counter(), self.perception.clock
         with torch.no_grad(), self._precision():
             goal = self._embed_goal(infos) if self.goal is None else self.goal
-            problem = self.moves.problem(self.perception.state(), goal, self._horizon(), self.ids)
+            problem = self._problem(self.perception.state(), goal)
         with self._precision():
             plan = self.planner(problem, self._warm(problem.horizon), step=clock)
         self.goal = goal
@@ -171,6 +172,9 @@ class PlanningPolicy:
             self.model, self.inputs, space, self.frame_skip,
             cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
         )  # fmt: skip
+
+    def _problem(self, state: State, goal: Tensor) -> LatentProblem | LatentTreeProblem:
+        return self.moves.problem(state, goal, self._horizon(), self.ids)
 
     def _precision(self) -> contextlib.AbstractContextManager:
         return autocast(self.device, choose_precision(self.config.precision, self.device))

@@ -69,6 +69,7 @@ class LatentProblem:
             such a block (`problem.space.steps(plan.actions)` takes plans apart).
         cost: squared distance to the goal: the "sum" over all imagined steps, that of the "last", or of the "nearest": what
             happens after it counts for nothing.
+        haste: with "nearest", what each step until then costs, `[env]`, so that of two ways to a goal the shorter one is taken.
         chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
             have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
         ids, feasible: see `Problem`; `feasible` is given blocks.
@@ -88,6 +89,7 @@ class LatentProblem:
         scale: tuple[Tensor, Tensor] | None = None,
         skip: int = 1,
         cost: Reach = "sum",
+        haste: Float[Tensor, "env"] | None = None,
         chunk: int | None = None,
         ids: Sequence[int] | None = None,
         feasible: Callable[[Tensor], Tensor] | None = None,
@@ -101,6 +103,7 @@ class LatentProblem:
         fit = max(1, MOST // (horizon * goal.shape[1:].numel()))
         self.model, self.reach, self.chunk = model, cost, fit if chunk is None else min(chunk, fit)
         self.horizon, self.environments = horizon, len(goal)
+        self.haste = goal.new_zeros(len(goal)) if haste is None else haste
         self.ids = None if ids is None else list(ids)
         self.constraint, self.objective = feasible, objective
         with torch.inference_mode(False), torch.no_grad():
@@ -160,6 +163,7 @@ class LatentProblem:
         alone = copy.copy(self)
         alone.start = self.start.index(torch.tensor([environment]))
         alone.goal = self.goal[environment : environment + 1].clone()
+        alone.haste = self.haste[environment : environment + 1]
         alone.environments, alone.ids = 1, None if self.ids is None else [self.ids[environment]]
         alone.objective = _only(self.objective, environment)
         return alone
@@ -171,7 +175,9 @@ class LatentProblem:
         if self.objective is not None:
             return self.objective(embeddings, rows, owner)
         distances = (embeddings - self.goal[owner][:, None]).square().flatten(2).sum(2)
-        return distances.amin(1) if self.reach == "nearest" else distances.sum(1)
+        if self.reach != "nearest":
+            return distances.sum(1)
+        return (distances + self.haste[owner][:, None] * torch.arange(1, self.horizon + 1, device=self.device)).amin(1)
 
 
 class LatentTreeProblem:

@@ -85,8 +85,14 @@ class Perception:
 
     def embed(self, observations: Sequence[NDArray], what: str = "goals") -> Float[Tensor, "env *tokens dim"]:
         """Embeddings of single observations: of goals."""
-        given = self.prepared(observations, what)[:, None]
-        return self.model.embedding(self._observe(given, torch.zeros(len(given), 0, self.inputs.action)))
+        return self._alone(self.prepared(observations, what))
+
+    def newest(self) -> Float[Tensor, "env *tokens dim"]:
+        """Embeddings of the newest observations by themselves."""
+        return self._alone(self.seen[-1])
+
+    def _alone(self, given: Tensor) -> Float[Tensor, "env *tokens dim"]:
+        return self.model.embedding(self._observe(given[:, None], torch.zeros(len(given), 0, self.inputs.action)))
 
     def prepared(self, observations: Sequence[NDArray], what: str = "observations") -> Float[Tensor, "env *shape"]:
         """Observations as the model takes them, what is not attended to at the mean."""
