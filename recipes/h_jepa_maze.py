@@ -106,7 +106,7 @@ class AnyInstead(HierarchicalPolicy):
 
     def subgoals(self, here: Any, path: Any, final: Any) -> Any:
         given = super().subgoals(here, path, final)
-        streams = [torch.Generator().manual_seed(i + self.clock) for i in self.ids]
+        streams = [torch.Generator().manual_seed(i + self.perception.clock) for i in self.ids]
         drawn = [self.places[torch.randint(len(self.places), given.shape[1:2], generator=stream)] for stream in streams]
         return torch.where((given == final[:, None]).all(2, keepdim=True), given, torch.stack(drawn))
 

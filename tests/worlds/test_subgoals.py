@@ -115,7 +115,7 @@ def test_subgoals_of_several_upper_steps_are_followed_in_turn():
     look_far = policy._look_far
 
     def noting(infos):
-        far.append(policy.clock)
+        far.append(policy.perception.clock)
         return look_far(infos)
 
     policy._look_far = noting
@@ -129,7 +129,7 @@ def test_without_what_the_upper_level_imagines_the_wall_is_not_passed(subgoals):
     class Other(HierarchicalPolicy):
         def subgoals(self, here, path, final):
             given = super().subgoals(here, path, final)
-            drawn = torch.rand(given.shape, generator=torch.Generator().manual_seed(self.clock)) * 2 - 1
+            drawn = torch.rand(given.shape, generator=torch.Generator().manual_seed(self.perception.clock)) * 2 - 1
             return final[:, None].expand_as(given) if subgoals == "goal" else drawn
 
     assert reached(hierarchical(Other)) == 0

@@ -44,7 +44,7 @@ def agent(
     model, made = load_world(run, device)
     if isinstance(model, Hierarchy):
         raise UserError(
-            f"{run} plans on two levels, and a task describes one: leave --task, --mode and --teach out, or give them with the run "
+            f"{run} plans on two levels, and a task describes one: leave --task, --mode and --teach out, or act with the run "
             "of its lower level."
         )
     described = task if isinstance(task, TaskConfig) else TaskConfig() if task is None else read_task(task)
