@@ -29,14 +29,8 @@ def test_messages():
     with pytest.raises(UserError, match="Did you mean 'concatenate'"):
         pool(VALUES, "concat")
     with pytest.raises(UserError, match=r"\[batch, tokens, dim\]"):
-        pool(Tokens(VALUES[:, :, None, None], POSITIONS))
+        pool(Tokens(VALUES[:, :, None], POSITIONS))
 
 
 def test_concatenation_takes_lengths_that_are_all_full():
     assert pool(Tokens(VALUES, POSITIONS, torch.tensor([3, 3])), "concatenate").shape == (2, 12)
-
-
-def test_what_a_token_has_several_of_stays_side_by_side():
-    several = torch.randn(2, 3, 5, 4)
-    torch.testing.assert_close(pool(Tokens(several, POSITIONS)), several.mean(1).flatten(1))
-    torch.testing.assert_close(pool(Tokens(several, POSITIONS), "concatenate"), several.flatten(1))

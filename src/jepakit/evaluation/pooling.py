@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -18,14 +17,11 @@ Pooling = Literal["mean", "max", "concatenate"]
 def pool(tokens: Tokens | Float[Tensor, "batch tokens dim"], how: Pooling = "mean") -> Float[Tensor, "batch features"]:
     """One vector a sample: the mean or the maximum over its real tokens, or all tokens side by side.
 
-    "concatenate" keeps where things are and is as wide as tokens × dim; it needs the same tokens in every sample. What a token
-    has several of (depths, or the tokens of a time step, `[batch, tokens, several, dim]`) stays side by side.
+    "concatenate" keeps where things are and is as wide as tokens × dim; it needs the same tokens in every sample.
     """
     check_choice("pooling", how, get_args(Pooling))
     if isinstance(tokens, Tensor):
         tokens = Tokens(tokens, tokens.new_zeros(*tokens.shape[:2], 1))
-    if tokens.values.dim() == 4:
-        tokens = replace(tokens, values=tokens.values.flatten(2))
     if tokens.values.dim() != 3:
         raise UserError(f"pooling needs tokens [batch, tokens, dim], got shape {list(tokens.values.shape)}.")
     if how == "mean":

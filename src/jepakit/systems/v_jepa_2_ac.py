@@ -11,10 +11,11 @@ Nothing can collapse, as nothing of the encoder learns. A plan costs the L1 dist
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.core.batch import Batch, count_of
@@ -27,6 +28,7 @@ from jepakit.modalities.perception import PretrainedTokens
 from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
 from jepakit.modalities.window_collator import WindowCollator
 from jepakit.nn.block_causal_predictor import BlockCausalPredictor, BlockCausalPredictorConfig
+from jepakit.nn.tokens import Ids, Tokens
 from jepakit.registry import SIZES
 
 
@@ -104,5 +106,30 @@ class VJEPA2AC(Dynamics):
         numbers = {"prediction": samples * steps, "rollout": samples * self.config.rollout_steps}
         return {name: torch.tensor(number, device=batch["actions"].device) for name, number in numbers.items()}
 
+    def encode(self, inputs: Any, keep: Ids | None = None) -> Tokens:
+        """Each observation's tokens side by side, `[batch, time, tokens * dim]`: where something is stays known."""
+        return SideBySide(self.encoder)(inputs)
+
+    def encoders(self) -> dict[str, nn.Module]:
+        seeing = SideBySide(self.encoder)
+        return {"target": seeing, "encoder": seeing}
+
+    def imagined(
+        self, history: Batch, actions: Float[Tensor, "batch horizon action"]
+    ) -> Float[Tensor, "batch horizon dim"]:
+        return super().imagined(history, actions).flatten(2)
+
     def collator(self, seed: int, views: int | None = None) -> WindowCollator:
         return WindowCollator(self.inputs, seed, views)
+
+
+class SideBySide(nn.Module):
+    """An encoder of several tokens a time step as one of a vector: what probes and the health monitor read."""
+
+    def __init__(self, encoder: nn.Module):
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, inputs: Float[Tensor, "batch time channels height width"]) -> Tokens:
+        found = self.encoder(inputs)
+        return replace(found, values=found.values.flatten(2))
