@@ -20,10 +20,10 @@ from jepakit.errors import UserError, check_choice, check_range
 from jepakit.nn.attention_layout import AttentionLayout, attend
 from jepakit.nn.positions import grid_positions
 from jepakit.nn.rotary import Rotation, axis_width, rotary_angles, rotate
-from jepakit.nn.transformer import Block, initialise_transformer
+from jepakit.nn.transformer import Block, ZeroLinear, initialise_transformer
 from jepakit.registry import SIZES
 
-KeysValues = tuple[Float[Tensor, "batch heads kept head_dim"], Float[Tensor, "batch heads kept head_dim"]]
+KeysValues = tuple[Float[Tensor, "_batch heads _kept head_dim"], Float[Tensor, "_batch heads _kept head_dim"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,8 @@ class BlockCausalPredictorConfig:
 
     embedding, action: widths of a token and of an action; grid: (rows, columns) of the tokens of an observation; condition:
     width of a further token a step, such as an arm's pose (0: there is none); dim, depth, heads, mlp_ratio: of the
-    transformer; rotation: "tiled" for released weights, see `nn.rotary`.
+    transformer; residual: what is predicted is the change of each token, at first none; rotation: "tiled" for released weights,
+    see `nn.rotary`.
     """
 
     embedding: int
@@ -43,6 +44,7 @@ class BlockCausalPredictorConfig:
     depth: int = 24
     heads: int = 16
     mlp_ratio: float = 4.0
+    residual: bool = False
     rotation: Rotation = "paired"
 
     def __post_init__(self) -> None:
@@ -56,10 +58,12 @@ class BlockCausalPredictorConfig:
         axis_width(self.dim // self.heads)
 
     @classmethod
-    def of_size(cls, size: str, embedding: int, action: int, grid: tuple[int, int]) -> BlockCausalPredictorConfig:
+    def of_size(
+        cls, size: str, embedding: int, action: int, grid: tuple[int, int], residual: bool = False
+    ) -> BlockCausalPredictorConfig:
         """The predictor of a named size (`jepakit list sizes`)."""
         dim, depth, heads = SIZES[size]["predictor"]
-        return cls(embedding=embedding, action=action, grid=grid, dim=dim, depth=depth, heads=heads)
+        return cls(embedding=embedding, action=action, grid=grid, dim=dim, depth=depth, heads=heads, residual=residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,7 +99,7 @@ class BlockCausalPredictor(nn.Module):
         self.embed_condition = nn.Linear(config.condition, config.dim) if config.condition else None
         self.blocks = nn.ModuleList(Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth))
         self.norm = nn.LayerNorm(config.dim, eps=1e-6)
-        self.head = nn.Linear(config.dim, config.embedding)
+        self.head = (ZeroLinear if config.residual else nn.Linear)(config.dim, config.embedding)
         initialise_transformer(self, self.blocks)
         self.output_norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
 
@@ -112,7 +116,7 @@ class BlockCausalPredictor(nn.Module):
         """
         x = self._tokens(embeddings, actions, condition)
         time = torch.arange(embeddings.shape[1], device=x.device)[None]
-        return self._answer(self._through(x, time)[0])
+        return self._answer(self._through(x, time)[0], embeddings)
 
     def begin(
         self,
@@ -145,7 +149,7 @@ class BlockCausalPredictor(nn.Module):
         x = self._tokens(state.newest[:, None], action[:, None], condition)
         x, kept = self._through(x, state.time[:, None], state.kept, state.valid)
         valid = None if state.valid is None else F.pad(state.valid, (0, self._step), value=True)
-        return Past(self._answer(x)[:, 0], state.time + 1, kept, valid)
+        return Past(self._answer(x, state.newest[:, None])[:, 0], state.time + 1, kept, valid)
 
     def embedding(self, state: Past) -> Float[Tensor, "batch tokens embedding"]:
         """The newest observation's tokens, seen or predicted."""
@@ -172,9 +176,12 @@ class BlockCausalPredictor(nn.Module):
             parts.insert(1, self.embed_condition(given)[:, :, None])
         return torch.cat(parts, dim=2)
 
-    def _answer(self, x: Float[Tensor, "batch time step dim"]) -> Float[Tensor, "batch time tokens embedding"]:
-        rows, columns = self.config.grid
-        return self.output_norm(self.head(self.norm(x[:, :, -rows * columns :])))
+    def _answer(
+        self, x: Float[Tensor, "batch time step dim"], before: Float[Tensor, "batch time tokens embedding"]
+    ) -> Float[Tensor, "batch time tokens embedding"]:
+        """The next tokens, from what the blocks made of a step and its own tokens."""
+        found = self.head(self.norm(x[:, :, -before.shape[2] :]))
+        return self.output_norm(before + found if self.config.residual else found)
 
     def _through(
         self,

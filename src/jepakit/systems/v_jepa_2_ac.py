@@ -40,6 +40,8 @@ class VJEPA2ACConfig:
     """A run or an exported folder whose frozen encoder of images or clips sees the observations. It has to be given."""
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
     """The predictor's: jepakit list sizes."""
+    residual: bool = True
+    """Predict how each token changes instead of the token (the paper): an untrained model then says that nothing moves."""
     rollout: float = 1.0
     """Weight of the error of imagined steps, each from the one before; 0 teaches single steps only."""
     rollout_steps: int = 2
@@ -73,7 +75,7 @@ class VJEPA2AC(Dynamics):
                 f"{inputs.history} and horizon {inputs.horizon} make {inputs.history + inputs.horizon}. Raise the horizon."
             )
         seeing = PretrainedTokens(encoder, inputs)
-        predictor = BlockCausalPredictorConfig.of_size(config.size, seeing.dim, inputs.action, seeing.grid)
+        predictor = BlockCausalPredictorConfig.of_size(config.size, seeing.dim, inputs.action, seeing.grid, config.residual)
         super().__init__(
             ObservationEncoder(seeing, nn.LayerNorm(seeing.dim, elementwise_affine=False), pooling="none"),
             BlockCausalPredictor(predictor),

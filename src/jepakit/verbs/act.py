@@ -75,7 +75,8 @@ def act(
         episodes: how many, each with its own start and goal.
         horizon: steps of the model that are imagined.
         replan: steps that are done before planning again.
-        cost: "sum" of the squared distances to the goal at all imagined steps, that of the "last", or of the "nearest".
+        cost: "sum" of the distances to the goal (squared; absolute in a model taught by L1) at all imagined steps, that of the
+            "last", or of the "nearest".
         population: candidates of an iteration, of the tree search the width of its beam; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.

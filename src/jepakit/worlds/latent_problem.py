@@ -38,6 +38,12 @@ def _start_and_goal(model: Dynamics, start: State, goal: Tensor) -> tuple[State,
     return start, _ordinary(goal)
 
 
+def _apart(model: Dynamics, embeddings: Tensor, goal: Tensor) -> Tensor:
+    """How far each number of embeddings lies from the goal's: squared, or as it is in a model that was taught by L1."""
+    difference = embeddings - goal
+    return difference.abs() if model.measure.name == "l1" else difference.square()
+
+
 class LatentProblem:
     """A `Problem`: from an observed state, reach a goal embedding.
 
@@ -53,8 +59,8 @@ class LatentProblem:
             None: raw actions.
         skip: environment actions to one step of the model, which takes them in a row as one block; an action of the plan is
             such a block (`problem.space.steps(plan.actions)` takes plans apart).
-        cost: squared distance to the goal: the "sum" over all imagined steps, that of the "last", or of the "nearest": what
-            happens after it counts for nothing.
+        cost: squared distance to the goal (absolute, in a model taught by L1): the "sum" over all imagined steps, that of the
+            "last", or of the "nearest": what happens after it counts for nothing.
         chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
             have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
         ids, feasible: see `Problem`; `feasible` is given blocks.
@@ -110,7 +116,7 @@ class LatentProblem:
         return self.constraint(actions)
 
     def cost(self, actions: Float[Tensor, "env candidate horizon action"]) -> Float[Tensor, "env candidate"]:
-        """Squared distance of what the model imagines to the goal, summed over the embedding."""
+        """Distance of what the model imagines to the goal, summed over the embedding."""
         if (actions.shape[0], *actions.shape[2:]) != (self.environments, self.horizon, self.space.size):
             raise UserError(
                 f"Candidates are [env, candidate, horizon, action] = [{self.environments}, any, {self.horizon}, "
@@ -150,7 +156,7 @@ class LatentProblem:
     def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
         """Costs of some rollouts, each of the environment that owns it."""
         embeddings = self.model.rollout(self.start, rows, owner=owner, last=self.reach == "last").embeddings
-        distances = (embeddings - self.goal[owner][:, None]).square().flatten(2).sum(2)
+        distances = _apart(self.model, embeddings, self.goal[owner][:, None]).flatten(2).sum(2)
         return distances.amin(1) if self.reach == "nearest" else distances.sum(1)
 
 
@@ -209,8 +215,8 @@ class LatentTreeProblem:
         return State({"model": moved.tree, "goal": state.tree["goal"]})
 
     def state_cost(self, state: State) -> Float[Tensor, "n"]:
-        """Squared distance of each state's embedding to its goal, summed over the embedding."""
-        return (self.model.embedding(State(state.tree["model"])) - state.tree["goal"]).square().flatten(1).sum(1)
+        """Distance of each state's embedding to its goal, as of `LatentProblem`, summed over the embedding."""
+        return _apart(self.model, self.model.embedding(State(state.tree["model"])), state.tree["goal"]).flatten(1).sum(1)
 
     def imagine(self, actions: Int[Tensor, "env horizon 1"]) -> Float[Tensor, "env horizon *tokens dim"]:
         """The embeddings that a plan of each environment would lead through."""
