@@ -30,7 +30,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {}, "teacher forcing": {"rollout": 0.0}, "not residual": {"residual": False},
 }  # fmt: skip
 PLANNED: dict[str, Any] = {
-    "planner": "cem", "cost": "last", "horizon": 4, "replan": 2, "population": 64, "iterations": 3, "deviations": 1.3, "std": 2.0,
+    "planner": "cem", "cost": "last", "horizon": 4, "replan": 2, "population": 64, "iterations": 3, "deviations": 1.3,
+    "std": 2.0,
 }  # fmt: skip
 
 

@@ -54,7 +54,8 @@ TINY: dict[str, dict[str, Any]] = {
     "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16, 16], "sigreg": {"slices": 16}},
     "pldm": {"data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16},
     "v-jepa-2-ac": {
-        "data": "pendulum-pixels", "limit": 64, "horizon": 2, "encoder": str(Path(__file__).parent / "fixtures" / "image_encoder"),
+        "data": "pendulum-pixels", "limit": 64, "horizon": 2,
+        "encoder": str(Path(__file__).parent / "fixtures" / "image_encoder"),
     },
     "pixel-world": {"data": "pendulum-pixels", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2]},
     "pixel-world by reconstruction": {

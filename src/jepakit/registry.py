@@ -33,7 +33,7 @@ SYSTEMS = {
     "lewm": Entry("jepakit.systems.lewm:LeWM", "predict the embedding of what an action leads to (arXiv 2603.19312)"),
     "pldm": Entry("jepakit.systems.pldm:PLDM", "predict embeddings through a sequence of actions, to plan (arXiv 2502.14819)"),
     "v-jepa-2-ac": Entry(
-        "jepakit.systems.v_jepa_2_ac:VJEPA2AC", "predict a frozen encoder's tokens of what an action leads to (arXiv 2506.09985)"
+        "jepakit.systems.v_jepa_2_ac:VJEPA2AC", "predict a frozen encoder's tokens after an action, to plan (arXiv 2506.09985)"
     ),
     "pixel-world": Entry(
         "jepakit.systems.pixel_world:PixelWorld", "predict pixels through a sequence of actions: pldm's honest opposite"

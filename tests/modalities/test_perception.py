@@ -57,7 +57,7 @@ def test_two_channels_are_red_and_green_to_an_encoder_of_colour():
     shown = torch.cat([pixels, torch.zeros(5, 1, 8, 8)], dim=1)
     found = PretrainedPerception(given, observed(2, 8, 8))((pixels - 0.1) / 0.2)
     torch.testing.assert_close(found, given.encoder((shown - 0.3) / 0.5).values.flatten(1), atol=1e-5, rtol=1e-5)
-    with pytest.raises(UserError, match="3 x 8 x 8.*an observation here is 1 x 8 x 8"):
+    with pytest.raises(UserError, match=r"3 x 8 x 8.*an observation here is 1 x 8 x 8"):
         PretrainedPerception(given, observed(1, 8, 8))
 
 

@@ -182,7 +182,8 @@ class Sizes(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         made = function(*args, **(kwargs or {}))
-        self.sizes += [part.numel() for part in (made if isinstance(made, tuple | list) else [made]) if isinstance(part, Tensor)]
+        parts = made if isinstance(made, tuple | list) else [made]
+        self.sizes += [part.numel() for part in parts if isinstance(part, Tensor)]
         return made
 
 

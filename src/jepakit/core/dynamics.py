@@ -69,8 +69,8 @@ class ObservationEncoder(nn.Module):
         self.encoder, self.projector, self.pooling = encoder, projector, pooling
 
     def forward(self, inputs: Any) -> Tokens:
-        """Windows `[batch, time, ...]` -> a token for each observation, `[batch, time, dim]`, at positions 0, 1, ...; of pooling
-        "none" its tokens, `[batch, time, tokens, dim]`."""
+        """Windows `[batch, time, ...]` -> a token for each observation, `[batch, time, dim]`, at positions 0, 1, ...; with
+        pooling "none" its tokens, `[batch, time, tokens, dim]`."""
         batch, time = tensors_of(inputs)[0].shape[:2]
         found = self.encoder(map_tensors(lambda tensor: tensor.flatten(0, 1), inputs))
         if isinstance(found, Tokens):

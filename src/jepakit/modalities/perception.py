@@ -80,8 +80,8 @@ class PretrainedTokens(PretrainedPerception):
         self.grid, self.dim = (rows, columns), found.values.shape[2]
         if rows * columns != found.values.shape[1]:
             raise UserError(
-                f"encoder: it gives {found.values.shape[1]} tokens on a grid of {rows} x {columns}. Give one with a token for each "
-                "place."
+                f"encoder: it gives {found.values.shape[1]} tokens on a grid of {rows} x {columns}. Give one with a token for "
+                "each place."
             )
 
     def forward(self, observations: Float[Tensor, "n channels height width"]) -> Tokens:  # type: ignore[override]

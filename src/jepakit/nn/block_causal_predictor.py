@@ -1,4 +1,4 @@
-"""A dynamics predictor on tokens: every time step is a block of [action, state?, tokens], and blocks see themselves and the past.
+"""A dynamics predictor on tokens: a time step is a block of [action, condition?, tokens] that sees itself and the past.
 
 The predictor of V-JEPA 2-AC (arXiv 2506.09985, section 3.1). No mask is ever made: a step's queries are given the keys of the
 steps up to it and no others, in a whole window as in a rollout, which keeps them.
@@ -164,7 +164,8 @@ class BlockCausalPredictor(nn.Module):
         """[action, condition?, tokens] of each time step, embedded."""
         rows, columns = self.config.grid
         if embeddings.shape[2] != rows * columns:
-            raise UserError(f"The predictor's grid of {rows} x {columns} tokens does not fit {embeddings.shape[2]} tokens a step.")
+            found = embeddings.shape[2]
+            raise UserError(f"The predictor's grid of {rows} x {columns} tokens does not fit {found} tokens a step.")
         if (condition is None) != (self.embed_condition is None):
             raise UserError(
                 "This predictor was built without a condition and was given one." if condition is not None
@@ -192,11 +193,11 @@ class BlockCausalPredictor(nn.Module):
     ) -> tuple[Float[Tensor, "batch time step dim"], tuple[KeysValues, ...]]:
         """New steps through all blocks, after those of which keys and values are kept; and those of all of them."""
         angles, shape = self._angles(time), x.shape
+        blocks: list[Any] = list(self.blocks)
         x, kept = x.flatten(1, 2), []
-        for number, block in enumerate(self.blocks):
-            known = past[number] if past else None
-            attended, all_known = _attend(block, x, angles, known, valid, shape[2])
-            kept.append(all_known)
+        for number, block in enumerate(blocks):
+            attended, known = _attend(block, x, angles, past[number] if past else None, valid, shape[2])
+            kept.append(known)
             x = x + attended
             x = x + block.mlp(block.norm2(x))
         return x.reshape(shape), tuple(kept)
@@ -212,7 +213,7 @@ class BlockCausalPredictor(nn.Module):
 
 
 def _attend(
-    block: Any, x: Tensor, angles: Tensor, past: KeysValues | None, valid: Tensor | None, step: int
+    block: Block, x: Tensor, angles: Tensor, past: KeysValues | None, valid: Tensor | None, step: int
 ) -> tuple[Tensor, KeysValues]:
     """What new tokens get from those kept and from one another, step by step; and the keys and values of all.
 

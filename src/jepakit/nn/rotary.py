@@ -20,7 +20,8 @@ def axis_width(head_dim: int, axes: int = 3) -> int:
     """
     width = 2 * (head_dim // axes // 2)
     if width == 0:
-        raise UserError(f"Rotary positions on {axes} axes need heads at least {2 * axes} wide, got {head_dim}. Use fewer heads.")
+        least = 2 * axes
+        raise UserError(f"Rotary positions on {axes} axes need heads at least {least} wide, got {head_dim}. Use fewer heads.")
     return width
 
 

@@ -66,8 +66,8 @@ class VJEPA2AC(Dynamics):
         """`encoder`: the pretrained one with its `inputs`."""
         if encoder is None:
             raise UserError(
-                "v-jepa-2-ac predicts the tokens of an encoder that is there. Give one: --encoder RUN, a run of i-jepa, lejepa or "
-                "v-jepa-2.1 on pictures like these observations, or a folder that jepakit export wrote."
+                "v-jepa-2-ac predicts the tokens of an encoder that is there. Give one: --encoder RUN, a run of i-jepa, lejepa "
+                "or v-jepa-2.1 on pictures like these observations, or a folder that jepakit export wrote."
             )
         if config.rollout > 0 and inputs.history + inputs.horizon <= config.rollout_steps:
             raise UserError(

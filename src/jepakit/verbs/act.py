@@ -68,7 +68,7 @@ def act(
     The first episodes are recorded for the report: `acting/`, with what each plan imagined.
 
     Args:
-        run: the run folder of a system with dynamics (pldm, lewm, pixel-world).
+        run: the run folder of a system with dynamics (pldm, lewm, v-jepa-2-ac, pixel-world).
         env: one of ours (docs/worlds.md lists them), or the id of a Gymnasium environment that puts a goal observation into
             info["goal"]; in Python also a function that makes one, and takes `render_mode`.
         planner: random, cem, icem, mppi or gradient; tree where actions are a choice among a few.

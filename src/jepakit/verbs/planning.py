@@ -23,6 +23,7 @@ def planning_policy(
     system, made = load_run_system(run, device)
     if not isinstance(system, Dynamics):
         raise UserError(
-            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm or pixel-world."
+            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm, v-jepa-2-ac or "
+            "pixel-world."
         )
     return PlanningPolicy(system, system.inputs, planner, config, frame_skip=made.dataset.frame_skip or 1)
