@@ -42,7 +42,7 @@ class PretrainedPerception(nn.Module):
         self.encoder = pretrained.encoder.requires_grad_(False).eval()
         self.still = pretrained.encoder.config.tubelet if isinstance(theirs, VideoInputs) else None
         self.ours, self.theirs = inputs, theirs
-        self.output_dim = self.tokens(torch.zeros(1, *inputs.shape)).values[0].numel()
+        self.output_dim = self._probe().values[0].numel()
 
     @torch.no_grad()
     def tokens(self, observations: Float[Tensor, "n channels height width"]) -> Tokens:
@@ -57,6 +57,10 @@ class PretrainedPerception(nn.Module):
             pictures = pictures[:, :, None].expand(-1, -1, self.still, -1, -1)
         found = self.encoder(pictures)
         return found if isinstance(found, Tokens) else Tokens(found[:, None], found.new_zeros(len(found), 1, 2))
+
+    def _probe(self) -> Tokens:
+        """Those of one observation, where the encoder's weights are: a world model may be built without numbers around it."""
+        return self.tokens(torch.zeros(1, *self.ours.shape, device=next(self.encoder.parameters()).device))
 
     def forward(self, observations: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n output_dim"]:
         return self.tokens(observations).values.flatten(1)
@@ -75,7 +79,7 @@ class PretrainedTokens(PretrainedPerception):
 
     def __init__(self, pretrained: Any, inputs: TrajectoryInputs):
         super().__init__(pretrained, inputs)
-        found = self.tokens(torch.zeros(1, *inputs.shape))
+        found = self._probe()
         rows, columns = (found.positions[0, :, -2:].amax(0) + 1).long().tolist()
         self.grid, self.dim = (rows, columns), found.values.shape[2]
         if rows * columns != found.values.shape[1]:

@@ -161,7 +161,7 @@ class BlockCausalPredictor(nn.Module):
         return 1 + (self.embed_condition is not None) + self.config.grid[0] * self.config.grid[1]
 
     def _tokens(self, embeddings: Tensor, actions: Tensor, condition: Tensor | None) -> Float[Tensor, "batch time step dim"]:
-        """[action, condition?, tokens] of each time step, embedded."""
+        """[action, condition?, tokens] of each time step, embedded; as precise as the embeddings, for much is added to them."""
         rows, columns = self.config.grid
         if embeddings.shape[2] != rows * columns:
             found = embeddings.shape[2]
@@ -175,7 +175,7 @@ class BlockCausalPredictor(nn.Module):
         if condition is not None and self.embed_condition is not None:
             given = condition[:, None].expand(-1, actions.shape[1], -1) if condition.dim() == 2 else condition
             parts.insert(1, self.embed_condition(given)[:, :, None])
-        return torch.cat(parts, dim=2)
+        return torch.cat(parts, dim=2).to(embeddings.dtype)
 
     def _answer(
         self, x: Float[Tensor, "batch time step dim"], before: Float[Tensor, "batch time tokens embedding"]
