@@ -24,7 +24,7 @@ from jepakit.interop.pretrained import load_run_system
 from jepakit.modalities.two_rooms import HIGH, LOW, TwoRoomsConfig, two_rooms_episodes
 from jepakit.worlds.two_rooms_environment import TwoRooms
 
-FRAMES, ENCODER_STEPS, STEPS, EPISODES = 5_000, 100, 2_500, 20
+FRAMES, ENCODER_STEPS, STEPS, EPISODES = 5_000, 100, 800, 32
 HORIZONS = (1, 2, 4, 8)
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {}, "teacher forcing": {"rollout": 0.0}, "not residual": {"residual": False},
