@@ -32,7 +32,8 @@ of an AMD EPYC with bf16. L1 of imagined to true tokens on other episodes after 
       another's actions             .057   .067   .075   .080
     nothing moves                   .069   .085   .097   .098
 
-So: better than standing still, and far from done: after 800 steps actions only begin to matter. The loss on rollouts makes what is imagined for long less wrong and single steps a little
+So: better than standing still, and far from done: after 800 steps actions only begin to matter. The loss on rollouts makes
+what is imagined for long less wrong and single steps a little
 worse; which of the two plans better is not decided by 32 goals. Plans look 4 steps ahead, one more than windows have. Goals in
 the other room were not tried.
 """
