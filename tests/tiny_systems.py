@@ -11,6 +11,7 @@ from typing import Any
 
 from jepakit.collectives import rank
 from jepakit.config import default_config, write_config
+from jepakit.interop.pretrained import teacher_of
 from jepakit.training.distributed import launched, wait_for_all
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder
@@ -52,6 +53,10 @@ TINY: dict[str, dict[str, Any]] = {
     },
     "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16, 16], "sigreg": {"slices": 16}},
     "pldm": {"data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16},
+    "v-jepa-2-ac": {
+        "data": "pendulum-pixels", "limit": 64, "horizon": 2,
+        "encoder": str(Path(__file__).parent / "fixtures" / "image_encoder"),
+    },
     "pixel-world": {"data": "pendulum-pixels", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2]},
     "pixel-world by reconstruction": {
         "system": "pixel-world", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2],
@@ -89,7 +94,7 @@ def tiny_trainer(name: str, path: Path, **options: Any) -> Trainer:
             folder.create()
             write_config(folder.config, decided)
         wait_for_all()
-        return build_trainer(decided, folder, data, prepare_system(decided, device, None), device)
+        return build_trainer(decided, folder, data, prepare_system(decided, device, teacher_of(decided, folder)), device)
 
 
 def words_of(name: str, out: Path, **options: Any) -> list[str]:

@@ -35,6 +35,9 @@ SYSTEMS = {
     "h-jepa": Entry(
         "jepakit.systems.h_jepa:HJEPA", "longer steps above a trained world model, to set it subgoals (LeCun 2022, 4.6)"
     ),
+    "v-jepa-2-ac": Entry(
+        "jepakit.systems.v_jepa_2_ac:VJEPA2AC", "predict a frozen encoder's tokens after an action, to plan (arXiv 2506.09985)"
+    ),
     "pixel-world": Entry(
         "jepakit.systems.pixel_world:PixelWorld", "predict pixels through a sequence of actions: pldm's honest opposite"
     ),

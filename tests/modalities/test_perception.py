@@ -9,8 +9,10 @@ import jepakit
 from jepakit.errors import UserError
 from jepakit.interop.pretrained import PretrainedEncoder, load_run_system
 from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.perception import PretrainedPerception
+from jepakit.modalities.perception import PretrainedPerception, PretrainedTokens
 from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 
 TINY = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8}
@@ -47,6 +49,41 @@ def test_it_sees_what_the_encoder_saw_whatever_the_world_model_was_normalised_wi
 def test_other_channels_sizes_and_vectors_are_refused(shape, message):
     with pytest.raises(UserError, match=rf"pictures of 1 x 8 x 8.*{message}"):
         PretrainedPerception(eyes(), observed(*shape))
+
+
+def test_two_channels_are_red_and_green_to_an_encoder_of_colour():
+    given = eyes(channels=3)
+    pixels = torch.rand(5, 2, 8, 8)
+    shown = torch.cat([pixels, torch.zeros(5, 1, 8, 8)], dim=1)
+    found = PretrainedPerception(given, observed(2, 8, 8))((pixels - 0.1) / 0.2)
+    torch.testing.assert_close(found, given.encoder((shown - 0.3) / 0.5).values.flatten(1), atol=1e-5, rtol=1e-5)
+    with pytest.raises(UserError, match=r"3 x 8 x 8.*an observation here is 1 x 8 x 8"):
+        PretrainedPerception(given, observed(1, 8, 8))
+
+
+def test_tokens_one_by_one():
+    given = eyes()
+    perception = PretrainedTokens(given, observed(1, 8, 8))
+    pixels = torch.rand(5, 1, 8, 8)
+    found = perception((pixels - 0.1) / 0.2)
+    torch.testing.assert_close(found.values, given.encoder((pixels - 0.3) / 0.5).values, atol=1e-5, rtol=1e-5)
+    assert (perception.grid, perception.dim) == ((2, 2), 8)
+
+
+@pytest.mark.parametrize("stills", [False, True])
+def test_an_encoder_of_clips_sees_a_picture_that_stands_still_for_a_tubelet(stills):
+    torch.manual_seed(0)
+    config = VideoTransformerConfig(
+        frames=4, image_size=(8, 12), patch_size=4, channels=1, stills=stills, dim=8, depth=1, heads=2
+    )
+    inputs = VideoInputs(frames=4, image_size=(8, 12), channels=1, mean=(0.3,), std=(0.5,), stills=stills)
+    given = PretrainedEncoder(VideoTransformer(config), inputs, modality=VIDEO)
+    perception = PretrainedTokens(given, observed(1, 8, 12))
+    pixels = torch.rand(5, 1, 8, 12)
+    clips = ((pixels - 0.3) / 0.5)[:, :, None].repeat(1, 1, 2, 1, 1)
+    found = perception((pixels - 0.1) / 0.2)
+    torch.testing.assert_close(found.values, given.encoder(clips).values, atol=1e-5, rtol=1e-5)
+    assert perception.grid == (2, 3)
 
 
 @pytest.mark.parametrize(("system", "options"), [("pldm", {"horizon": 2}), ("lewm", {"projector": [16]})])

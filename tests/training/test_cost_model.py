@@ -13,10 +13,11 @@ import torch.distributed as dist
 from jepakit.config import default_config
 from jepakit.core.batch import Batch
 from jepakit.core.system import System
-from jepakit.interop.pretrained import build_system
+from jepakit.interop.pretrained import build_system, teacher_of
 from jepakit.training import cost_model
 from jepakit.training.cost_model import MACHINES, Counted, Layout, count_step, expected, scaled
 from jepakit.training.distributed import _Step
+from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.plan_run import _drawn
 from jepakit.verbs.pretrain import decide, open_data
 from tiny_systems import TINY, options_of, system_of
@@ -36,7 +37,9 @@ def prepared(name: str, count: int = 10, **options: Any) -> tuple[Any, Batch]:
     decided = decide(config, data)
 
     def build() -> System:
-        return build_system(decided)
+        with torch.device("cpu"):
+            teacher = teacher_of(decided, RunFolder("."))
+        return build_system(decided, teacher)
 
     return build, build().collator(0)(_drawn(decided, data, count))
 

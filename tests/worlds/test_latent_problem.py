@@ -204,6 +204,18 @@ def test_embeddings_of_several_tokens_and_lower_precision():
     torch.testing.assert_close(plan.actions, torch.ones(2, 1, 2).double(), atol=0.02, rtol=0)
 
 
+def test_a_model_taught_by_l1_plans_by_l1():
+    model = world()
+    space = ActionSpace(-torch.ones(2).double(), torch.ones(2).double())
+    start = State({"position": torch.zeros(1, 2).double(), "time": torch.zeros(())})
+    goal = torch.tensor([[3.0, -4.0]]).double()
+    for energy, expected in (("l2", 25.0), ("l1", 7.0)):
+        model.measure = Energy(name=energy)
+        assert LatentProblem(model, start, goal, space, 1).cost(torch.zeros(1, 1, 1, 2).double()).item() == expected
+        tree = LatentTreeProblem(model, start, goal, torch.eye(2).double(), 1)
+        assert tree.state_cost(tree.start).item() == expected
+
+
 def test_a_tree_of_imagined_states():
     """Steps along one axis or the other: the shortest way to a corner, found with few states since many ways cross."""
     model = world()

@@ -60,20 +60,22 @@ class ObservationEncoder(nn.Module):
 
     encoder: observations `[n, ...]` (a tensor or a dict of tensors) to Tokens, or to vectors `[n, width]`.
     pooling: "mean" of the tokens, or "flatten": all tokens of a fixed grid in a row, for small maps where *where* something
-        is matters more than that it is there.
+        is matters more than that it is there; "none": each token is projected, and an embedding is several.
     """
 
-    def __init__(self, encoder: nn.Module, projector: nn.Module, pooling: Literal["mean", "flatten"] = "mean"):
+    def __init__(self, encoder: nn.Module, projector: nn.Module, pooling: Literal["mean", "flatten", "none"] = "mean"):
         super().__init__()
-        check_choice("pooling", pooling, ("mean", "flatten"))
+        check_choice("pooling", pooling, ("mean", "flatten", "none"))
         self.encoder, self.projector, self.pooling = encoder, projector, pooling
 
     def forward(self, inputs: Any) -> Tokens:
-        """Windows `[batch, time, ...]` -> a token for each observation, `[batch, time, dim]`, at positions 0, 1, ..."""
+        """Windows `[batch, time, ...]` -> a token for each observation, `[batch, time, dim]`, at positions 0, 1, ...; with
+        pooling "none" its tokens, `[batch, time, tokens, dim]`."""
         batch, time = tensors_of(inputs)[0].shape[:2]
         found = self.encoder(map_tensors(lambda tensor: tensor.flatten(0, 1), inputs))
         if isinstance(found, Tokens):
-            found = found.mean() if self.pooling == "mean" else found.values.flatten(1)
+            several = found.values if self.pooling == "none" else found.values.flatten(1)
+            found = found.mean() if self.pooling == "mean" else several
         embedded = self.projector(found).unflatten(0, (batch, time))
         return Tokens(embedded, torch.arange(time, device=embedded.device)[None, :, None].expand(batch, -1, -1))
 

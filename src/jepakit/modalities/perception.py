@@ -1,4 +1,4 @@
-"""A pretrained encoder of images as the eyes of a world model."""
+"""A pretrained encoder of images or clips as the eyes of a world model."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from jepakit.errors import UserError
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.video import VideoInputs
 from jepakit.nn.tokens import Tokens
 
 
@@ -18,16 +20,19 @@ class PretrainedPerception(nn.Module):
     """Observations, normalised as a world model has them, to the tokens of a frozen image encoder, side by side.
 
     `[n, channels, height, width] -> [n, output_dim]`. The encoder never learns and never leaves eval mode; where something
-    is in a picture stays known, as no token is averaged with another.
+    is in a picture stays known, as no token is averaged with another. An encoder of clips is shown a picture that stands still
+    for as long as one of its tokens lasts (V-JEPA 2-AC); one of colour pictures sees observations of two channels as red and
+    green.
 
     Errors: observations that are vectors, or of another size or number of channels than the encoder was trained on.
     """
 
     def __init__(self, pretrained: Any, inputs: TrajectoryInputs):
         super().__init__()
-        theirs: ImageInputs = pretrained.inputs
+        theirs: ImageInputs | VideoInputs = pretrained.inputs
         expected = (theirs.channels, *theirs.image_size)
-        if inputs.shape != expected:
+        self.missing = 1 if theirs.channels == 3 and inputs.shape[0] == 2 else 0
+        if len(inputs.shape) != 3 or (inputs.shape[0] + self.missing, *inputs.shape[1:]) != expected:
             found, wanted = (" x ".join(map(str, shape)) for shape in (inputs.shape, expected))
             raise UserError(
                 f"encoder: it was trained on pictures of {wanted} (channels, height, width), an observation "
@@ -35,16 +40,53 @@ class PretrainedPerception(nn.Module):
                 "like these, or leave --encoder out."
             )
         self.encoder = pretrained.encoder.requires_grad_(False).eval()
+        self.still = pretrained.encoder.config.tubelet if isinstance(theirs, VideoInputs) else None
         self.ours, self.theirs = inputs, theirs
-        self.output_dim = self(torch.zeros(1, *inputs.shape)).shape[1]
+        self.output_dim = self._probe().values[0].numel()
 
     @torch.no_grad()
+    def tokens(self, observations: Float[Tensor, "n channels height width"]) -> Tokens:
+        """The encoder's tokens, as many for each observation."""
+        ours, theirs = (
+            [torch.tensor(values, device=observations.device)[:, None, None] for values in (inputs.mean, inputs.std)]
+            for inputs in (self.ours, self.theirs)
+        )
+        pixels = F.pad(observations * ours[1] + ours[0], (0, 0, 0, 0, 0, self.missing))
+        pictures = ((pixels - theirs[0]) / theirs[1]).to(observations.dtype)
+        if self.still is not None:
+            pictures = pictures[:, :, None].expand(-1, -1, self.still, -1, -1)
+        found = self.encoder(pictures)
+        return found if isinstance(found, Tokens) else Tokens(found[:, None], found.new_zeros(len(found), 1, 2))
+
+    def _probe(self) -> Tokens:
+        """Those of one observation, where the encoder's weights are: a world model may be built without numbers around it."""
+        return self.tokens(torch.zeros(1, *self.ours.shape, device=next(self.encoder.parameters()).device))
+
     def forward(self, observations: Float[Tensor, "n channels height width"]) -> Float[Tensor, "n output_dim"]:
-        mean, std = (torch.tensor(v, device=observations.device)[:, None, None] for v in (self.ours.mean, self.ours.std))
-        found = self.encoder(self.theirs.normalise(observations * std + mean).to(observations.dtype))
-        return (found.values if isinstance(found, Tokens) else found).flatten(1)
+        return self.tokens(observations).values.flatten(1)
 
     def train(self, mode: bool = True) -> PretrainedPerception:
         super().train(mode)
         self.encoder.eval()
         return self
+
+
+class PretrainedTokens(PretrainedPerception):
+    """The same, its tokens one by one: `[n, channels, height, width] -> Tokens`, on a grid of (rows, columns).
+
+    Errors: also, an encoder whose tokens are not all of one grid.
+    """
+
+    def __init__(self, pretrained: Any, inputs: TrajectoryInputs):
+        super().__init__(pretrained, inputs)
+        found = self._probe()
+        rows, columns = (found.positions[0, :, -2:].amax(0) + 1).long().tolist()
+        self.grid, self.dim = (rows, columns), found.values.shape[2]
+        if rows * columns != found.values.shape[1]:
+            raise UserError(
+                f"encoder: it gives {found.values.shape[1]} tokens on a grid of {rows} x {columns}. Give one with a token for "
+                "each place."
+            )
+
+    def forward(self, observations: Float[Tensor, "n channels height width"]) -> Tokens:  # type: ignore[override]
+        return self.tokens(observations)

@@ -108,18 +108,20 @@ class AttentionLayout:
 
 
 def attend(
-    q: Float[Tensor, "batch heads tokens head_dim"],
+    q: Float[Tensor, "batch heads queries head_dim"],
     k: Float[Tensor, "batch heads tokens head_dim"],
     v: Float[Tensor, "batch heads tokens head_dim"],
     layout: AttentionLayout | None = None,
-) -> Float[Tensor, "batch heads tokens head_dim"]:
-    """Scaled dot-product attention; `layout` says who sees whom (None: all see all)."""
+) -> Float[Tensor, "batch heads queries head_dim"]:
+    """Scaled dot-product attention; `layout` says who sees whom (None: all see all).
+
+    Queries of some tokens only, such as the newest ones, need a layout of `keys` alone, or none."""
     gate = None if layout is None else layout.gate
     # The fused CPU kernel's bfloat16 backward is 2 to 8 times slower than plain products (torch 2.13).
     by_products = gate is not None or (q.device.type == "cpu" and q.dtype == torch.bfloat16)
     if layout is not None and layout.is_causal and not by_products:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
-    mask = None if layout is None else layout.mask(q.shape[2], q.device, q.dtype)
+    mask = None if layout is None else layout.mask(k.shape[2], q.device, q.dtype)
     if not by_products:
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)

@@ -79,14 +79,15 @@ def act(
     The first episodes are recorded for the report: `acting/`, with what each plan imagined.
 
     Args:
-        run: the run folder of a system with dynamics (pldm, lewm, pixel-world, h-jepa).
+        run: the run folder of a system with dynamics (pldm, lewm, v-jepa-2-ac, pixel-world, h-jepa).
         env: one of ours (docs/worlds.md lists them), or the id of a Gymnasium environment that puts a goal observation into
             info["goal"]; in Python also a function that makes one, and takes `render_mode`.
         planner: random, cem, icem, mppi or gradient; tree where actions are a choice among a few.
         episodes: how many, each with its own start and goal.
         horizon: steps of the model that are imagined; of h-jepa those of its upper level, below it one of them is looked ahead.
         replan: steps that are done before planning again, of h-jepa upper ones; below it plans anew at each step.
-        cost: "sum" of the squared distances to the goal at all imagined steps, that of the "last", or of the "nearest".
+        cost: "sum" of the distances to the goal (squared; absolute in a model taught by L1) at all imagined steps, that of the
+            "last", or of the "nearest".
         population: candidates of an iteration, of the tree search the width of its beam; None: the planner's own.
         elites: how many of them the next iteration builds on; None: the planner's own.
         iterations: rounds of the search; None: the planner's own.

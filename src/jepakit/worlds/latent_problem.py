@@ -45,6 +45,12 @@ def _start_and_goal(model: Dynamics, start: State, goal: Tensor) -> tuple[State,
     return start, _ordinary(goal)
 
 
+def apart(model: Dynamics, embeddings: Tensor, goal: Tensor) -> Tensor:
+    """How far each number of embeddings lies from the goal's: squared, or as it is in a model that was taught by L1."""
+    difference = embeddings - goal
+    return difference.abs() if model.measure.name == "l1" else difference.square()
+
+
 def _only(objective: Objective | None, environment: int) -> Objective | None:
     """That of one environment by itself, whose rows are all of environment 0."""
     if objective is None:
@@ -67,8 +73,8 @@ class LatentProblem:
             None: raw actions.
         skip: environment actions to one step of the model, which takes them in a row as one block; an action of the plan is
             such a block (`problem.space.steps(plan.actions)` takes plans apart).
-        cost: squared distance to the goal: the "sum" over all imagined steps, that of the "last", or of the "nearest": what
-            happens after it counts for nothing.
+        cost: squared distance to the goal (absolute, in a model taught by L1): the "sum" over all imagined steps, that of the
+            "last", or of the "nearest": what happens after it counts for nothing.
         haste: with "nearest", what each step until then costs, `[env]`, so that of two ways to a goal the shorter one is taken.
         chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
             have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
@@ -129,7 +135,7 @@ class LatentProblem:
         return self.constraint(actions)
 
     def cost(self, actions: Float[Tensor, "env candidate horizon action"]) -> Float[Tensor, "env candidate"]:
-        """Squared distance of what the model imagines to the goal, summed over the embedding."""
+        """Distance of what the model imagines to the goal, summed over the embedding."""
         if (actions.shape[0], *actions.shape[2:]) != (self.environments, self.horizon, self.space.size):
             raise UserError(
                 f"Candidates are [env, candidate, horizon, action] = [{self.environments}, any, {self.horizon}, "
@@ -174,7 +180,7 @@ class LatentProblem:
         embeddings = self.model.rollout(self.start, self._given(rows), owner=owner, last=last).embeddings
         if self.objective is not None:
             return self.objective(embeddings, rows, owner)
-        distances = (embeddings - self.goal[owner][:, None]).square().flatten(2).sum(2)
+        distances = apart(self.model, embeddings, self.goal[owner][:, None]).flatten(2).sum(2)
         if self.reach != "nearest":
             return distances.sum(1)
         return (distances + self.haste[owner][:, None] * torch.arange(1, self.horizon + 1, device=self.device)).amin(1)
@@ -238,11 +244,11 @@ class LatentTreeProblem:
         return State({**state.tree, "model": moved.tree})
 
     def state_cost(self, state: State) -> Float[Tensor, "n"]:
-        """Squared distance of each state's embedding to its goal, summed over the embedding; or what the objective says."""
+        """Distance of each state's embedding to its goal, as of `LatentProblem`; or what the objective says."""
         embedding = self.model.embedding(State(state.tree["model"]))
         if self.objective is not None:
             return self.objective(embedding[:, None], None, state.tree["owner"])
-        return (embedding - state.tree["goal"]).square().flatten(1).sum(1)
+        return apart(self.model, embedding, state.tree["goal"]).flatten(1).sum(1)
 
     def imagine(self, actions: Int[Tensor, "env horizon 1"]) -> Float[Tensor, "env horizon *tokens dim"]:
         """The embeddings that a plan of each environment would lead through."""

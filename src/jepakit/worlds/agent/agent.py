@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from jepakit.worlds.agent.configurator import Configurator, TaskConfig
 from jepakit.worlds.agent.cost import Imagined, StateReader
 from jepakit.worlds.agent.memory import Entries, ShortTermMemory
 from jepakit.worlds.agent.perception import Perception
+from jepakit.worlds.latent_problem import apart
 from jepakit.worlds.problem import Plan
 
 
@@ -161,12 +163,16 @@ class Agent(PlanningPolicy):
 
     def _objective(self, embeddings: Tensor, actions: Tensor | None, owner: Tensor) -> Tensor:
         """The whole cost of imagined rollouts; +inf where it is no number."""
-        goal = None if self.goal is None else self.goal[owner]
-        imagined = Imagined(embeddings, actions, goal, self.reader, self.frame_skip)
+        imagined = self._imagined(embeddings, actions, owner)
         cost = torch.stack(list(self.configurator.judged(imagined).values())).sum(0)
         real = ~cost.isnan()
         self.real[owner[real]] = True
         return cost.where(real, torch.full_like(cost, torch.inf))
+
+    def _imagined(self, embeddings: Tensor, actions: Tensor | None, owner: Tensor | None = None) -> Imagined:
+        """Rollouts as the cost judges them, row i of environment owner[i], or of environment i."""
+        goal = self.goal if self.goal is None or owner is None else self.goal[owner]
+        return Imagined(embeddings, actions, goal, self.reader, self.frame_skip, partial(apart, self.model))
 
     def _reaction(self) -> list[NDArray]:
         """The reactive actor's block, where the world model foresees no broken limit."""
@@ -179,7 +185,7 @@ class Agent(PlanningPolicy):
             done = torch.cat([self.moves.codes(action) for action in self.queue], 1)
             with torch.no_grad(), self._precision():
                 ahead = self.model.rollout(self.state, self.inputs.normalise_actions(done)[:, None].to(self.device))
-                imagined = Imagined(ahead.embeddings, done[:, None], self.goal, self.reader, self.frame_skip)
+                imagined = self._imagined(ahead.embeddings, done[:, None])
                 cost = torch.stack(list(self.configurator.intrinsic.parts(imagined).values())).sum(0)
             self._rest_where(~cost.isfinite(), "the reactive actor would break a hard limit")
         return self.queue
@@ -191,7 +197,7 @@ class Agent(PlanningPolicy):
         with torch.no_grad(), self._precision():
             embeddings = problem.imagine(plan.actions).float()
         choice = plan.actions.dtype == torch.int64
-        imagined = Imagined(embeddings, None if choice else plan.actions, self.goal, self.reader, self.frame_skip)
+        imagined = self._imagined(embeddings, None if choice else plan.actions)
         parts = self.configurator.judged(imagined)
         for row, seed in enumerate(self.ids):
             if seed in self.judged:
@@ -209,7 +215,7 @@ class Agent(PlanningPolicy):
         self.memory.append(self._entries(self.now, self.perception.clock // self.frame_skip, block, False))
 
     def _entries(self, states: Tensor, when: int, block: Tensor, imagined: bool) -> Entries:
-        judged = Imagined(states[:, None], None, self.goal, self.reader, self.frame_skip)
+        judged = self._imagined(states[:, None], None)
         cost = torch.stack(list(self.configurator.intrinsic.parts(judged).values())).sum(0)
         flat, count = states.flatten(1).float().cpu(), len(self.ids)
         goal = torch.zeros_like(flat) if self.goal is None else self.goal.flatten(1).float().cpu()

@@ -32,7 +32,7 @@ _OPTIONS: dict[str, set[str]] = {"goal": set(), "place": {"where"}, "zone": {"wh
 class CostConfig:
     """A term of the intrinsic cost.
 
-    goal: squared distance to the goal's embedding, summed over its numbers.
+    goal: squared distance to the goal's embedding, summed over its numbers (absolute in a model taught by L1).
     place: squared distance of variables of the state, as they are read, from values: where = {x: 40, y: 20}.
     zone: how deep in a box of variables of the state a step is, 0 outside: where = {x: [25, 35], y: [4, 30]}, in their units.
     effort: squared length of an action, in the environment's units; of a block the mean of its actions'.
@@ -88,6 +88,11 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def squared(embeddings: Tensor, goal: Tensor) -> Tensor:
+    """The squared difference of each number."""
+    return (embeddings - goal).square()
+
+
 @dataclass(frozen=True, eq=False)
 class StateReader:
     """Variables of the true state by name, read off embeddings: by the network that `jepakit evaluate` leaves in a run."""
@@ -109,8 +114,11 @@ class Imagined:
     embeddings: Float[Tensor, "rows steps *tokens dim"]
     actions: Float[Tensor, "rows steps action"] | None
     goal: Float[Tensor, "rows *tokens dim"] | None
+    """Of each row; None: the task has none."""
     reader: StateReader | None = None
     parts: int = 1
+    apart: Callable[[Tensor, Tensor], Tensor] = squared
+    """How far each number of embeddings lies from the goal's."""
 
     @cached_property
     def states(self) -> Float[Tensor, "rows steps variables"]:
@@ -153,7 +161,7 @@ class IntrinsicCost:
         if term.kind == "goal":
             if imagined.goal is None:
                 raise UserError(f"costs.{term.title}: there is no goal. Act where info['goal'] is one, or leave the term out.")
-            return (imagined.embeddings.float() - imagined.goal[:, None]).square().flatten(2).sum(2)
+            return imagined.apart(imagined.embeddings.float(), imagined.goal[:, None]).flatten(2).sum(2)
         if term.kind == "effort":
             if imagined.actions is None:  # a state by itself: what led to it is not told
                 return torch.zeros(imagined.embeddings.shape[:2], device=imagined.embeddings.device)
