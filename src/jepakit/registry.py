@@ -63,7 +63,7 @@ DATASETS = {
         "jepakit.modalities.trajectories:open_trajectories", "two-rooms before a background that nobody can predict"
     ),
     "two-rooms-stochastic": Entry(
-        "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; one of two doors is locked in half of the episodes"
+        "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; of two doors one is locked half of the time"
     ),
     "two-rooms-stochastic-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, as pictures"),
     "maze": Entry("jepakit.modalities.trajectories:open_trajectories", "3,000 episodes in mazes of four rooms, generated"),

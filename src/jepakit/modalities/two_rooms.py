@@ -70,7 +70,7 @@ class TwoRoomsConfig:
     def __post_init__(self) -> None:
         check_range("locked", self.locked, 0, 1)
         if not self.pixels and not self.fixed:
-            raise UserError("pixels: x and y say nothing of a wall that is drawn for each world. Set fixed, or leave the pixels.")
+            raise UserError("pixels: x and y say nothing of walls drawn for each world. Set fixed, or leave the pixels.")
         check_range("door", self.door, 1, 10)
         check_range("dot", self.dot, 0.3, 6)
         check_range("brightness", self.brightness, 0.05, 1)
@@ -114,7 +114,8 @@ class Rooms:
         """To somebody who knows what is locked: each world with one door, the open one on the shorter way."""
         if self.doubtful is None or self.locked is None:
             return self
-        ways = [sum(np.hypot(end[:, 0] - self.wall, end[:, 1] - y) for end in (places, goals)) for y in (self.door, self.doubtful)]
+        doors = (self.door, self.doubtful)
+        ways = [sum(np.hypot(end[:, 0] - self.wall, end[:, 1] - y) for end in (places, goals)) for y in doors]
         return Rooms(self.wall, np.where(~self.locked & (ways[1] < ways[0]), self.doubtful, self.door))
 
 
@@ -124,8 +125,8 @@ def draw_rooms(config: TwoRoomsConfig, draws: Draws) -> Rooms:
         middle = np.full(len(draws), (LOW + HIGH) / 2)
         if not config.locked:
             return Rooms(middle, middle.copy())
-        fixed = (np.full(len(draws), y) for y in (SURE, DOUBTFUL))
-        return Rooms(middle, *fixed, draws.uniform(1)[:, 0] < config.locked)
+        sure, doubtful = (np.full(len(draws), y) for y in (SURE, DOUBTFUL))
+        return Rooms(middle, sure, doubtful, draws.uniform(1)[:, 0] < config.locked)
     count = DOORS[1] - DOORS[0] + 1
     wall = WALLS[0] + draws.integers(WALLS[1] - WALLS[0] + 1, 1)[:, 0]
     door = DOORS[0] + draws.integers(count, 1)[:, 0]

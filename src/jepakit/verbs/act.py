@@ -37,6 +37,7 @@ from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import PLANNERS, make_planner
 from jepakit.worlds.problem import Reach
 from jepakit.worlds.recording import Recorder
+from jepakit.worlds.risk import Risk
 
 FORMAT = 1
 
@@ -56,6 +57,8 @@ def act(
     std: float | None = None,
     deviations: float | None = 2.5,
     observations: int | None = None,
+    risk: Risk | None = None,
+    futures: int = 16,
     behaviour_cloning: bool = False,
     together: int = 25,
     seed: int = 0,
@@ -84,6 +87,9 @@ def act(
             where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
         observations: newest ones that a plan starts from; None: as many as the model's history. Where that has room for these
             and the horizon, plans are up to twice as fast.
+        risk: what a plan costs whose model has a latent, and several futures: their "mean" (also None), the "worst", or a
+            quantile such as 0.9.
+        futures: how many of a continuous latent; of a discrete one there are as many as codes.
         behaviour_cloning: train a policy that copies the run's recorded actions (tens of seconds), and show it beside.
         together: environments that are planned for at once.
         seed: draws starts, goals and plans. Episode i is the same with any number of episodes.
@@ -111,7 +117,8 @@ def act(
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
     watched = recorder.planner(make_planner(planner, seed=seed, **searched))
     looking = PlanningConfig(
-        horizon=horizon, replan=replan, cost=cost, deviations=deviations, observations=observations, precision=precision
+        horizon=horizon, replan=replan, cost=cost, deviations=deviations, observations=observations, risk=risk, futures=futures,
+        precision=precision,
     )
     planning = planning_policy(run, watched, looking, where)
     planned = "random shooting" if planner == "random" else planner  # not the policy of that name
@@ -134,7 +141,7 @@ def act(
         "env": name,
         "planner": {
             "name": planned, "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations,
-            "observations": observations, "precision": precision, **asked,
+            "observations": observations, "risk": risk, "futures": futures, "precision": precision, **asked,
         },
         "seed": seed,
         "rows": rows,

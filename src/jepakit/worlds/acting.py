@@ -22,6 +22,7 @@ from jepakit.randomness import derive_seed
 from jepakit.training.device import autocast, choose_precision
 from jepakit.worlds.moves import moves
 from jepakit.worlds.problem import ActionSpace, Planner, Reach, shifted
+from jepakit.worlds.risk import Risk, check_risk
 
 Information = dict[str, Any]
 PlanningPrecision = Literal["auto", "float32", "bfloat16"]
@@ -81,6 +82,11 @@ class PlanningConfig:
     observations: int | None = None
     """Newest observations that a plan starts from; None: as many as the model's history. Windows of a history that has room for
     these and what is imagined never slide, so that nothing is worked out twice."""
+    risk: Risk | None = None
+    """What a plan costs that has several futures (a model with a latent): their "mean" (also with None), the "worst", or a
+    quantile between 0 and 1."""
+    futures: int = 16
+    """Drawn for a continuous latent, once; of a discrete one there are as many as codes."""
     chunk: int | None = 4096
     """Rollouts imagined at once, which bounds the memory."""
     precision: PlanningPrecision = "float32"
@@ -88,6 +94,9 @@ class PlanningConfig:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, get_args(PlanningPrecision))
+        if self.risk is not None:
+            check_risk(self.risk)
+        check_range("futures", self.futures, 1)
         check_range("deviations", 1.0 if self.deviations is None else self.deviations, 0.1)
         check_range("horizon", self.horizon, 1)
         check_range("replan", self.replan, 1, self.horizon)
@@ -132,6 +141,7 @@ class PlanningPolicy:
         self.moves = moves(
             self.model, self.inputs, self.space or environments[0].action_space, self.frame_skip,
             cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
+            risk=config.risk, futures=config.futures,
         )  # fmt: skip
         specs = [getattr(environment, "spec", None) for environment in environments]
         self.ends = min((spec.max_episode_steps for spec in specs if spec and spec.max_episode_steps), default=None)

@@ -32,7 +32,7 @@ from jepakit.modalities.walls import coloured
 from jepakit.randomness import Draws
 
 NEAR = 4.5  # pixels: closer to the goal than this is success
-BESIDE = 8.0  # pixels that start and goal lie above or below a door that may be locked, at most: the sure one is a long way round
+BESIDE = 8.0  # pixels that start and goal lie above or below a door that may be locked, at most
 
 
 class TwoRooms(gymnasium.Env):
