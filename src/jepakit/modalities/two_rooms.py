@@ -12,7 +12,7 @@ the dot, the width of the door; and a second door, which is locked in some episo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -199,9 +199,9 @@ def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tupl
     places, actions = np.empty((episodes, steps, 2)), np.zeros((episodes, steps, 2))
     places[:, 0] = draw_places(rooms, draws)
     if config.locked:
-        tries = Tries(rooms, places[:, 0], draws)
+        tries = Tries(rooms, places[:, 0], draws, config.door)
         for t in range(steps - 1):
-            actions[:, t] = tries.actions(places[:, t])
+            actions[:, t] = tries.actions()
             places[:, t + 1] = move(rooms, places[:, t], actions[:, t], config.door)
         return rooms, places, actions
     heading = draws.uniform(1, high=2 * np.pi)[:, 0]
@@ -222,25 +222,26 @@ def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tupl
 class Tries:
     """Wanderers who try a door, in three of four episodes: go to its front and push, twelve steps long, whatever comes of it.
 
-    Two thirds try the doubtful one. From the first push on they walk without looking where they are, so that what is done
-    says nothing of whether the door let through: actions that did would tell a model what it is to be uncertain of.
-    rooms: of n worlds, with two doors; places: where the wanderers start; draws: a stream for each.
+    Two thirds try the doubtful one. They walk without looking, by where they would be if it were locked, so that what is done
+    says nothing of whether it let through: actions that did would tell a model what it is to be uncertain of.
+    rooms: of n worlds, with two doors; places: where the wanderers start; draws: a stream for each; door: half of its width.
     """
 
-    def __init__(self, rooms: Rooms, places: Points, draws: Draws):
+    def __init__(self, rooms: Rooms, places: Points, draws: Draws, door: float = 4.0):
         if rooms.doubtful is None:
             raise UserError("Tries: these worlds have one door, which is open. Draw them with a chance that one is locked.")
-        self.draws = draws
+        self.rooms, self.places = replace(rooms, locked=np.ones(len(rooms), dtype=bool)), places
+        self.draws, self.width = draws, door
         self.heading = draws.uniform(1, high=2 * np.pi)[:, 0]
         self.out = np.where(in_left_room(rooms, places), 1.0, -1.0)
-        door = np.where(draws.uniform(1)[:, 0] < 2 / 3, rooms.doubtful, rooms.door)
-        self.front = np.stack([rooms.wall - self.out * (THICKNESS / 2 + 1), door], axis=1)
+        tried = np.where(draws.uniform(1)[:, 0] < 2 / 3, rooms.doubtful, rooms.door)
+        self.front = np.stack([rooms.wall - self.out * (THICKNESS / 2 + 1), tried], axis=1)
         self.coming = draws.uniform(1)[:, 0] < 0.75
         self.pushes = np.zeros(len(rooms), dtype=np.int64)  # that are left
 
-    def actions(self, places: Points) -> Points:
+    def actions(self) -> Points:
         """The next move of each."""
-        way, turn = self.front - places, np.sqrt(0.2) * self.draws.normal(1)[:, 0]
+        way, turn = self.front - self.places, np.sqrt(0.2) * self.draws.normal(1)[:, 0]
         arrived = self.coming & (np.hypot(*way.T) < 1.5)
         self.coming &= ~arrived
         self.pushes = np.where(arrived, PUSHES, self.pushes)
@@ -249,7 +250,9 @@ class Tries:
         self.heading = np.where(self.pushes > 0, np.where(self.out > 0, 0.0, np.pi) + turn / 2, self.heading)
         self.pushes = np.maximum(self.pushes - 1, 0)
         length = np.clip(1.0 + 0.4 * self.draws.normal(1)[:, 0], 0.2, 1.8)
-        return length[:, None] * np.stack([np.cos(self.heading), np.sin(self.heading)], axis=1)
+        moves = length[:, None] * np.stack([np.cos(self.heading), np.sin(self.heading)], axis=1)
+        self.places = move(self.rooms, self.places, moves, self.width)
+        return moves
 
 
 def door_heading(rooms: Rooms, places: Points, from_left: Bool[np.ndarray, "worlds"]) -> Float[np.ndarray, "worlds"]:

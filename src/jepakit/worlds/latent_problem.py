@@ -78,7 +78,7 @@ class LatentProblem:
         scale: tuple[Tensor, Tensor] | None = None,
         skip: int = 1,
         cost: Reach = "sum",
-        latents: Float[Tensor, "samples z"] | Float[Tensor, "env samples z"] | None = None,
+        latents: Tensor | None = None,
         risk: Risk = "mean",
         chunk: int | None = None,
         ids: Sequence[int] | None = None,

@@ -91,8 +91,8 @@ class TwoRooms(gymnasium.Env):
         may be locked, of one who tries it (`Tries`)."""
         if self.config.locked:
             if self._tries is None:
-                self._tries = Tries(self.rooms, self.place, Draws(int(rng.integers(2**62)), "tries", 0, [0]))
-            return self._tries.actions(self.place)[0].astype(np.float32)
+                self._tries = Tries(self.rooms, self.place, Draws(int(rng.integers(2**62)), "tries", 0, [0]), self.config.door)
+            return self._tries.actions()[0].astype(np.float32)
         self._heading += float(rng.normal(0, np.sqrt(0.2)))
         if rng.random() < 0.35:
             self._heading = float(door_heading(self.rooms, self.place, in_left_room(self.rooms, self.place))[0])

@@ -1,0 +1,169 @@
+"""A door that may be locked and does not show it: what a latent variable is worth, in prediction and in planning.
+
+    python recipes/stochastic_rooms.py --threads 1 --seeds 0
+
+`pldm` on `two-rooms-stochastic` (x and y of a dot; the nearer of two doors is locked in half of the episodes) without a latent,
+with a discrete one of two codes, and with a continuous one of one number with its penalty, of one without, and of as many
+numbers as an embedding has without. Three tables:
+
+Prediction, on windows never trained on in which the door is tried, done in both worlds by the simulator: squared distance of what
+is imagined from the future with the door open, locked, and from the mean of the two, all as a share of the squared distance of the
+two futures (their mean is .25 from both), at the steps at which they are 3 pixels apart; then of each future from the nearest of
+what is imagined under all z (codes, or 16 draws), and the share of windows in which both have one nearer than a quarter of their
+distance (1/16).
+
+Energy: how often the observed next step has a lower energy than that of another window.
+
+Planning: success over episodes in which the door was open and locked, and the mean distance to the goal on the way, in pixels.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from seeds import arguments
+from torch import Tensor
+
+import jepakit
+from jepakit.core.state import State
+from jepakit.core.system import shuffled
+from jepakit.evaluation.intervals import wilson
+from jepakit.files import read_json, write_json
+from jepakit.interop.pretrained import load_run_system
+from jepakit.modalities.two_rooms import TWO_ROOMS, move, wander
+from jepakit.worlds.environments import make_environment
+
+WORLD = "two-rooms-stochastic"
+SHARED: dict[str, Any] = {
+    "data": WORLD, "embedding": 64, "horizon": 8, "batch_size": 64, "inverse_hidden": 64, "precision": "float32",
+    "test_fraction": 0.0,  # what is measured here is on other walks
+}  # fmt: skip
+STEPS = 600
+CONTINUOUS: dict[str, Any] = {"latent": "continuous"}
+RUNS: dict[str, dict[str, Any]] = {
+    "none": {"steps": STEPS},
+    "discrete": {"steps": STEPS, "latent": "discrete"},
+    "continuous": {"steps": STEPS, **CONTINUOUS},
+    "continuous, no penalty": {"steps": STEPS, **CONTINUOUS, "latent_weight": 0.0},
+    "continuous, 64 numbers, no penalty": {"steps": STEPS, **CONTINUOUS, "latent_weight": 0.0, "latent_dim": 64},
+}
+PLANNED: dict[str, Any] = {
+    "planner": "icem", "horizon": 20, "replan": 1, "cost": "nearest", "deviations": 1.3, "std": 2.0,
+    "population": 64, "elites": 8, "iterations": 3,
+}  # fmt: skip
+EPISODES, APART = 60, 3.0
+PLANS: list[tuple[str, Any]] = [
+    ("none", None), ("discrete", "mean"), ("discrete", "worst"), ("discrete", 0.25), ("continuous", "mean"), ("continuous", 0.75),
+    ("continuous", "worst"),
+]  # fmt: skip
+
+
+def forks(horizon: int, skip: int, episodes: int = 3_000) -> tuple[Tensor, Tensor, Tensor]:
+    """Windows that begin one to `horizon / 2` steps of the model before the two worlds part: places of the open and the locked
+    door's world `[n, 2, horizon + 1, 2]`, actions `[n, horizon, block]`, and at which steps they lie apart `[n, horizon]`."""
+    config, span = TWO_ROOMS[WORLD], horizon * skip
+    rooms, places, actions = wander(config, 1, episodes, 91)
+    worlds = [dataclasses.replace(rooms, locked=np.full(len(rooms), locked)) for locked in (False, True)]
+    paths = [[places[:, 0]], [places[:, 0]]]
+    for t in range(90):
+        for world, path in zip(worlds, paths, strict=True):
+            path.append(move(world, path[-1], actions[:, t], config.door))
+    both = np.stack([np.stack(path, 1) for path in paths], 1)
+    parted = np.abs(both[:, 0] - both[:, 1]).max(2) > 1e-6
+    early = np.random.default_rng(0).integers(1, horizon // 2 + 1, len(both)) * skip
+    begin = parted.argmax(1) - early
+    fits = np.flatnonzero(parted.any(1) & (begin >= 0) & (begin + span <= 90))
+    steps = begin[fits, None] + skip * np.arange(horizon + 1)
+    found = both[fits[:, None], :, steps].swapaxes(1, 2)
+    blocks = actions[fits[:, None], begin[fits, None] + np.arange(span)].reshape(len(fits), horizon, -1)
+    apart = np.hypot(*np.moveaxis(found[:, 0, 1:] - found[:, 1, 1:], 2, 0)) > APART
+    kept = apart.any(1)
+    return torch.tensor(found[kept]).float(), torch.tensor(blocks[kept]).float(), torch.tensor(apart[kept])
+
+
+@torch.no_grad()
+def prediction(folder: Path) -> dict[str, float]:
+    """The first table's row."""
+    system, config = load_run_system(folder)
+    places, blocks, apart = forks(config.dataset.horizon, config.dataset.frame_skip or 1)
+    seen = torch.stack([system.encode(system.inputs.normalise(part)).values for part in places.unbind(1)], 1)
+    begin, actions, (opened, locked) = seen[:, 0, 0], system.inputs.normalise_actions(blocks), seen[:, :, 1:].unbind(1)
+    between = (opened - locked).square().sum(2)
+
+    def distance(imagined: Tensor, future: Tensor) -> Tensor:
+        """Of each window, over the steps at which the futures lie apart."""
+        return ((imagined - future).square().sum(2) * apart).sum(1) / (between * apart).sum(1)
+
+    guess = system.rollout(State(begin), actions).embeddings
+    row = {"windows": len(places), "to open": float(distance(guess, opened).mean()), "to locked": float(distance(guess, locked).mean())}
+    row["to mean"] = float(distance(guess, (opened + locked) / 2).mean())
+    futures = system.futures(16)
+    every = [guess]
+    if futures is not None:
+        every = [system.rollout(State(begin), actions, z.expand(len(begin), -1)).embeddings for z in futures]
+    nearest = torch.stack([torch.stack([distance(one, future) for one in every]).amin(0) for future in (opened, locked)])
+    row |= {"nearest to open": float(nearest[0].mean()), "nearest to locked": float(nearest[1].mean())}
+    row["both covered"] = float((nearest < 1 / 16).all(0).float().mean())
+    row["pairs below"] = pairs_below(system, config.dataset.frame_skip or 1)
+    return row
+
+
+def pairs_below(system: Any, skip: int, count: int = 1_024) -> float:
+    """How often what a walker saw next has a lower energy than what another one did."""
+    _, places, actions = wander(TWO_ROOMS[WORLD], 1, count, 91)
+    begin = np.random.default_rng(0).integers(0, 90 - skip, (count, 1))
+    row = np.arange(count)[:, None]
+    seen = torch.tensor(places[row, begin + [0, skip]]).float()
+    blocks = torch.tensor(actions[row, begin + np.arange(skip)]).float().reshape(count, 1, -1)
+    batch = {"inputs": system.inputs.normalise(seen), "actions": system.inputs.normalise_actions(blocks)}
+    own, other = (system.energy(batch, partners) for partners in (torch.arange(count), shuffled(count, torch.device("cpu"))))
+    return float((own < other).float().mean())
+
+
+def planning(folder: Path, risk: Any, seed: int) -> dict[str, Any]:
+    """The last table's row: what `act` says, episodes with the door open and locked apart."""
+    kept = folder / f"acting-{risk}.json"
+    if not kept.exists():
+        write_json(kept, jepakit.act(folder, env=WORLD, episodes=EPISODES, seed=100 + seed, risk=risk, record=0, **PLANNED))
+    return read_json(kept)["rows"]
+
+
+def shares(row: dict[str, Any]) -> list[str]:
+    """Success of all, with the door open and with it locked, and the mean distance on the way."""
+    environment = make_environment(WORLD)
+    locked = np.array([bool(environment.reset(seed=one["seed"])[1]["state"][-1]) for one in row["outcomes"]])
+    success = np.array([one["success"] for one in row["outcomes"]])
+    pooled = wilson(int(success.sum()), len(success))
+    cells = [f"{pooled.value:.2f} ({pooled.low:.2f} to {pooled.high:.2f})"]
+    cells += [f"{success[part].sum()} of {part.sum()}" for part in (~locked, locked)]
+    return [*cells, f"{-row['reward'] * len(success) / row['steps']:.1f}", f"{1e3 * row['cpu_seconds_a_step']:.0f}"]
+
+
+def main() -> None:
+    asked = arguments(__doc__ or "")
+    for seed in asked.seeds:
+        folders = {}
+        for name, options in RUNS.items():
+            named = f"stochastic-rooms-{name.replace(',', '').replace(' ', '-')}"
+            folders[name] = asked.out / f"{named}-seed{seed}"
+            if not (folders[name] / "model.safetensors").exists():
+                jepakit.pretrain("pldm", out=folders[name], seed=seed, threads=asked.threads, **SHARED, **options)
+        rows = {name: prediction(folder) for name, folder in folders.items()}
+        print(f"\nSeed {seed}\n\n| latent | " + " | ".join(next(iter(rows.values()))) + " |")
+        print("|---" * (1 + len(next(iter(rows.values())))) + "|")
+        for name, row in rows.items():
+            print(f"| {name} | " + " | ".join(f"{value:.3f}" if name != "windows" else str(value) for name, value in row.items()) + " |")
+        print("\n| latent | risk | success | door open | door locked | distance | CPU ms a step |\n" + "|---" * 7 + "|")
+        for name, risk in PLANS:
+            found = planning(folders[name], risk, seed)
+            print(f"| {name} | {risk or ''} | " + " | ".join(shares(found[PLANNED["planner"]])) + " |", flush=True)
+        for name in ("random", "oracle"):
+            print(f"| {name} | | " + " | ".join(shares(found[name])) + " |")
+
+
+if __name__ == "__main__":
+    main()
