@@ -2,17 +2,16 @@
 
     python recipes/stochastic_rooms.py --threads 1 --seeds 0
 
-`pldm` on `two-rooms-stochastic` (x and y of a dot; the nearer of two doors is locked in half of the episodes) without a latent,
-with a discrete one of two codes, and with a continuous one of one number with its penalty, of one without, and of as many
-numbers as an embedding has without. Three tables:
+`pldm` on `two-rooms-stochastic` (x and y of a dot; the nearer of two doors is locked in half of the episodes) without a latent
+and with a discrete one of two codes; in a third of the updates with a continuous one of one number with its penalty, of one
+without, and of as many numbers as an embedding has without. Two tables:
 
-Prediction, on windows never trained on in which the door is tried, done in both worlds by the simulator: squared distance of what
-is imagined from the future with the door open, locked, and from the mean of the two, all as a share of the squared distance of the
-two futures (their mean is .25 from both), at the steps at which they are 3 pixels apart; then of each future from the nearest of
-what is imagined under all z (codes, or 16 draws), and the share of windows in which both have one nearer than a quarter of their
-distance (1/16).
-
-Energy: how often the observed next step has a lower energy than that of another window.
+Prediction, on walks of another seed in which the doubtful door is tried, done in both worlds by the simulator. Squared distance
+of what is imagined (with a latent: its first guess) from the future with the door open, from that with it locked and from the
+mean of the two, as a share of the squared distance of the two futures, over the steps at which they are 3 pixels apart: their
+mean is .25 from both. Of each future the distance from the nearest of what is imagined under all z (codes, or 16 draws), and the
+share of windows in which both futures have one nearer than a quarter of their own distance (1/16 squared). Last, how often what
+a walker saw next has a lower energy than what another one did.
 
 Planning: success over episodes in which the door was open and locked, and the mean distance to the goal on the way, in pixels.
 """
@@ -39,27 +38,24 @@ from jepakit.worlds.environments import make_environment
 
 WORLD = "two-rooms-stochastic"
 SHARED: dict[str, Any] = {
-    "data": WORLD, "embedding": 64, "horizon": 8, "batch_size": 64, "inverse_hidden": 64, "precision": "float32",
+    "data": WORLD, "embedding": 64, "horizon": 8, "batch_size": 32, "inverse_hidden": 64, "precision": "float32",
     "test_fraction": 0.0,  # what is measured here is on other walks
 }  # fmt: skip
-STEPS = 600
-CONTINUOUS: dict[str, Any] = {"latent": "continuous"}
+STEPS, FEWER = 2_000, 600
+CONTINUOUS: dict[str, Any] = {"latent": "continuous", "steps": FEWER}
 RUNS: dict[str, dict[str, Any]] = {
     "none": {"steps": STEPS},
     "discrete": {"steps": STEPS, "latent": "discrete"},
-    "continuous": {"steps": STEPS, **CONTINUOUS},
-    "continuous, no penalty": {"steps": STEPS, **CONTINUOUS, "latent_weight": 0.0},
-    "continuous, 64 numbers, no penalty": {"steps": STEPS, **CONTINUOUS, "latent_weight": 0.0, "latent_dim": 64},
+    "continuous": {**CONTINUOUS},
+    "continuous, no penalty": {**CONTINUOUS, "latent_weight": 0.0},
+    "continuous, 64 numbers, no penalty": {**CONTINUOUS, "latent_weight": 0.0, "latent_dim": 64},
 }
 PLANNED: dict[str, Any] = {
     "planner": "icem", "horizon": 20, "replan": 1, "cost": "nearest", "deviations": 1.3, "std": 2.0,
     "population": 64, "elites": 8, "iterations": 3,
 }  # fmt: skip
-EPISODES, APART = 60, 3.0
-PLANS: list[tuple[str, Any]] = [
-    ("none", None), ("discrete", "mean"), ("discrete", "worst"), ("discrete", 0.25), ("continuous", "mean"), ("continuous", 0.75),
-    ("continuous", "worst"),
-]  # fmt: skip
+EPISODES, APART = 100, 3.0
+PLANS: list[tuple[str, Any]] = [("none", None), ("discrete", "mean"), ("discrete", "worst"), ("discrete", 0.25)]
 
 
 def forks(horizon: int, skip: int, episodes: int = 3_000) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,8 +95,8 @@ def prediction(folder: Path) -> dict[str, float]:
         return ((imagined - future).square().sum(2) * apart).sum(1) / (between * apart).sum(1)
 
     guess = system.rollout(State(begin), actions).embeddings
-    row = {"windows": len(places), "to open": float(distance(guess, opened).mean()), "to locked": float(distance(guess, locked).mean())}
-    row["to mean"] = float(distance(guess, (opened + locked) / 2).mean())
+    asked = {"to open": opened, "to locked": locked, "to mean": (opened + locked) / 2}
+    row = {name: float(distance(guess, future).mean()) for name, future in asked.items()}
     futures = system.futures(16)
     every = [guess]
     if futures is not None:
@@ -117,7 +113,7 @@ def pairs_below(system: Any, skip: int, count: int = 1_024) -> float:
     _, places, actions = wander(TWO_ROOMS[WORLD], 1, count, 91)
     begin = np.random.default_rng(0).integers(0, 90 - skip, (count, 1))
     row = np.arange(count)[:, None]
-    seen = torch.tensor(places[row, begin + [0, skip]]).float()
+    seen = torch.tensor(places[row, begin + np.array([0, skip])]).float()
     blocks = torch.tensor(actions[row, begin + np.arange(skip)]).float().reshape(count, 1, -1)
     batch = {"inputs": system.inputs.normalise(seen), "actions": system.inputs.normalise_actions(blocks)}
     own, other = (system.energy(batch, partners) for partners in (torch.arange(count), shuffled(count, torch.device("cpu"))))
@@ -153,10 +149,10 @@ def main() -> None:
             if not (folders[name] / "model.safetensors").exists():
                 jepakit.pretrain("pldm", out=folders[name], seed=seed, threads=asked.threads, **SHARED, **options)
         rows = {name: prediction(folder) for name, folder in folders.items()}
-        print(f"\nSeed {seed}\n\n| latent | " + " | ".join(next(iter(rows.values()))) + " |")
-        print("|---" * (1 + len(next(iter(rows.values())))) + "|")
+        columns = list(rows["none"])
+        print(f"\nSeed {seed}\n\n| latent | {' | '.join(columns)} |\n" + "|---" * (1 + len(columns)) + "|")
         for name, row in rows.items():
-            print(f"| {name} | " + " | ".join(f"{value:.3f}" if name != "windows" else str(value) for name, value in row.items()) + " |")
+            print(f"| {name} | " + " | ".join(f"{row[column]:.3f}" for column in columns) + " |")
         print("\n| latent | risk | success | door open | door locked | distance | CPU ms a step |\n" + "|---" * 7 + "|")
         for name, risk in PLANS:
             found = planning(folders[name], risk, seed)

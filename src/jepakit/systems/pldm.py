@@ -21,9 +21,9 @@ theirs share one that has; all embeddings of a window are regularised and each i
 from the first; a fixed set of 30,000 episodes, theirs are drawn without end; and `widths` 8 16 32 of the encoder instead of
 16 32 32, for a third of the arithmetic.
 
-**A latent** (`--latent discrete`, `continuous`; not of the paper): z, one for a window, stands for what actions do not
-decide, and the prediction is the free energy of `core.latent`: of all codes, or all z, the one is taught whose rollouts from
-all observations of the window come nearest to what followed. Without it the prediction is the mean of what may come, which never
+**A latent** (`--latent discrete`, `continuous`; not of the paper): z, one for a window, stands for what actions do not decide.
+The prediction is then the free energy of `core.latent`: of all codes, or all z, that one is taught whose rollouts from all
+observations of the window come nearest to what followed. Without it the prediction is the mean of what may come, which never
 comes. It is an option here and not of `lewm`, whose predictor normalises over the batch: there each z that is tried would move
 the statistics. What it is worth is in docs/worlds.md, "A door that may be locked".
 
