@@ -9,9 +9,9 @@ without, and of as many numbers as an embedding has without. Two tables:
 Prediction, on walks of another seed in which the doubtful door is tried, done in both worlds by the simulator. Squared distance
 of what is imagined (with a latent: its first guess) from the future with the door open, from that with it locked and from the
 mean of the two, as a share of the squared distance of the two futures, over the steps at which they are 3 pixels apart: their
-mean is .25 from both. Of each future the distance from the nearest of what is imagined under all z (codes, or 16 draws), and the
-share of windows in which both futures have one nearer than a quarter of their own distance (1/16 squared). Last, how often what
-a walker saw next has a lower energy than what another one did.
+mean is .25 from both. Of each future the distance from the nearest of what is imagined under all z (codes, or 16 draws); the
+share of windows in which both futures have one nearer than a quarter of their own distance (1/16 squared); and how often what a
+walker saw next has a lower energy than what another one did.
 
 Planning: success over episodes in which the door was open and locked, and the mean distance to the goal on the way, in pixels.
 """

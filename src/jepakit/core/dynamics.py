@@ -216,10 +216,7 @@ class Dynamics(System):
     def futures(self, samples: int = 16, seed: int = 0) -> Float[Tensor, "samples latent"] | None:
         """The z's under which to imagine what may come, each to be one rollout's condition: every code of a discrete latent,
         draws from the prior of a continuous one; None where there is no latent, and one future."""
-        if self.latent is None:
-            return None
-        check_range("samples", samples, 1)
-        return self.latent.draw(samples, seed, getattr(self, "latent_scale", None))
+        return None if self.latent is None else self.latent.draw(samples, seed, getattr(self, "latent_scale", None))
 
     def predict(
         self, state: State, action: Float[Tensor, "batch action"], condition: Tensor | None = None

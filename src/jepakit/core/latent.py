@@ -88,6 +88,7 @@ class ContinuousLatent:
         Its width is `scale [dim]`, a root mean square (None: 1). The weight does not tell it: a predictor that answers to half
         the z as it did to the whole pays a quarter of the penalty.
         """
+        check_range("samples", samples, 1)
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(samples, self.dim, generator=generator)
         if self.penalty == "l1":  # a normal whose variance is exponential is Laplace's, of variance 2 times the mean

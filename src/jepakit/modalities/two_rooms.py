@@ -295,7 +295,4 @@ def two_rooms_episodes(
     frames: Frames = DrawnFrames(partial(picture, config=config), rooms, places, config.flicker, seed)
     if not config.pixels:
         frames = states[:, :2]
-    return Episodes(
-        frames, actions.reshape(-1, 2).astype(np.float32), states,
-        np.arange(episodes + 1) * steps,
-    )  # fmt: skip
+    return Episodes(frames, actions.reshape(-1, 2).astype(np.float32), states, np.arange(episodes + 1) * steps)

@@ -67,7 +67,8 @@ class OraclePolicy:
 class PlanningConfig:
     """How to plan while acting. Steps are the model's; one is `frame_skip` steps of the environment.
 
-    Where actions are a choice among a few, `cost` is the tree search's own and `deviations` means nothing.
+    Where actions are a choice among a few, `cost` is the tree search's own, `deviations` means nothing, and of a model with a
+    latent its first guess is imagined.
     """
 
     horizon: int = 20
