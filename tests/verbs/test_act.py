@@ -83,7 +83,7 @@ def test_a_model_with_a_latent_plans_by_the_risk_that_is_asked_for(run, tmp_path
         result = json.loads((coded / "acting.json").read_text())
         assert result["planner"]["risk"] == (float(risk) if risk == "0.3" else risk)
         rewards.append(result["rows"]["icem"]["reward"])
-    assert len(set(rewards)) == 3
+    assert rewards[1] not in (rewards[0], rewards[2])  # the better of the futures: other plans
     act(coded, env="two-rooms-stochastic", episodes=1, planner="icem", population=8, elites=2, iterations=1)
     assert json.loads((coded / "acting.json").read_text())["rows"]["icem"]["reward"] == rewards[2]  # the mean is the default
     with pytest.raises(UserError, match="--latent discrete"):
