@@ -57,6 +57,10 @@ TINY: dict[str, dict[str, Any]] = {
         "data": "pendulum-pixels", "limit": 64, "horizon": 2,
         "encoder": str(Path(__file__).parent / "fixtures" / "image_encoder"),
     },
+    "pldm with a latent": {
+        "system": "pldm", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16,
+        "latent": "continuous", "latent_dim": 2, "latent_steps": 2,
+    },
     "pixel-world": {"data": "pendulum-pixels", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2]},
     "pixel-world by reconstruction": {
         "system": "pixel-world", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2],

@@ -68,6 +68,10 @@ DATASETS = {
     "two-rooms-flicker": Entry(
         "jepakit.modalities.trajectories:open_trajectories", "two-rooms before a background that nobody can predict"
     ),
+    "two-rooms-stochastic": Entry(
+        "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; of two doors one is locked half of the time"
+    ),
+    "two-rooms-stochastic-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, as pictures"),
     "maze": Entry("jepakit.modalities.trajectories:open_trajectories", "3,000 episodes in mazes of four rooms, generated"),
     "maze-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, in one maze"),
     "mutag": Entry(

@@ -327,6 +327,13 @@ def test_a_latent_absorbs_what_the_history_does_not_say(kind):
     codes = torch.eye(2, dtype=torch.float64)[[0, 1, 0, 1, 0, 1]]
     forced = system.predictor(z[:, :3], batch["actions"], codes)[:, -1]
     torch.testing.assert_close(system.embedding(system.predict(state, batch["actions"][:, 2], codes)), forced, **EXACT)
+    guessed = system.rollout(state, batch["actions"]).embeddings  # without a z it is that of the first code
+    first = system.rollout(state, batch["actions"], codes[:1].expand(6, -1)).embeddings
+    torch.testing.assert_close(guessed, first, **EXACT)
+    moved = system.predict(state, batch["actions"][:, 0])
+    torch.testing.assert_close(system.embedding(moved), first[:, 0], **EXACT)
+    assert torch.equal(system.futures(), torch.eye(2))
+    assert build(kind).futures() is None
     steady = system.rollout(state, batch["actions"], codes).embeddings
     per_step = system.rollout(state, batch["actions"], codes[:, None].expand(-1, 3, -1)).embeddings
     torch.testing.assert_close(steady, per_step, **EXACT)

@@ -218,3 +218,32 @@ def test_one_context_may_serve_several_targets_each_with_its_z():
 def test_mistakes_in_options(latent, option):
     with pytest.raises(UserError, match=option):
         latent()
+
+
+def test_futures_of_a_code_are_all_codes_and_those_of_numbers_follow_the_prior_that_the_penalty_implies():
+    """Normal for the sum of squares, Laplace (kurtosis 6) for that of absolute values, of the given root mean square."""
+    assert torch.equal(DiscreteLatent(codes=3).draw(16), torch.eye(3))
+    scale = torch.tensor([0.5, 2.0])
+    for penalty, kurtosis in (("l2", 3.0), ("l1", 6.0)):
+        latent = ContinuousLatent(dim=2, penalty=penalty)
+        drawn = latent.draw(200_000, seed=1, scale=scale)
+        size = drawn.square().mean(0).sqrt()
+        torch.testing.assert_close(size, scale, rtol=0.02, atol=0)
+        torch.testing.assert_close((drawn / size).pow(4).mean(0), torch.full((2,), kurtosis), rtol=0.05, atol=0)
+        torch.testing.assert_close(drawn.mean(0), torch.zeros(2), atol=0.02, rtol=0)
+        assert torch.equal(latent.draw(4, seed=2), latent.draw(4, seed=2))
+        assert not torch.equal(latent.draw(4, seed=2), latent.draw(4, seed=3))
+        assert torch.equal(latent.guess(), torch.zeros(2))
+
+
+@pytest.mark.parametrize("latent", [NoLatent(), DiscreteLatent(codes=2), ContinuousLatent(dim=2, weight=0.1)])
+def test_the_energy_at_the_z_found_is_the_free_energy(latent):
+    torch.manual_seed(0)
+    size = {NoLatent: 0}.get(type(latent), 2)
+    x, y = ambiguous_pairs(20, torch.Generator().manual_seed(0))
+    predictor, free = Additive(size), FreeEnergy(latent)
+    z = free.infer(predictor, x, y)
+    torch.testing.assert_close(free.energy_at(predictor, x, y, z), free.energy(predictor, x, y))
+    if z is not None:
+        other = free.energy_at(predictor, x, y, z.roll(1, dims=1) + 0.1 * isinstance(latent, ContinuousLatent))
+        assert (other >= free.energy(predictor, x, y) - 1e-6).all()

@@ -1,5 +1,7 @@
 """Two Rooms: walls hold, doors let through, pictures show what is there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +15,7 @@ from jepakit.modalities.two_rooms import (
     THICKNESS,
     TWO_ROOMS,
     Rooms,
+    Tries,
     TwoRoomsConfig,
     draw_places,
     draw_rooms,
@@ -155,7 +158,75 @@ def test_a_flickering_background_is_data_and_world_of_one_strength():
     assert data.fingerprint != open_trajectories(TrajectoryDataConfig(data="two-rooms", history=1, horizon=8), 0).fingerprint
 
 
-@pytest.mark.parametrize("option", [{"door": 0.5}, {"dot": 0}, {"brightness": 2}, {"flicker": -1}])
+STOCHASTIC = TWO_ROOMS["two-rooms-stochastic"]
+
+
+def test_a_locked_door_stops_an_open_one_does_not_and_nobody_sees_which():
+    fixed = draw_rooms(STOCHASTIC, draws(2))
+    rooms = Rooms(fixed.wall, fixed.door, fixed.doubtful, np.array([True, False]))
+    after = move(rooms, np.array([[28.0, 22.0], [28.0, 22.0]]), np.array([[8.0, 0.0], [8.0, 0.0]]))
+    np.testing.assert_allclose(after, [[32 - THICKNESS / 2, 22], [36, 22]], atol=2e-3)
+    beside = move(rooms, np.array([[28.0, 36.0], [28.0, 50.0]]), np.array([[8.0, 0.0], [8.0, 0.0]]))
+    np.testing.assert_allclose(beside, [[32 - THICKNESS / 2, 36], [36, 50]], atol=2e-3)  # wall between, and the sure door
+    seen = picture(rooms, after[[0, 0]])
+    np.testing.assert_array_equal(seen[0], seen[1])
+    assert (seen[0, 1, :, 32] == 0).sum() == 2 * 9  # rows of two doors
+
+
+@pytest.mark.parametrize("fixed", [True, False])
+def test_half_of_the_second_doors_are_locked_and_they_lie_apart_from_the_first(fixed):
+    rooms = draw_rooms(TwoRoomsConfig(locked=0.5, fixed=fixed), draws(2_000))
+    assert np.abs(rooms.doubtful - rooms.door).min() >= 18
+    assert rooms.doubtful.min() >= 10
+    assert rooms.doubtful.max() <= 54
+    assert rooms.locked.mean() == pytest.approx(0.5, abs=0.04)
+    assert draw_rooms(TwoRoomsConfig(locked=1.0), draws(20)).locked.all()
+    part = rooms[3:5]
+    np.testing.assert_array_equal(part.state[:, 2:], np.stack([rooms.doubtful[3:5], rooms.locked[3:5]], 1))
+
+
+def test_somebody_who_knows_what_is_locked_arrives_by_the_shorter_way():
+    stream = draws()
+    rooms = draw_rooms(TwoRoomsConfig(locked=0.5), stream)
+    left = stream.uniform(1)[:, 0] < 0.5
+    places, goals = draw_places(rooms, stream, left), draw_places(rooms, stream, ~left)
+    door = rooms.known(places, goals).door
+    assert (door == rooms.door)[rooms.locked].all()
+    assert 0.2 < (door == rooms.doubtful)[~rooms.locked].mean() < 0.8
+    for _ in range(120):
+        places = move(rooms, places, guide(rooms, places, goals))
+    assert np.hypot(*(places - goals).T).max() < 1
+
+
+def test_what_a_walker_does_does_not_tell_whether_the_door_let_through():
+    """The same streams in both worlds: places part, actions do not."""
+    stream, other = draws(300), draws(300)
+    rooms = draw_rooms(STOCHASTIC, stream), draw_rooms(STOCHASTIC, other)
+    worlds = [replace(one, locked=np.full(300, locked)) for one, locked in zip(rooms, (True, False), strict=True)]
+    places = [draw_places(worlds[0], stream), draw_places(worlds[1], other)]
+    tries = [Tries(world, place, drawn) for world, place, drawn in zip(worlds, places, (stream, other), strict=True)]
+    for _ in range(90):
+        actions = [one.actions() for one in tries]
+        np.testing.assert_array_equal(*actions)
+        places = [move(world, place, action) for world, place, action in zip(worlds, places, actions, strict=True)]
+    assert (np.hypot(*(places[0] - places[1]).T) > 3).mean() > 0.3
+    with pytest.raises(UserError, match="one door"):
+        Tries(draw_rooms(CONFIG, draws()), places[0], draws())
+
+
+def test_numbers_are_the_same_walks_as_pictures():
+    seen, drawn = (two_rooms_episodes(TWO_ROOMS[name], episodes=3, steps=8)
+                   for name in ("two-rooms-stochastic", "two-rooms-stochastic-pixels"))  # fmt: skip
+    np.testing.assert_array_equal(seen.states, drawn.states)
+    np.testing.assert_array_equal(seen.observed(slice(0, 24)), drawn.states[:, :2])
+    assert drawn.observations.shape == (24, 2, 65, 65)
+    assert seen.states.shape == (24, 6)
+    assert set(seen.states[:, 5]) <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    "option", [{"door": 0.5}, {"dot": 0}, {"brightness": 2}, {"flicker": -1}, {"locked": 1.5}, {"pixels": False}]
+)
 def test_options_out_of_range_are_named(option):
     with pytest.raises(UserError, match=next(iter(option))):
         TwoRoomsConfig(**option)

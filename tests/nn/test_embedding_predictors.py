@@ -45,3 +45,16 @@ def test_it_begins_with_the_newest_real_observation():
 def test_a_condition_it_was_not_built_for_is_refused():
     with pytest.raises(UserError, match="condition"):
         predictor().advance(torch.zeros(1, 8).double(), torch.zeros(1, 2).double(), torch.zeros(1, 1))
+
+
+@both
+def test_a_condition_holds_for_the_whole_window(kind):
+    torch.manual_seed(0)
+    model = PREDICTORS[kind](8, 2, condition=3).double()
+    embeddings, actions, z = torch.randn(4, 5, 8).double(), torch.randn(4, 5, 2).double(), torch.randn(4, 3).double()
+    taught = model(embeddings, actions, z)
+    for t in range(5):
+        torch.testing.assert_close(model.advance(embeddings[:, t], actions[:, t], z), taught[:, t])
+    assert (model(embeddings, actions, z.roll(1, 0)) - taught).abs().amax((1, 2)).min() > 1e-3
+    with pytest.raises(UserError, match=r"needs a condition \[batch, 3\]"):
+        model(embeddings, actions)

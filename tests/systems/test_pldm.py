@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.nn.tokens import Tokens
 from jepakit.systems.pldm import PLDM, PUBLISHED, PLDMConfig
 
 INPUTS = TrajectoryInputs(
@@ -146,7 +147,134 @@ def test_the_defaults_have_every_part_of_the_formula():
     torch.testing.assert_close(model.step(early)["loss"], rest)
 
 
-@pytest.mark.parametrize("options", [{"variance": -1.0}, {"embedding": 1}, {"widths": ()}, {"widths": (4, 0)}])
+@pytest.mark.parametrize("kind", ["recurrent", "residual"])
+def test_with_codes_the_prediction_is_that_of_the_best_one_for_each_window(kind):
+    model, given = system(latent="discrete", latent_codes=3, predictor=kind), batch()
+    z = model.encoder(given["inputs"]).values
+    each = []
+    for code in torch.eye(3):
+        errors = []
+        for begin in range(3):
+            state = z[:, begin]
+            for t in range(begin, 3):
+                state = model.predictor.advance(state, given["actions"][:, t], code.expand(6, -1))
+                errors.append((state - z[:, t + 1]).square().mean(1))
+        each.append(torch.stack(errors).mean(0))
+    best = torch.stack(each).amin(0)
+    torch.testing.assert_close(model.step(given)["prediction"], best.mean())
+    model.step(given)["loss"].backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+class Ambiguous:
+    """x' = x + a + m d of four numbers, with m = +-1 for the whole window that nothing tells; sum of d squared 1."""
+
+    d = torch.tensor([0.5, -0.5, 0.5, 0.5])
+
+    @classmethod
+    def draw(cls, size, steps, generator):
+        m = torch.randint(0, 2, (size, 1, 1), generator=generator) * 2.0 - 1
+        actions = 0.5 * torch.randn(size, steps, 4, generator=generator)
+        begin = torch.randn(size, 1, 4, generator=generator)
+        return {"inputs": torch.cat([begin, begin + (actions + m * cls.d).cumsum(1)], 1), "actions": actions, **WHEN}
+
+    @staticmethod
+    def trained(updates, steps=2, **options):
+        """Embeddings are the numbers themselves, the prediction alone is taught."""
+        inputs = TrajectoryInputs(
+            shape=(4,), mean=(0.0,) * 4, std=(1.0,) * 4, action_mean=(0.0,) * 4, action_std=(1.0,) * 4, history=1, horizon=steps
+        )
+        torch.manual_seed(0)
+        model = PLDM(PLDMConfig(embedding=4, inverse_hidden=4, **options), inputs)
+        model.predictor.layers = torch.nn.Linear(8 + model.predictor.condition, 4)
+        model.encoder.forward = lambda seen: Tokens(seen, torch.zeros(*seen.shape[:2], 1))
+        model.predictor.norm = torch.nn.Identity()
+        generator, optimizer = torch.Generator().manual_seed(0), torch.optim.Adam(model.predictor.parameters(), 0.02)
+        for update in range(updates):
+            for group in optimizer.param_groups:
+                group["lr"] = 0.02 * (1 - update / updates)
+            optimizer.zero_grad()
+            model.step(Ambiguous.draw(256, steps, generator))["prediction"].backward()
+            optimizer.step()
+        return model, Ambiguous.draw(1_000, steps, generator)
+
+
+def test_without_a_latent_the_prediction_is_the_mean_of_what_may_come():
+    """The error, summed over the numbers, is the variance of m d."""
+    model, given = Ambiguous.trained(300, steps=1)
+    with torch.no_grad():
+        assert 4 * model.step(given)["prediction"] == pytest.approx(1.0, abs=0.05)
+        assert model.futures() is None
+        mean = model.predictor.advance(given["inputs"][:, 0], given["actions"][:, 0])
+    torch.testing.assert_close(mean, given["inputs"][:, 0] + given["actions"][:, 0], atol=0.15, rtol=0)
+
+
+def test_two_codes_are_the_two_futures_of_a_whole_rollout():
+    model, given = Ambiguous.trained(300, latent="discrete")
+    model.eval()
+    with torch.no_grad():
+        assert 4 * model.step(given)["prediction"] < 0.05
+        begin = State(given["inputs"][:, 0])
+        ends = [model.rollout(begin, given["actions"], z.expand(1_000, -1)).embeddings for z in model.futures()]
+    middle = given["inputs"][:, :1] + given["actions"].cumsum(1)
+    drift = Ambiguous.d * torch.tensor([[1.0], [2.0]])
+    signs = [1.0, -1.0] if (ends[0] - middle)[0, 0, 0] > 0 else [-1.0, 1.0]
+    for end, sign in zip(ends, signs, strict=True):
+        torch.testing.assert_close(end, middle + sign * drift, atol=0.15, rtol=0)
+    own = model.energy(given, torch.arange(1_000))
+    assert (own < model.energy(given, torch.arange(1_000).roll(1))).float().mean() > 0.95
+
+
+def test_a_continuous_latent_finds_them_too_and_knows_its_size():
+    """Draws of the running size reach both futures: the nearest of 16 is near either."""
+    model, given = Ambiguous.trained(300, latent="continuous", latent_weight=0.01)
+    model.eval()
+    with torch.no_grad():
+        assert 4 * model.step(given)["prediction"] < 0.2
+        z = model.free_energy.infer(lambda s, z: model._ahead(s, given["actions"], z), given["inputs"], _after(given["inputs"]))
+        assert float(model.latent_scale) == pytest.approx(float(z.square().mean().sqrt()), rel=0.25)
+        begin, actions = State(given["inputs"][:1, 0]), given["actions"][:1]
+        ends = torch.cat([model.rollout(begin, actions, one[None]).embeddings[:, 0] for one in model.futures(16)])
+    middle = given["inputs"][:1, 0] + actions[:, 0]
+    for sign in (1.0, -1.0):
+        assert (ends - middle - sign * Ambiguous.d).square().sum(1).min() < 0.1
+
+
+def test_negative_control_a_free_latent_of_full_width_tells_nothing():
+    model, given = Ambiguous.trained(100, steps=1, latent="continuous", latent_dim=4, latent_weight=0.0, latent_steps=30)
+    with torch.no_grad():
+        own, other = (model.energy(given, torch.arange(1_000).roll(by)) for by in (0, 1))
+    assert other.mean() < 1e-3
+    assert 0.3 < (own < other).float().mean() < 0.75
+
+
+def _after(frames):
+    return torch.cat([frames[:, ahead:] for ahead in range(1, frames.shape[1])], dim=1)
+
+
+def test_the_size_of_a_latent_is_learned_in_training_alone():
+    model, given = system(latent="continuous"), batch()
+    before = model.latent_scale.clone()
+    model.eval().step(given)
+    assert torch.equal(model.latent_scale, before)
+    model.train().step(given)
+    assert not torch.equal(model.latent_scale, before)
+
+
+def test_without_a_latent_there_is_nothing_of_one():
+    plain, coded = system(), system(latent="discrete")
+    assert plain.futures() is None
+    assert plain.predictor.condition == 0
+    assert set(plain.state_dict()) == set(coded.state_dict())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"variance": -1.0}, {"embedding": 1}, {"widths": ()}, {"widths": (4, 0)}, {"latent": "some"}, {"latent_codes": 1},
+        {"latent_dim": 0}, {"latent_weight": -1.0}, {"latent_steps": 0},
+    ],
+)  # fmt: skip
 def test_options_that_make_no_sense_are_named(options):
     with pytest.raises(UserError, match=next(iter(options))):
         PLDMConfig(**options)

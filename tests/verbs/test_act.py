@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("gymnasium")
 
 from jepakit.cli import main
+from jepakit.errors import UserError
 from jepakit.training.weight_files import read_weights
 from jepakit.verbs.act import act
 from jepakit.verbs.pretrain import pretrain
@@ -68,6 +69,27 @@ def test_what_is_planned_in_bfloat16_is_recorded(system, tmp_path):
     assert read_weights(run / "acting" / "recorded.safetensors")["icem-0/imagined"].dtype == torch.float32
 
 
+def test_a_model_with_a_latent_plans_by_the_risk_that_is_asked_for(run, tmp_path):
+    coded = tmp_path / "coded"
+    pretrain(
+        "pldm", data="two-rooms-stochastic", out=coded, steps=2, batch_size=8, limit=64, widths=(2,), embedding=8,
+        test_fraction=0.0, latent="discrete", latent_codes=3,
+    )  # fmt: skip
+    words = ["--env", "two-rooms-stochastic", "--episodes", "1", "--planner", "icem", "--population", "8", "--elites", "2",
+             "--iterations", "1", "--record", "1"]  # fmt: skip
+    rewards = []
+    for risk in ("worst", "0.3", "mean"):
+        assert main(["act", str(coded), *words, "--risk", risk]) == 0
+        result = json.loads((coded / "acting.json").read_text())
+        assert result["planner"]["risk"] == (float(risk) if risk == "0.3" else risk)
+        rewards.append(result["rows"]["icem"]["reward"])
+    assert rewards[1] not in (rewards[0], rewards[2])  # the better of the futures: other plans
+    act(coded, env="two-rooms-stochastic", episodes=1, planner="icem", population=8, elites=2, iterations=1)
+    assert json.loads((coded / "acting.json").read_text())["rows"]["icem"]["reward"] == rewards[2]  # the mean is the default
+    with pytest.raises(UserError, match="--latent discrete"):
+        act(run, env="two-rooms", episodes=1, risk="worst")
+
+
 def test_a_function_makes_a_shifted_world(run):
     options = {"episodes": 1, "planner": "random", "population": 4, "iterations": 1}
     made = partial(make_environment, "two-rooms", fixed=True, brightness=0.5)
@@ -91,6 +113,8 @@ def test_a_function_makes_a_shifted_world(run):
         (["--env", "two-rooms", "--planner", "random", "--std", "1"], "std"),
         (["--env", "two-rooms", "--planner", "cem", "--std", "0"], "std"),
         (["--env", "two-rooms", "--deviations", "0"], "deviations"),
+        (["--env", "two-rooms", "--risk", "2.5"], "risk"),
+        (["--env", "two-rooms", "--risk", "worst"], "one future"),
     ],
 )
 def test_mistakes_are_named(run, words, told, capsys):

@@ -250,6 +250,12 @@ def test_options_are_checked():
         PlanningConfig(horizon=3, replan=4)
     with pytest.raises(UserError, match=r"precision.*bfloat16"):
         PlanningConfig(precision="half")
+    with pytest.raises(UserError, match=r"risk: mean, worst, or a quantile"):
+        PlanningConfig(risk=1.0)
+    with pytest.raises(UserError, match="futures"):
+        PlanningConfig(futures=0)
+    with pytest.raises(UserError, match="knows of one future"):
+        run_episodes(Plane, policy(risk="worst"), 1)
     with pytest.raises(UserError, match="episodes"):
         run_episodes(Plane, RandomPolicy(), 0)
 

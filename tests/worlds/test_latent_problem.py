@@ -283,3 +283,92 @@ def test_mistakes():
     model.train()
     with pytest.raises(UserError, match=r"Call eval\(\)"):
         made.cost(torch.zeros(3, 7, 4, 2))
+
+
+class Drifts(Adds):
+    """Where the wind blows: next = position + action + z."""
+
+    def advance(self, state, action, condition=None):
+        moved = super().advance(state, action)
+        return moved if condition is None else {**moved, "position": moved["position"] + condition}
+
+
+def windy():
+    return Dynamics(ObservationEncoder(Count(), nn.Identity()), Drifts(), Energy(name="l2")).double().eval()
+
+
+WINDS = torch.tensor([[0.3, 0.0], [-0.3, 0.0], [0.0, 1.0]], dtype=torch.float64)
+
+
+def each_wind(made, actions, winds=WINDS):
+    """The summed cost under each, `[env, candidate, sample]`, without the class."""
+    wind = winds.expand(made.environments, -1, -1)[:, None, :, None]
+    places = made.start.tree["position"][:, None, None, None] + (actions[:, :, None] + wind).cumsum(3)
+    return (places - made.goal[:, None, None, None]).square().sum((-1, -2))
+
+
+@pytest.mark.parametrize("own", [False, True])
+@pytest.mark.parametrize(("risk", "of"), [("mean", "mean"), ("worst", "amax"), (0.3, "amin"), (0.5, "median")])
+def test_the_cost_of_several_futures_is_the_risk_over_them(risk, of, own):
+    winds = WINDS * torch.tensor([1.0, 2.0, -1.0], dtype=torch.float64)[:, None, None] if own else WINDS
+    made = problem(windy(), latents=winds, risk=risk)
+    actions = candidates(made)
+    costs = each_wind(made, actions, winds)
+    expected = costs.median(-1).values if of == "median" else getattr(costs, of)(-1)
+    torch.testing.assert_close(made.cost(actions), expected)
+    assert made.model.predictor.rows == [3 * 7 * 3] * 4  # environments, candidates, futures
+    alone = made.only(1)
+    torch.testing.assert_close(alone.cost(actions[1:2]), expected[1:2])
+
+
+def test_every_candidate_meets_the_same_futures():
+    """Whatever they are: equal plans cost the same, among many or alone."""
+    made = problem(windy(), latents=torch.randn(5, 2, generator=torch.Generator().manual_seed(0)), risk="worst")
+    plan = candidates(made, 1)
+    many = made.cost(plan.repeat(1, 6, 1, 1))
+    torch.testing.assert_close(many, made.cost(plan).repeat(1, 6), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("chunk", [1, 4, 62, 63])
+@pytest.mark.parametrize("risk", ["mean", "worst", 0.5])
+def test_futures_in_chunks_as_in_one(chunk, risk):
+    whole, made = (problem(windy(), latents=WINDS, risk=risk, **options) for options in ({}, {"chunk": chunk}))
+    actions = candidates(whole).requires_grad_()
+    torch.testing.assert_close(made.cost(actions), whole.cost(actions), rtol=1e-12, atol=1e-12)
+    assert max(made.model.predictor.rows) == chunk
+    one, other = (torch.autograd.grad(p.cost(actions).square().sum(), actions)[0] for p in (made, whole))
+    torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["cem", "gradient"])
+def test_the_worst_of_two_winds_is_planned_against(name):
+    """Winds of 0 and of 2 along x, one step, bound 5: the mean and the worst are least half way between, the best at either."""
+    winds = torch.tensor([[0.0, 0.0], [2.0, 0.0]], dtype=torch.float64)
+    made = problem(windy(), bound=5.0, horizon=1, latents=winds, risk="worst")
+    plan = make_planner(name, iterations=60)(made)
+    wanted = made.goal - made.start.tree["position"] - torch.tensor([1.0, 0.0], dtype=torch.float64)
+    torch.testing.assert_close(plan.actions[:, 0], wanted, atol=0.05, rtol=0)
+    torch.testing.assert_close(plan.cost, torch.ones(3, dtype=torch.float64), atol=0.1, rtol=0)
+
+
+def test_what_is_imagined_of_several_futures_is_the_first():
+    made = problem(windy(), latents=WINDS)
+    actions = candidates(made, 1)[:, 0]
+    places = made.start.tree["position"][:, None] + (actions + WINDS[0]).cumsum(1)
+    torch.testing.assert_close(made.imagine(actions), places)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"latents": WINDS[0]}, "latents"),
+        ({"latents": WINDS.expand(2, -1, -1)}, "latents"),
+        ({"latents": WINDS[:0]}, "latents"),
+        ({"latents": WINDS * math.nan}, "latents"),
+        ({"latents": WINDS, "risk": "best"}, "risk"),
+        ({"latents": WINDS, "risk": 1.5}, "risk"),
+    ],
+)
+def test_futures_that_do_not_fit_are_named(options, said):
+    with pytest.raises(UserError, match=said):
+        problem(windy(), **options)

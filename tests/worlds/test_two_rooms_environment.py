@@ -66,6 +66,29 @@ def test_named_worlds_are_those_that_data_comes_from():
         assert make_environment(name).unwrapped.config == config
 
 
+@pytest.mark.parametrize("name", ["two-rooms-stochastic", "two-rooms-stochastic-pixels"])
+def test_a_door_that_may_be_locked_lies_between_start_and_goal_and_is_not_seen(name):
+    environment, locked = make_environment(name), []
+    for seed in range(8):
+        seen, info = environment.reset(seed=seed)
+        state, goal = info["state"], info["goal_state"]
+        assert environment.observation_space.contains(seen)
+        assert (state[0] < state[2]) != (goal[0] < goal[2])
+        assert max(abs(state[1] - state[4]), abs(goal[1] - state[4])) <= 8
+        assert len(environment.unwrapped.state_names) == len(state) == 6
+        locked.append(bool(state[5]))
+        for _ in range(60):
+            assert environment.action_space.contains(environment.unwrapped.heuristic_action(np.random.default_rng(seed)))
+            info = environment.step(environment.unwrapped.oracle_action())[-1]
+        assert info["success"]
+    assert len(set(locked)) == 2
+    if name == "two-rooms-stochastic":
+        np.testing.assert_array_equal(environment.reset(seed=0)[0], environment.reset(seed=0)[1]["state"][:2])
+    with pytest.raises(UserError, match="not in a wall"):
+        environment.reset(seed=0, options={"start": (32.0, 36.0)})
+    environment.reset(seed=0, options={"start": (32.0, 22.0)})  # in the frame of the second door
+
+
 def test_a_wanderer_gives_actions_within_bounds():
     environment = make_environment("two-rooms")
     environment.reset(seed=0)

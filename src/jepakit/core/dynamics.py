@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jepakit.core.anticollapse import AntiCollapse
 from jepakit.core.batch import Batch, count_of, map_tensors
 from jepakit.core.energies import Energy, mean_over_tokens
-from jepakit.core.latent import FreeEnergy
+from jepakit.core.latent import ContinuousLatent, DiscreteLatent, FreeEnergy
 from jepakit.core.state import State, tensors_of
 from jepakit.core.system import System
 from jepakit.core.targets import SharedTarget, Target
@@ -102,6 +102,7 @@ class Dynamics(System):
     """
 
     predictor: Any  # a module, and a `DynamicsPredictor`
+    latent_scale: Tensor  # of a continuous latent only: how large its numbers are where they matter, as far as is known
 
     def __init__(
         self,
@@ -122,8 +123,12 @@ class Dynamics(System):
             raise UserError("rollout: a latent z is searched for single steps only. Leave rollout at 0, or the latent out.")
         self.encoder, self.predictor = encoder, predictor
         self.target = SharedTarget(encoder) if target is None else target
-        self.free_energy = energy if isinstance(energy, FreeEnergy) else None
+        latent = energy.latent if isinstance(energy, FreeEnergy) else None
+        self.latent = latent if isinstance(latent, DiscreteLatent | ContinuousLatent) else None
+        self.free_energy = energy if isinstance(energy, FreeEnergy) and self.latent is not None else None
         self.measure = energy.pair_energy if isinstance(energy, FreeEnergy) else energy
+        if isinstance(self.latent, ContinuousLatent):
+            self.register_buffer("latent_scale", torch.ones(self.latent.dim))
         self.history, self.rollout_weight = history, rollout
         self.anti_collapse = anti_collapse
         self.joins_batch = anti_collapse is not None
@@ -210,12 +215,18 @@ class Dynamics(System):
         frames = self.encoder(history["inputs"]).values
         return State(self.predictor.begin(frames, history["actions"], history.get("lengths")))
 
+    def futures(self, samples: int = 16, seed: int = 0) -> Float[Tensor, "samples latent"] | None:
+        """The z's under which to imagine what may come, each to be one rollout's condition: every code of a discrete latent,
+        draws from the prior of a continuous one; None where there is no latent, and one future."""
+        return None if self.latent is None else self.latent.draw(samples, seed, getattr(self, "latent_scale", None))
+
     def predict(
         self, state: State, action: Float[Tensor, "batch action"], condition: Tensor | None = None
     ) -> State:
-        """The state after one more action. The condition is the predictor's: a latent z, for example."""
+        """The state after one more action. The condition is the predictor's: a latent z, for example. None: nothing, or of a
+        model with a latent the z of its first guess."""
         self._check_mode()
-        return State(self.predictor.advance(state.tree, action, condition))
+        return State(self.predictor.advance(state.tree, action, self._condition(action, condition)))
 
     def rollout(
         self,
@@ -225,13 +236,14 @@ class Dynamics(System):
         owner: Int[Tensor, "rows"] | None = None,
         last: bool = False,
     ) -> States:
-        """`predict` for each action in turn; `condition` is `[rows, condition]` for all or `[rows, horizon, condition]`.
+        """`predict` for each action in turn; `condition` is `[rows, condition]` for all or `[rows, horizon, condition]`, None
+        as in `predict`.
 
         owner: the sample of the state that each row of actions starts from, for many candidates; None: row i from sample i.
         last: answer with the embedding after the last action only, `[rows, 1, *tokens, dim]`.
         """
         self._check_mode()
-        return self._imagine(state, actions, condition, owner, last)
+        return self._imagine(state, actions, self._condition(actions, condition), owner, last)
 
     def imagined(
         self, history: Batch, actions: Float[Tensor, "batch horizon action"]
@@ -261,6 +273,12 @@ class Dynamics(System):
             if not last or t == actions.shape[1] - 1:
                 embeddings.append(self.embedding(state))
         return States(torch.stack(embeddings, dim=1), state)
+
+    def _condition(self, actions: Tensor, given: Tensor | None) -> Tensor | None:
+        """What was given, or the first guess of a latent for each row of actions."""
+        if given is not None or self.latent is None:
+            return given
+        return self.latent.guess().to(actions).expand(len(actions), -1)
 
     def _check_mode(self) -> None:
         if self.training:

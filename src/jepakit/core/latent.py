@@ -42,6 +42,14 @@ class DiscreteLatent:
         if self.beta is not None and not self.beta > 0:
             raise UserError(f"latent.beta must be above 0, got {self.beta}; leave it out for the exact minimum.")
 
+    def guess(self) -> Float[Tensor, "codes"]:
+        """The z of somebody who asks for one future: the first code, as good as any."""
+        return torch.eye(self.codes)[0]
+
+    def draw(self, samples: int, seed: int = 0, scale: Tensor | None = None) -> Float[Tensor, "codes codes"]:
+        """Every code once, whatever `samples` says: the prior is uniform and nothing need be drawn."""
+        return torch.eye(self.codes)
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContinuousLatent:
@@ -69,6 +77,23 @@ class ContinuousLatent:
     def cost(self, z: Float[Tensor, "batch dim"]) -> Float[Tensor, "batch"]:
         """weight * R(z) of each sample."""
         return self.weight * (z.square() if self.penalty == "l2" else z.abs()).sum(-1)
+
+    def guess(self) -> Float[Tensor, "dim"]:
+        """The z of somebody who asks for one future: 0, which costs least."""
+        return torch.zeros(self.dim)
+
+    def draw(self, samples: int, seed: int = 0, scale: Tensor | None = None) -> Float[Tensor, "samples dim"]:
+        """Draws from the prior of which the penalty is the negative log-likelihood: normal for "l2", Laplace for "l1".
+
+        Its width is `scale [dim]`, a root mean square (None: 1). The weight does not tell it: a predictor that answers to half
+        the z as it did to the whole pays a quarter of the penalty.
+        """
+        check_range("samples", samples, 1)
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(samples, self.dim, generator=generator)
+        if self.penalty == "l1":  # a normal whose variance is exponential is Laplace's, of variance 2 times the mean
+            drawn = drawn * torch.empty_like(drawn).exponential_(generator=generator).sqrt()
+        return drawn if scale is None else drawn * scale.to(drawn)
 
 
 Latent = NoLatent | DiscreteLatent | ContinuousLatent
@@ -119,15 +144,24 @@ class FreeEnergy:
         What the predictor makes of s_x is its own affair, only its predictions are one for each s_y: one context may serve
         several targets, each with its z.
         """
-        given = self._energy_given(predictor, s_x, s_y, valid)
         match self.latent:
             case DiscreteLatent(codes=codes, beta=beta) if beta is not None:
+                given = self._energy_given(predictor, s_x, s_y, valid)
                 return -torch.logsumexp(-beta * _each_code(codes, given, s_y), dim=1) / beta
-            case ContinuousLatent() as latent:
-                z = _descend(latent, self._energy_given(predictor, s_x.detach(), s_y.detach(), valid), s_y)
-                return given(z) + latent.cost(z)
             case _:
-                return given(self.infer(predictor, s_x, s_y, valid))
+                return self.energy_at(predictor, s_x, s_y, self.infer(predictor, s_x, s_y, valid), valid)
+
+    def energy_at(
+        self,
+        predictor: Predictor,
+        s_x: Float[Tensor, "batch_x *x"],
+        s_y: Float[Tensor, "batch *y"],
+        z: Float[Tensor, "batch latent"] | None,
+        valid: Bool[Tensor, "batch *tokens"] | None = None,
+    ) -> Float[Tensor, "batch"]:
+        """E(x, y, z) of each sample at a z, the penalty of a continuous one included."""
+        energy = self._energy_given(predictor, s_x, s_y, valid)(z)
+        return energy + self.latent.cost(z) if isinstance(self.latent, ContinuousLatent) and z is not None else energy
 
     def _energy_given(self, predictor: Predictor, s_x: Tensor, s_y: Tensor, valid: Tensor | None) -> EnergyGiven:
         """E(x, y, z) of each sample as a function of z."""

@@ -42,7 +42,8 @@ class TrajectoryDataConfig:
 
     data: str
     """An episode store, an .npz file, a folder of them, an HDF5 file (D4RL, robomimic), a Minari or LeRobot data set, or a
-    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed, two-rooms-flicker, maze, maze-fixed."""
+    built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed, two-rooms-flicker,
+    two-rooms-stochastic, two-rooms-stochastic-pixels, maze, maze-fixed."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None

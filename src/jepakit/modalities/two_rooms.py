@@ -7,21 +7,22 @@ Two rooms of 56 x 56 pixels side by side, a wall of width 3 between them and a d
 stands (20 to 44) and where its door (10 to 54) is drawn for each world, or fixed.
 
 Factors of variation are fields of `TwoRoomsConfig`: a background that flickers unpredictably, the size and the brightness of
-the dot, the width of the door.
+the dot, the width of the door; and a second door, which is locked in some episodes and shows it by nothing.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
 from numpy.typing import NDArray
 
-from jepakit.errors import check_range
-from jepakit.modalities.trajectory_files import Episodes
+from jepakit.errors import UserError, check_range
+from jepakit.modalities.trajectory_files import Episodes, Frames
 from jepakit.modalities.walls import (
+    GAP,
     HIGH,
     LOW,
     MOST,
@@ -37,8 +38,12 @@ from jepakit.modalities.walls import (
 from jepakit.randomness import Draws
 
 WALLS, DOORS = (20, 44), (10, 54)  # where the inner wall and its door may be
+SURE, DOUBTFUL, APART = 50.0, 22.0, 18  # where fixed doors are, one of two; pixels that two drawn ones are apart, at least
 STATE_NAMES = ("x", "y", "wall x", "door y")
+STOCHASTIC_NAMES = (*STATE_NAMES, "doubtful door y", "locked")
+PUSHES = 12  # steps of somebody who tries a door
 FLICKER = 0.5  # of full brightness, in the world called two-rooms-flicker
+LOCKED = 0.5  # of the episodes, in those called two-rooms-stochastic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +61,16 @@ class TwoRoomsConfig:
     flicker: float = 0.0
     """Share of full brightness that a background of 8 x 8 patches, drawn anew for every frame, may reach; in both pictures."""
 
+    locked: float = 0.0
+    """Chance that a second door, drawn as open, is locked: decided for each episode, and known by nobody who has not tried it.
+    0: there is one door, which is open."""
+    pixels: bool = True
+    """Observations are pictures; False: x and y of the dot, which say enough where the wall is `fixed`."""
+
     def __post_init__(self) -> None:
+        check_range("locked", self.locked, 0, 1)
+        if not self.pixels and not self.fixed:
+            raise UserError("pixels: x and y say nothing of walls drawn for each world. Set fixed, or leave the pixels.")
         check_range("door", self.door, 1, 10)
         check_range("dot", self.dot, 0.3, 6)
         check_range("brightness", self.brightness, 0.05, 1)
@@ -67,32 +81,61 @@ TWO_ROOMS: dict[str, TwoRoomsConfig] = {
     "two-rooms": TwoRoomsConfig(),
     "two-rooms-fixed": TwoRoomsConfig(fixed=True),
     "two-rooms-flicker": TwoRoomsConfig(flicker=FLICKER),
+    "two-rooms-stochastic": TwoRoomsConfig(fixed=True, locked=LOCKED, pixels=False),
+    "two-rooms-stochastic-pixels": TwoRoomsConfig(fixed=True, locked=LOCKED),
 }
 """The worlds that have a name, as data to learn from and as environments to act in."""
 
 
 @dataclass(frozen=True, eq=False)
 class Rooms:
-    """The walls of many worlds: x of the inner wall's middle, y of the door's, `[worlds]`."""
+    """The walls of many worlds: x of the inner wall's middle, y of the door's, `[worlds]`; y of a second door and whether it
+    is locked, where there is one."""
 
     wall: Float[np.ndarray, "worlds"]
     door: Float[np.ndarray, "worlds"]
+    doubtful: Float[np.ndarray, "worlds"] | None = None
+    locked: Bool[np.ndarray, "worlds"] | None = None
 
     def __len__(self) -> int:
         return len(self.wall)
 
     def __getitem__(self, worlds: NDArray | slice) -> Rooms:
-        return Rooms(self.wall[worlds], self.door[worlds])
+        parts = (self.wall, self.door, self.doubtful, self.locked)
+        return Rooms(*(None if part is None else part[worlds] for part in parts))  # type: ignore[arg-type]
+
+    @property
+    def state(self) -> Float[np.ndarray, "worlds numbers"]:
+        """What a state says of the walls, beside x and y of the dot."""
+        parts = [part for part in (self.wall, self.door, self.doubtful, self.locked) if part is not None]
+        return np.stack([part.astype(np.float64) for part in parts], axis=1)
+
+    def known(self, places: Points, goals: Points) -> Rooms:
+        """To somebody who knows what is locked: each world with one door, the open one on the shorter way."""
+        if self.doubtful is None or self.locked is None:
+            return self
+        doors = (self.door, self.doubtful)
+        ways = [sum(np.hypot(end[:, 0] - self.wall, end[:, 1] - y) for end in (places, goals)) for y in doors]
+        return Rooms(self.wall, np.where(~self.locked & (ways[1] < ways[0]), self.doubtful, self.door))
 
 
 def draw_rooms(config: TwoRoomsConfig, draws: Draws) -> Rooms:
     """Walls for each of the streams."""
     if config.fixed:
         middle = np.full(len(draws), (LOW + HIGH) / 2)
-        return Rooms(middle, middle.copy())
+        if not config.locked:
+            return Rooms(middle, middle.copy())
+        sure, doubtful = (np.full(len(draws), y) for y in (SURE, DOUBTFUL))
+        return Rooms(middle, sure, doubtful, draws.uniform(1)[:, 0] < config.locked)
+    count = DOORS[1] - DOORS[0] + 1
     wall = WALLS[0] + draws.integers(WALLS[1] - WALLS[0] + 1, 1)[:, 0]
-    door = DOORS[0] + draws.integers(DOORS[1] - DOORS[0] + 1, 1)[:, 0]
-    return Rooms(wall.astype(np.float64), door.astype(np.float64))
+    door = DOORS[0] + draws.integers(count, 1)[:, 0]
+    rooms = Rooms(wall.astype(np.float64), door.astype(np.float64))
+    if not config.locked:
+        return rooms
+    apart = APART + draws.integers(count - 2 * APART + 1, 1)[:, 0]
+    doubtful = DOORS[0] + (door - DOORS[0] + apart) % count
+    return Rooms(rooms.wall, rooms.door, doubtful.astype(np.float64), draws.uniform(1)[:, 0] < config.locked)
 
 
 def draw_places(rooms: Rooms, draws: Draws, left: Bool[np.ndarray, "worlds"] | None = None) -> Points:
@@ -108,7 +151,15 @@ def draw_places(rooms: Rooms, draws: Draws, left: Bool[np.ndarray, "worlds"] | N
 def move(rooms: Rooms, places: Points, actions: Points, door: float = 4.0) -> Points:
     """Where the dots are after `actions` (dx, dy): as far along the way as no wall is met."""
     near, far = rooms.wall - THICKNESS / 2, rooms.wall + THICKNESS / 2
-    return stopped_move(places, actions, [(near, far, -np.inf, rooms.door - door), (near, far, rooms.door + door, np.inf)])
+    if rooms.doubtful is None or rooms.locked is None:
+        return stopped_move(places, actions, [(near, far, -np.inf, rooms.door - door), (near, far, rooms.door + door, np.inf)])
+    first, second = np.minimum(rooms.door, rooms.doubtful), np.maximum(rooms.door, rooms.doubtful)
+    leaf = (door + GAP) * rooms.locked  # of an open door no height is left, which stops nobody
+    heights = [
+        (-np.inf, first - door), (first + door, second - door), (second + door, np.inf),
+        (rooms.doubtful - leaf, rooms.doubtful + leaf),
+    ]  # fmt: skip
+    return stopped_move(places, actions, [(near, far, low, high) for low, high in heights])
 
 
 def in_left_room(rooms: Rooms, places: Points) -> Bool[np.ndarray, "worlds"]:
@@ -129,6 +180,8 @@ def picture(
     seen[:, 0] = dots(places, config.dot, config.brightness)
     solid = (np.abs(grid - rooms.wall[:, None]) <= THICKNESS / 2)[:, None, :]
     closed = (np.abs(grid - rooms.door[:, None]) > config.door)[:, :, None]
+    if rooms.doubtful is not None:  # whether it is locked is not to be seen
+        closed &= (np.abs(grid - rooms.doubtful[:, None]) > config.door)[:, :, None]
     outer = (grid == LOW) | (grid == HIGH)
     seen[:, 1] = np.uint8(255) * ((solid & closed) | outer[:, None] | outer[None, :])
     return flickered(seen, config.flicker, draws)
@@ -139,12 +192,18 @@ def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tupl
 
     A dot starts anywhere and walks with a heading that changes by a normal of variance 0.2 (the reference's Von Mises of
     concentration 5) and steps of length 1.0 +- 0.4 within 0.2 and 1.8. In 35 % of the episodes it first heads for the door
-    and through it.
+    and through it. Where a door may be locked, see `Tries`.
     """
     draws = Draws(seed, "two-rooms", 0, np.arange(episodes))
     rooms = draw_rooms(config, draws)
     places, actions = np.empty((episodes, steps, 2)), np.zeros((episodes, steps, 2))
     places[:, 0] = draw_places(rooms, draws)
+    if config.locked:
+        tries = Tries(rooms, places[:, 0], draws, config.door)
+        for t in range(steps - 1):
+            actions[:, t] = tries.actions()
+            places[:, t + 1] = move(rooms, places[:, t], actions[:, t], config.door)
+        return rooms, places, actions
     heading = draws.uniform(1, high=2 * np.pi)[:, 0]
     crossing = draws.uniform(1)[:, 0] < 0.35
     from_left = in_left_room(rooms, places[:, 0])
@@ -160,6 +219,42 @@ def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tupl
     return rooms, places, actions
 
 
+class Tries:
+    """Wanderers who try a door, in three of four episodes: go to its front and push, twelve steps long, whatever comes of it.
+
+    Two thirds try the doubtful one. They walk without looking, by where they would be if it were locked, so that what is done
+    says nothing of whether it let through: actions that did would tell a model what it is to be uncertain of.
+    rooms: of n worlds, with two doors; places: where the wanderers start; draws: a stream for each; door: half of its width.
+    """
+
+    def __init__(self, rooms: Rooms, places: Points, draws: Draws, door: float = 4.0):
+        if rooms.doubtful is None:
+            raise UserError("Tries: these worlds have one door, which is open. Draw them with a chance that one is locked.")
+        self.rooms, self.places = replace(rooms, locked=np.ones(len(rooms), dtype=bool)), places
+        self.draws, self.width = draws, door
+        self.heading = draws.uniform(1, high=2 * np.pi)[:, 0]
+        self.out = np.where(in_left_room(rooms, places), 1.0, -1.0)
+        tried = np.where(draws.uniform(1)[:, 0] < 2 / 3, rooms.doubtful, rooms.door)
+        self.front = np.stack([rooms.wall - self.out * (THICKNESS / 2 + 1), tried], axis=1)
+        self.coming = draws.uniform(1)[:, 0] < 0.75
+        self.pushes = np.zeros(len(rooms), dtype=np.int64)  # that are left
+
+    def actions(self) -> Points:
+        """The next move of each."""
+        way, turn = self.front - self.places, np.sqrt(0.2) * self.draws.normal(1)[:, 0]
+        arrived = self.coming & (np.hypot(*way.T) < 1.5)
+        self.coming &= ~arrived
+        self.pushes = np.where(arrived, PUSHES, self.pushes)
+        self.heading = self.heading + turn
+        self.heading = np.where(self.coming, np.arctan2(way[:, 1], way[:, 0]) + turn, self.heading)
+        self.heading = np.where(self.pushes > 0, np.where(self.out > 0, 0.0, np.pi) + turn / 2, self.heading)
+        self.pushes = np.maximum(self.pushes - 1, 0)
+        length = np.clip(1.0 + 0.4 * self.draws.normal(1)[:, 0], 0.2, 1.8)
+        moves = length[:, None] * np.stack([np.cos(self.heading), np.sin(self.heading)], axis=1)
+        self.places = move(self.rooms, self.places, moves, self.width)
+        return moves
+
+
 def door_heading(rooms: Rooms, places: Points, from_left: Bool[np.ndarray, "worlds"]) -> Float[np.ndarray, "worlds"]:
     """The direction to go in to leave a room: to the front of the door, and from there through it."""
     out = np.where(from_left, 1.0, -1.0)
@@ -172,6 +267,7 @@ def door_heading(rooms: Rooms, places: Points, from_left: Bool[np.ndarray, "worl
 
 def guide(rooms: Rooms, places: Points, goals: Points, most: float = MOST) -> Points:
     """What somebody who knows the map does next: straight to the goal in the same room, else to the door and through it."""
+    rooms = rooms.known(places, goals)
     left = in_left_room(rooms, places)
     straight = goals - places
     angle = door_heading(rooms, places, left)
@@ -187,16 +283,16 @@ def guide(rooms: Rooms, places: Points, goals: Points, most: float = MOST) -> Po
 def two_rooms_episodes(
     config: TwoRoomsConfig | None = None, seed: int = 0, episodes: int = 30_000, steps: int = 91
 ) -> Episodes:
-    """Episodes of `wander`; a function of the seed. States are (x, y) of the dot in pixels, x of the wall, y of the door.
+    """Episodes of `wander`; a function of the seed. States are (x, y) of the dot in pixels, x of the wall, y of the door, and
+    with a second door its y and whether it is locked (1 or 0).
 
     Of 3,000 a model learns the worlds by heart: what it imagines comes through their walls (docs/worlds.md).
     """
     config = config or TwoRoomsConfig()
     rooms, places, actions = wander(config, seed, episodes, steps)
-    walls = np.stack([rooms.wall, rooms.door], axis=1)[:, None].repeat(steps, axis=1)
-    states = np.concatenate([places, walls], axis=2).reshape(-1, 4).astype(np.float32)
-    frames = DrawnFrames(partial(picture, config=config), rooms, places, config.flicker, seed)
-    return Episodes(
-        frames, actions.reshape(-1, 2).astype(np.float32), states,
-        np.arange(episodes + 1) * steps,
-    )  # fmt: skip
+    walls = rooms.state[:, None].repeat(steps, axis=1)
+    states = np.concatenate([places, walls], axis=2).reshape(episodes * steps, -1).astype(np.float32)
+    frames: Frames = DrawnFrames(partial(picture, config=config), rooms, places, config.flicker, seed)
+    if not config.pixels:
+        frames = states[:, :2]
+    return Episodes(frames, actions.reshape(-1, 2).astype(np.float32), states, np.arange(episodes + 1) * steps)

@@ -16,27 +16,30 @@ class EmbeddingPredictor(nn.Module):
 
     It ends with the normalisation that ends the encoder too (EB-JEPA), so that predictions lie where embeddings do;
     `normalised` False leaves it out, for embeddings that end otherwise.
+    condition: width of a further condition (a latent z), which stands beside each action; 0: there is none.
     """
 
-    def __init__(self, dim: int, normalised: bool = True):
+    def __init__(self, dim: int, condition: int = 0, normalised: bool = True):
         super().__init__()
+        self.condition = condition
         self.norm = nn.LayerNorm(dim, elementwise_affine=False) if normalised else nn.Identity()
 
     def change(
         self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"]
     ) -> Float[Tensor, "batch dim"]:
-        """The embedding after one more action, before it is normalised."""
+        """The embedding after one more action (the condition beside it), before it is normalised."""
         raise NotImplementedError
 
     def forward(
         self,
         embeddings: Float[Tensor, "batch time dim"],
         actions: Float[Tensor, "batch time action"],
-        condition: Tensor | None = None,
+        condition: Float[Tensor, "batch condition"] | None = None,
     ) -> Float[Tensor, "batch time dim"]:
-        """At each t the prediction of embedding t + 1 from embedding t and action t."""
+        """At each t the prediction of embedding t + 1 from embedding t and action t, all under one condition."""
         time = embeddings.shape[1]
-        stepped = self.advance(embeddings.flatten(0, 1), actions.flatten(0, 1), condition)
+        given = None if condition is None else condition.repeat_interleave(time, dim=0)
+        stepped = self.advance(embeddings.flatten(0, 1), actions.flatten(0, 1), given)
         return stepped.unflatten(0, (-1, time))
 
     def begin(
@@ -50,10 +53,12 @@ class EmbeddingPredictor(nn.Module):
     def advance(
         self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"], condition: Tensor | None = None
     ) -> Float[Tensor, "batch dim"]:
-        """The embedding after one more action."""
-        if condition is not None:
+        """The embedding after one more action. Errors: a condition where the predictor has none, or none where it has one."""
+        if condition is not None and not self.condition:
             raise UserError("This predictor was built without a condition and was given one.")
-        return self.norm(self.change(state, action))
+        if condition is None and self.condition:
+            raise UserError(f"This predictor needs a condition [batch, {self.condition}] and was given none.")
+        return self.norm(self.change(state, action if condition is None else torch.cat([action, condition.to(action)], dim=1)))
 
     def embedding(self, state: Any) -> Tensor:
         """The state is the embedding."""
@@ -63,9 +68,9 @@ class EmbeddingPredictor(nn.Module):
 class RecurrentPredictor(EmbeddingPredictor):
     """A gated recurrent unit whose hidden state is the embedding and whose input is the action (EB-JEPA)."""
 
-    def __init__(self, dim: int, action: int):
-        super().__init__(dim)
-        self.unit = nn.GRUCell(action, dim)
+    def __init__(self, dim: int, action: int, condition: int = 0):
+        super().__init__(dim, condition)
+        self.unit = nn.GRUCell(action + condition, dim)
 
     def change(
         self, state: Float[Tensor, "batch dim"], action: Float[Tensor, "batch action"]
@@ -80,11 +85,11 @@ class ResidualPredictor(EmbeddingPredictor):
     (a wall, and its door), it takes fewer updates to learn.
     """
 
-    def __init__(self, dim: int, action: int, hidden: int | None = None, normalised: bool = True):
-        super().__init__(dim, normalised)
+    def __init__(self, dim: int, action: int, condition: int = 0, *, hidden: int | None = None, normalised: bool = True):
+        super().__init__(dim, condition, normalised)
         hidden = hidden or dim
         self.layers = nn.Sequential(
-            nn.Linear(dim + action, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim)
+            nn.Linear(dim + action + condition, hidden), nn.GELU(), nn.Linear(hidden, hidden), nn.GELU(), nn.Linear(hidden, dim)
         )
 
     def change(

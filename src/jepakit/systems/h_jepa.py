@@ -87,7 +87,7 @@ class HJEPA(Hierarchy):
             projection_head(width, [config.hidden], dim) if learned else nn.Identity(),
             projection_head(inputs.action, [config.hidden], config.macro),
             config.macro,
-            ResidualPredictor(dim, config.macro, config.hidden, normalised=False),
+            ResidualPredictor(dim, config.macro, hidden=config.hidden, normalised=False),
             Energy(name="l2"),
             macro_prior=SIGReg(config.macro_sigreg, seed + 1),
             anti_collapse=SIGReg(config.sigreg, seed) if learned else None,

@@ -21,6 +21,12 @@ theirs share one that has; all embeddings of a window are regularised and each i
 from the first; a fixed set of 30,000 episodes, theirs are drawn without end; and `widths` 8 16 32 of the encoder instead of
 16 32 32, for a third of the arithmetic.
 
+**A latent** (`--latent discrete`, `continuous`; not of the paper): z, one for a window, stands for what actions do not decide.
+The prediction is then the free energy of `core.latent`: of all codes, or all z, that one is taught whose rollouts from all
+observations of the window come nearest to what followed. Without it the prediction is the mean of what may come, which never
+comes. It is an option here and not of `lewm`, whose predictor normalises over the batch: there each z that is tried would move
+the statistics. What it is worth is in docs/worlds.md, "A door that may be locked".
+
 Plans look further ahead than windows of the whole system can be long on a CPU. A second run on the first one's encoder, which
 then stays as it is, teaches the predictor that:
 
@@ -39,10 +45,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from jepakit.collectives import sum_over_ranks
 from jepakit.core.anticollapse import VICReg, VICRegConfig
 from jepakit.core.batch import Batch
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.latent import ContinuousLatent, DiscreteLatent, FreeEnergy, Latent, NoLatent
 from jepakit.core.schedules import check_ramp, risen
 from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
@@ -81,6 +89,16 @@ class PLDMConfig:
     """Shares of the training between which the weight of the prediction rises from 0 to 1; 0 0: it is 1."""
     inverse_hidden: int = 256
     """Width of the two hidden layers that read it."""
+    latent: Literal["none", "discrete", "continuous"] = "none"
+    """A variable z beside the actions for what they do not decide: one of a few codes, or numbers with a penalty."""
+    latent_codes: int = 2
+    """Codes of a discrete z: the futures that a plan is imagined under."""
+    latent_dim: int = 1
+    """Numbers of a continuous z."""
+    latent_weight: float = 0.01
+    """Weight of their sum of squares; 0: z tells all that it can."""
+    latent_steps: int = 6
+    """Gradient steps that a continuous z is found by; each costs as much as teaching without z."""
 
     def __post_init__(self) -> None:
         for name in ("variance", "covariance", "similarity", "inverse"):
@@ -90,6 +108,11 @@ class PLDMConfig:
         check_choice("predictor", self.predictor, PREDICTORS)
         check_range("inverse_hidden", self.inverse_hidden, 1)
         check_widths(self.widths)
+        check_choice("latent", self.latent, ("none", "discrete", "continuous"))
+        check_range("latent_codes", self.latent_codes, 2)
+        check_range("latent_dim", self.latent_dim, 1)
+        check_range("latent_weight", self.latent_weight, 0)
+        check_range("latent_steps", self.latent_steps, 1)
 
 
 PUBLISHED: dict[str, Any] = {
@@ -109,12 +132,13 @@ class PLDM(Dynamics):
 
     def __init__(self, config: PLDMConfig, inputs: TrajectoryInputs, seed: int = 0, encoder: Any = None):
         """`encoder`: the pretrained one with its `inputs`, where the config names one."""
-        seeing, width = perception(config, inputs, encoder)
+        seeing, features = perception(config, inputs, encoder)
+        latent, width = latent_of(config)
         norm = nn.LayerNorm(config.embedding, elementwise_affine=False)
         super().__init__(
-            ObservationEncoder(seeing, nn.Sequential(nn.Linear(width, config.embedding), norm)),
-            PREDICTORS[config.predictor](config.embedding, inputs.action),
-            Energy(name="l2"),
+            ObservationEncoder(seeing, nn.Sequential(nn.Linear(features, config.embedding), norm)),
+            PREDICTORS[config.predictor](config.embedding, inputs.action, width),
+            FreeEnergy(latent, Energy(name="l2")),
             history=inputs.history,
         )
         hidden = config.inverse_hidden
@@ -155,16 +179,52 @@ class PLDM(Dynamics):
     def _predicted(
         self, frames: Float[Tensor, "batch time dim"], actions: Float[Tensor, "batch steps action"]
     ) -> Float[Tensor, "batch predictions"]:
-        """Energies of all embeddings that each observation's successors are imagined by, one from another."""
+        """Energies of all embeddings that each observation's successors are imagined by, one from another; with a latent their
+        mean at the window's best z, `[batch, 1]`."""
+        after = torch.cat([frames[:, ahead:] for ahead in range(1, frames.shape[1])], dim=1)
+        if self.free_energy is None:
+            return self.measure(self._ahead(frames, actions, None), after)
+
+        def predictor(seen: Tensor, z: Tensor | None) -> Tensor:
+            return self._ahead(seen, actions, z)
+
+        z = self.free_energy.infer(predictor, frames, after)
+        energy = self.free_energy.energy_at(predictor, frames, after, z)
+        if self.training and z is not None and isinstance(self.latent, ContinuousLatent):
+            with torch.no_grad():
+                self._rescale(z, self.free_energy.energy_at(predictor, frames, after, torch.zeros_like(z)) - energy)
+        return energy[:, None]
+
+    def _ahead(
+        self, frames: Float[Tensor, "batch time dim"], actions: Float[Tensor, "batch steps action"], z: Tensor | None
+    ) -> Float[Tensor, "batch predictions dim"]:
+        """What follows each observation as it is imagined: all that lies one action ahead, then all that lies two ahead, ..."""
         states, found = frames[:, :-1], []
         for ahead in range(1, frames.shape[1]):
-            states = states[:, : frames.shape[1] - ahead]
-            states = self.predictor(states, actions[:, ahead - 1 :])
-            found.append(self.measure(states, frames[:, ahead:]))
+            states = self.predictor(states[:, : frames.shape[1] - ahead], actions[:, ahead - 1 :], z)
+            found.append(states)
         return torch.cat(found, dim=1)
+
+    def _rescale(self, z: Float[Tensor, "batch latent"], gain: Float[Tensor, "batch"]) -> None:
+        """The running size of z where it matters: windows count by what it took off their energy. In most nothing is
+        uncertain, and z stays near 0."""
+        gain = gain.clamp_min(0)
+        parts = sum_over_ranks(torch.cat([gain @ z.square(), gain.sum()[None]]))
+        found = (parts[:-1] / parts[-1].clamp_min(torch.finfo(parts.dtype).tiny)).sqrt()
+        self.latent_scale += 0.02 * (found - self.latent_scale)
 
     def collator(self, seed: int, views: int | None = None) -> WindowCollator:
         return WindowCollator(self.inputs, seed, views)
+
+
+def latent_of(config: PLDMConfig) -> tuple[Latent, int]:
+    """The latent variable, and how many numbers the predictor sees of it."""
+    if config.latent == "discrete":
+        return DiscreteLatent(codes=config.latent_codes), config.latent_codes
+    if config.latent == "continuous":
+        found = ContinuousLatent(dim=config.latent_dim, weight=config.latent_weight, steps=config.latent_steps)
+        return found, config.latent_dim
+    return NoLatent(), 0
 
 
 def perception(config: PLDMConfig, inputs: TrajectoryInputs, pretrained: Any) -> tuple[nn.Module, int]:

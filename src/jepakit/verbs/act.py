@@ -45,6 +45,7 @@ from jepakit.worlds.environments import make_environment
 from jepakit.worlds.planners import PLANNERS
 from jepakit.worlds.problem import Reach
 from jepakit.worlds.recording import Recorder
+from jepakit.worlds.risk import Risk
 
 FORMAT = 1
 
@@ -64,6 +65,8 @@ def act(
     std: float | None = None,
     deviations: float | None = 2.5,
     observations: int | None = None,
+    risk: Risk | None = None,
+    futures: int = 16,
     task: str | Path | TaskConfig | None = None,
     mode: Literal[1, 2] | None = None,
     teach: bool = False,
@@ -96,6 +99,9 @@ def act(
             where the model was trained; with fewer, draw more widely (std). None: within the environment's bounds only.
         observations: newest ones that a plan starts from; None: as many as the model's history. Where that has room for these
             and the horizon, plans are up to twice as fast.
+        risk: what a plan costs whose model has a latent, and several futures: their "mean" (also None), the "worst", or a
+            quantile such as 0.9.
+        futures: how many of a continuous latent; of a discrete one there are as many as codes.
         task: a YAML file that says what to do and how to plan (docs/agent.md), in place of the options above: the agent then
             acts, with its costs, limits and memory.
         mode: 1: the agent reacts, as `teach` taught it; 2: it plans. None: as the task says.
@@ -116,7 +122,7 @@ def act(
     search = {"population": population, "elites": elites, "iterations": iterations, "std": std}
     looking = {
         "horizon": horizon, "replan": replan, "cost": cost, "deviations": deviations, "observations": observations,
-        "precision": precision,
+        "risk": risk, "futures": futures, "precision": precision,
     }  # fmt: skip
     described = _described(task, mode, planner, search, looking)
     make: Callable[..., Any] = partial(make_environment, env) if isinstance(env, str) else env

@@ -46,7 +46,7 @@ def load_world(run: str | Path, device: torch.device | None = None) -> tuple[Any
     system, made = load_run_system(run, device)
     if not isinstance(system, Dynamics):
         raise UserError(
-            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm, v-jepa-2-ac, h-jepa or "
-            "pixel-world."
+            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm, v-jepa-2-ac, h-jepa "
+            "or pixel-world."
         )
     return system, made

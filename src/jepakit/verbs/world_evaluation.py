@@ -26,7 +26,11 @@ FORMAT = 1
 FEWEST = 8  # held-out windows, below which nothing is measured
 FRAMES = 2_048  # observations of each part whose states are probed
 NETWORK = 1_024  # numbers of a feature at most for a network to read it: above, its PCA stands for it
-_NAMES = {"pendulum": pendulum.STATE_NAMES, "two-rooms": two_rooms.STATE_NAMES}
+_NAMES = {
+    "pendulum": pendulum.STATE_NAMES,
+    "two-rooms": two_rooms.STATE_NAMES,
+    "two-rooms-stochastic": two_rooms.STOCHASTIC_NAMES,
+}
 
 
 def measure_world(

@@ -23,6 +23,7 @@ from jepakit.worlds.agent.perception import Perception
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.moves import Moves, moves
 from jepakit.worlds.problem import ActionSpace, Plan, Planner, Reach, shifted
+from jepakit.worlds.risk import Risk, check_risk
 
 Information = dict[str, Any]
 PlanningPrecision = Literal["auto", "float32", "bfloat16"]
@@ -67,7 +68,8 @@ class OraclePolicy:
 class PlanningConfig:
     """How to plan while acting. Steps are the model's; one is `frame_skip` steps of the environment.
 
-    Where actions are a choice among a few, `cost` is the tree search's own and `deviations` means nothing.
+    Where actions are a choice among a few, `cost` is the tree search's own, `deviations` means nothing, and of a model with a
+    latent its first guess is imagined.
     """
 
     horizon: int = 20
@@ -82,6 +84,11 @@ class PlanningConfig:
     observations: int | None = None
     """Newest observations that a plan starts from; None: as many as the model's history. Windows of a history that has room for
     these and what is imagined never slide, so that nothing is worked out twice."""
+    risk: Risk | None = None
+    """What a plan costs that has several futures (a model with a latent): their "mean" (also with None), the "worst", or a
+    quantile between 0 and 1."""
+    futures: int = 16
+    """Drawn for a continuous latent, once; of a discrete one there are as many as codes."""
     chunk: int | None = 4096
     """Rollouts imagined at once, which bounds the memory."""
     precision: PlanningPrecision = "float32"
@@ -89,6 +96,9 @@ class PlanningConfig:
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, get_args(PlanningPrecision))
+        if self.risk is not None:
+            check_risk(self.risk)
+        check_range("futures", self.futures, 1)
         check_range("deviations", 1.0 if self.deviations is None else self.deviations, 0.1)
         check_range("horizon", self.horizon, 1)
         check_range("replan", self.replan, 1, self.horizon)
@@ -171,6 +181,7 @@ class PlanningPolicy:
         return moves(
             self.model, self.inputs, space, self.frame_skip,
             cost=config.cost, deviations=None if self.space else config.deviations, chunk=config.chunk,
+            risk=config.risk, futures=config.futures,
         )  # fmt: skip
 
     def _problem(self, state: State, goal: Tensor) -> LatentProblem | LatentTreeProblem:

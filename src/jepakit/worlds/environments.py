@@ -7,12 +7,14 @@ import sys
 from typing import Any
 
 from jepakit.errors import UserError, did_you_mean, missing_extra, shown
-from jepakit.modalities.two_rooms import FLICKER
+from jepakit.modalities.two_rooms import FLICKER, LOCKED
 
 OWN = {
     "two-rooms": "jepakit/TwoRooms-v0",
     "two-rooms-fixed": "jepakit/TwoRoomsFixed-v0",
     "two-rooms-flicker": "jepakit/TwoRoomsFlicker-v0",
+    "two-rooms-stochastic": "jepakit/TwoRoomsStochastic-v0",
+    "two-rooms-stochastic-pixels": "jepakit/TwoRoomsStochasticPixels-v0",
     "maze": "jepakit/Maze-v0",
     "maze-fixed": "jepakit/MazeFixed-v0",
     "point-maze": "jepakit/PointMaze-v0",
@@ -31,6 +33,8 @@ _MADE: dict[str, tuple[str, dict[str, Any], int]] = {
     "two-rooms": ("two_rooms_environment:TwoRooms", {}, 200),
     "two-rooms-fixed": ("two_rooms_environment:TwoRooms", {"fixed": True}, 200),
     "two-rooms-flicker": ("two_rooms_environment:TwoRooms", {"flicker": FLICKER}, 200),
+    "two-rooms-stochastic": ("two_rooms_environment:TwoRooms", {"fixed": True, "locked": LOCKED, "pixels": False}, 200),
+    "two-rooms-stochastic-pixels": ("two_rooms_environment:TwoRooms", {"fixed": True, "locked": LOCKED}, 200),
     "maze": ("maze_environment:MazeEnvironment", {}, 200),
     "maze-fixed": ("maze_environment:MazeEnvironment", {"layout": 0}, 200),
     "point-maze": ("maze_environment:MazeEnvironment", {"layout": 0, "pixels": False, "inertia": 0.8}, 200),

@@ -15,6 +15,7 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State, map_tree, tensors_of
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.worlds.problem import ActionSpace, Reach
+from jepakit.worlds.risk import Risk, check_risk, over_futures
 
 MOST = 2**26  # numbers of embeddings imagined at once
 
@@ -61,7 +62,8 @@ def _only(objective: Objective | None, environment: int) -> Objective | None:
 class LatentProblem:
     """A `Problem`: from an observed state, reach a goal embedding.
 
-    The model observes once, outside; a call of `cost` rolls it out once over all environments and candidates.
+    The model observes once, outside; a call of `cost` rolls it out once over all environments and candidates, and under each
+    of several `latents`, the same for all candidates of an environment.
 
     Args:
         model: a world model in eval mode.
@@ -76,12 +78,15 @@ class LatentProblem:
         cost: squared distance to the goal (absolute, in a model taught by L1): the "sum" over all imagined steps, that of the
             "last", or of the "nearest": what happens after it counts for nothing.
         haste: with "nearest", what each step until then costs, `[env]`, so that of two ways to a goal the shorter one is taken.
-        chunk: most rollouts (environments x candidates) at once, which bounds memory; at most, and with None, as many as
-            have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded there too.
+        latents: z's to roll out under, the model's condition: `[samples, z]` (as `model.futures()` gives them) for all
+            environments or `[env, samples, z]`; None: no condition.
+        risk: what a candidate costs of its futures under these: their "mean", the "worst", or a quantile (`worlds.risk`).
+        chunk: most rollouts (environments x candidates x samples) at once, which bounds memory; at most, and with None, as
+            many as have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded.
         ids, feasible: see `Problem`; `feasible` is given blocks.
         objective: asked instead of the distance to the goal.
 
-    Errors: goals, state, scale or actions that do not fit each other; NaN or infinite goals; a deviation of 0.
+    Errors: goals, state, scale, latents or actions that do not fit each other; NaN or infinite goals; a deviation of 0.
     """
 
     def __init__(
@@ -96,6 +101,8 @@ class LatentProblem:
         skip: int = 1,
         cost: Reach = "sum",
         haste: Float[Tensor, "env"] | None = None,
+        latents: Tensor | None = None,
+        risk: Risk = "mean",
         chunk: int | None = None,
         ids: Sequence[int] | None = None,
         feasible: Callable[[Tensor], Tensor] | None = None,
@@ -104,10 +111,11 @@ class LatentProblem:
         check_range("horizon", horizon, 1)
         check_range("skip", skip, 1)
         check_choice("cost", cost, get_args(Reach))
+        check_risk(risk)
         if chunk is not None:
             check_range("chunk", chunk, 1)
         fit = max(1, MOST // (horizon * goal.shape[1:].numel()))
-        self.model, self.reach, self.chunk = model, cost, fit if chunk is None else min(chunk, fit)
+        self.model, self.reach, self.risk, self.chunk = model, cost, risk, fit if chunk is None else min(chunk, fit)
         self.horizon, self.environments = horizon, len(goal)
         self.haste = goal.new_zeros(len(goal)) if haste is None else haste
         self.ids = None if ids is None else list(ids)
@@ -117,6 +125,7 @@ class LatentProblem:
             self.device = tensors_of(self.start.tree)[0].device
             self.space = space.to(self.device).block(skip)
             self.scale = None if scale is None else self._scale(*scale, skip)
+            self.latents = None if latents is None else self._latents(latents)
 
     def _scale(self, mean: Tensor, std: Tensor, skip: int) -> tuple[Tensor, Tensor]:
         """Of one action, repeated over a block."""
@@ -128,6 +137,16 @@ class LatentProblem:
             raise UserError(f"scale: deviations of actions must be above 0, got {std.tolist()}. Use 1 for a constant number.")
         return mean.to(self.goal).repeat(skip), std.to(self.goal).repeat(skip)
 
+    def _latents(self, given: Tensor) -> Float[Tensor, "env samples z"]:
+        """Those of each environment."""
+        each = given if given.dim() == 3 else given.expand(self.environments, *given.shape)
+        if each.dim() != 3 or len(each) != self.environments or not each.shape[1] or not bool(each.isfinite().all()):
+            raise UserError(
+                f"latents are finite numbers, [samples, z] or for {self.environments} environments [env, samples, z]; got "
+                f"{list(given.shape)}. model.futures() gives them."
+            )
+        return each.to(self.goal)
+
     def feasible(self, actions: Float[Tensor, "env candidate horizon action"]) -> Bool[Tensor, "env candidate"]:
         """Whether candidates break no constraint."""
         if self.constraint is None:
@@ -135,29 +154,31 @@ class LatentProblem:
         return self.constraint(actions)
 
     def cost(self, actions: Float[Tensor, "env candidate horizon action"]) -> Float[Tensor, "env candidate"]:
-        """Distance of what the model imagines to the goal, summed over the embedding."""
+        """Distance of what the model imagines to the goal, summed over the embedding; the risk over the latents."""
         if (actions.shape[0], *actions.shape[2:]) != (self.environments, self.horizon, self.space.size):
             raise UserError(
                 f"Candidates are [env, candidate, horizon, action] = [{self.environments}, any, {self.horizon}, "
                 f"{self.space.size}], got {list(actions.shape)}."
             )
-        candidates = actions.shape[1]
-        rows = actions.flatten(0, 1)
-        owner = torch.arange(self.environments, device=self.device).repeat_interleave(candidates)
+        candidates, futures = actions.shape[1], 1 if self.latents is None else self.latents.shape[1]
+        rows = actions.flatten(0, 1).repeat_interleave(futures, dim=0)
+        owner = torch.arange(self.environments, device=self.device).repeat_interleave(candidates * futures)
+        future = torch.arange(futures, device=self.device).repeat(self.environments * candidates)
         if len(rows) <= self.chunk:
-            found = self._imagine(rows, owner)
+            found = self._imagine(rows, owner, future)
         else:
             again = torch.is_grad_enabled() and rows.requires_grad
             parts: list[Any] = [
                 checkpoint(self._imagine, *part, use_reentrant=False) if again else self._imagine(*part)
-                for part in zip(rows.split(self.chunk), owner.split(self.chunk), strict=True)
+                for part in zip(*(whole.split(self.chunk) for whole in (rows, owner, future)), strict=True)
             ]
             found = torch.cat(parts)
-        return found.unflatten(0, (self.environments, candidates))
+        return over_futures(found.unflatten(0, (self.environments, candidates, futures)), self.risk)
 
     def imagine(self, actions: Float[Tensor, "env horizon action"]) -> Float[Tensor, "env horizon *tokens dim"]:
-        """The embeddings that a plan of each environment would lead through."""
-        return self.model.rollout(self.start, self._given(actions)).embeddings
+        """The embeddings that a plan of each environment would lead through; of several latents under the first."""
+        given = None if self.latents is None else self.latents[:, 0]
+        return self.model.rollout(self.start, self._given(actions), given).embeddings
 
     def _given(self, actions: Float[Tensor, "*rows action"]) -> Float[Tensor, "*rows action"]:
         """Actions as the model takes them."""
@@ -170,14 +191,16 @@ class LatentProblem:
         alone.start = self.start.index(torch.tensor([environment]))
         alone.goal = self.goal[environment : environment + 1].clone()
         alone.haste = self.haste[environment : environment + 1]
+        alone.latents = None if self.latents is None else self.latents[environment : environment + 1]
         alone.environments, alone.ids = 1, None if self.ids is None else [self.ids[environment]]
         alone.objective = _only(self.objective, environment)
         return alone
 
-    def _imagine(self, rows: Tensor, owner: Tensor) -> Float[Tensor, "rows"]:
-        """Costs of some rollouts, each of the environment that owns it."""
+    def _imagine(self, rows: Tensor, owner: Tensor, future: Tensor) -> Float[Tensor, "rows"]:
+        """Costs of some rollouts, each of the environment that owns it, under one of its latents."""
+        given = None if self.latents is None else self.latents[owner, future]
         last = self.objective is None and self.reach == "last"
-        embeddings = self.model.rollout(self.start, self._given(rows), owner=owner, last=last).embeddings
+        embeddings = self.model.rollout(self.start, self._given(rows), given, owner, last=last).embeddings
         if self.objective is not None:
             return self.objective(embeddings, rows, owner)
         distances = apart(self.model, embeddings, self.goal[owner][:, None]).flatten(2).sum(2)

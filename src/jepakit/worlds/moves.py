@@ -19,6 +19,7 @@ from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.worlds.choices import Choices, is_choice
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem, Objective
 from jepakit.worlds.problem import ActionSpace, Reach
+from jepakit.worlds.risk import Risk
 
 
 @runtime_checkable
@@ -58,13 +59,22 @@ class Continuous:
     """Numbers within the environment's bounds, or within the part of them that was recorded.
 
     deviations: how far from the mean of the recorded actions, in their deviations; None: the bounds alone.
-    cost, chunk: see `LatentProblem`.
+    cost, chunk: see `LatentProblem`. risk, futures: see `PlanningConfig`.
+
+    Errors: a risk of a model that has no latent, and one future.
     """
 
     def __init__(
         self, model: Dynamics, inputs: TrajectoryInputs, space: ActionSpace, skip: int, *,
-        cost: Reach, deviations: float | None, chunk: int | None,
+        cost: Reach, deviations: float | None, chunk: int | None, risk: Risk | None = None, futures: int = 16,
     ):  # fmt: skip
+        self.latents = model.futures(futures)
+        if risk is not None and self.latents is None:
+            raise UserError(
+                f"risk: {risk} is asked for of a model that knows of one future. Leave it out, or train with a latent variable "
+                "(pretrain pldm --latent discrete)."
+            )
+        self.risk: Risk = "mean" if risk is None else risk
         self.model, self.skip, self.cost, self.chunk, self.size = model, skip, cost, chunk, space.size
         single = inputs.action // skip
         mean, std = torch.tensor(inputs.action_mean[:single]), torch.tensor(inputs.action_std[:single])
@@ -79,7 +89,7 @@ class Continuous:
         """See `Moves`."""
         return LatentProblem(
             self.model, start, goal, self.space, horizon, scale=self.scale, skip=self.skip, cost=self.cost, chunk=self.chunk,
-            ids=ids, objective=objective,
+            latents=self.latents, risk=self.risk, ids=ids, objective=objective,
         )  # fmt: skip
 
     def steps(self, plan: Tensor) -> NDArray[np.float32]:
@@ -126,17 +136,21 @@ class Chosen(Choices):
 
 def moves(
     model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *,
-    cost: Reach, deviations: float | None, chunk: int | None,
+    cost: Reach, deviations: float | None, chunk: int | None, risk: Risk | None = None, futures: int = 16,
 ) -> Moves:  # fmt: skip
     """Those of an environment's `action_space`, or of an `ActionSpace`.
 
     Errors: actions of other sizes than the model was trained on.
     """
     if is_choice(space):
+        if risk is not None:
+            raise UserError(f"risk: {risk}, but actions are a choice here, and tree search knows of one future. Leave it out.")
         made: Moves = Chosen(model, inputs, space, skip, chunk=chunk)
     else:
         bounds = space if isinstance(space, ActionSpace) else ActionSpace.of(space)
-        made = Continuous(model, inputs, bounds, skip, cost=cost, deviations=deviations, chunk=chunk)
+        made = Continuous(
+            model, inputs, bounds, skip, cost=cost, deviations=deviations, chunk=chunk, risk=risk, futures=futures
+        )
     if made.size * skip != inputs.action:
         raise UserError(
             f"The model was trained on blocks of {skip} actions, {inputs.action} numbers together; the environment's actions "

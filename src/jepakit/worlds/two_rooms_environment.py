@@ -16,7 +16,9 @@ from jepakit.modalities.two_rooms import (
     MOST,
     SIDE,
     STATE_NAMES,
+    STOCHASTIC_NAMES,
     Rooms,
+    Tries,
     TwoRoomsConfig,
     door_heading,
     draw_places,
@@ -30,24 +32,31 @@ from jepakit.modalities.walls import coloured
 from jepakit.randomness import Draws
 
 NEAR = 4.5  # pixels: closer to the goal than this is success
+BESIDE = 8.0  # pixels that start and goal lie above or below a door that may be locked, at most
 
 
 class TwoRooms(gymnasium.Env):
-    """Observations `[2, 65, 65]` uint8, the dot and the walls; actions (dx, dy) in pixels. No reward: the goal is a picture.
+    """Observations `[2, 65, 65]` uint8, the dot and the walls, or (`pixels` False) x and y; actions (dx, dy) in pixels. No
+    reward: the goal is an observation.
 
-    `info`: "state" (x, y, x of the wall, y of the door), "goal" (an observation), "goal_state", "distance" in pixels, and
-    "success", whether the goal is near at this moment. As registered, episodes are truncated after 200 steps.
+    `info`: "state" (x, y, x of the wall, y of the door; with a second door its y and whether it is locked), "goal" (an
+    observation), "goal_state", "distance" in pixels, and "success", whether the goal is near at this moment. As registered,
+    episodes are truncated after 200 steps. With a door that may be locked start and goal lie on both sides of that door.
     `reset(options={"start": (x, y), "goal": (x, y)})` sets places instead of drawing them; a place in a wall is refused.
 
     Walls, start and goal are a function of the seed, which every reset needs that is not to continue the last one's.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012  as gymnasium declares it
-    state_names = STATE_NAMES
+    state_names: tuple[str, ...] = STATE_NAMES
 
     def __init__(self, render_mode: str | None = None, **options: Any):
         self.config, self.render_mode = TwoRoomsConfig(**options), render_mode
-        self.observation_space = spaces.Box(0, 255, (2, SIDE, SIDE), np.uint8)
+        if self.config.locked:
+            self.state_names = STOCHASTIC_NAMES
+        self.observation_space = (
+            spaces.Box(0, 255, (2, SIDE, SIDE), np.uint8) if self.config.pixels else spaces.Box(LOW, HIGH, (2,), np.float32)
+        )
         self.action_space = spaces.Box(-MOST, MOST, (2,), np.float32)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray, dict[str, Any]]:
@@ -58,11 +67,16 @@ class TwoRooms(gymnasium.Env):
         self.rooms = draw_rooms(self.config, draws)
         left = draws.uniform(1)[:, 0] < 0.5
         self.place, self.goal = draw_places(self.rooms, draws, left), draw_places(self.rooms, draws, ~left)
+        if self.rooms.doubtful is not None:
+            for place in (self.place, self.goal):
+                beside = self.rooms.doubtful + draws.uniform(1, low=-BESIDE, high=BESIDE)[:, 0]
+                place[:, 1] = np.clip(beside, LOW + 1, HIGH - 1)
         for name, place in (options or {}).items():
             self._set(name, np.asarray(place, dtype=np.float64))
         self._heading = float(draws.uniform(1, high=2 * np.pi)[0, 0])
-        self.goal_picture = picture(self.rooms, self.goal, self.config, self._flicker)[0]
-        return self._observe(), self._info()
+        self._tries: Tries | None = None
+        self._goal_seen = self._seen(self.goal)
+        return self._seen(self.place), self._info()
 
     def step(self, action: NDArray) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
         action = np.asarray(action, dtype=np.float64)
@@ -70,10 +84,15 @@ class TwoRooms(gymnasium.Env):
             raise UserError(f"Two Rooms: an action is (dx, dy), two finite numbers in pixels; got {action.tolist()}.")
         self.place = move(self.rooms, self.place, np.clip(action, -MOST, MOST)[None], self.config.door)
         info = self._info()
-        return self._observe(), -info["distance"], False, False, info
+        return self._seen(self.place), -info["distance"], False, False, info
 
     def heuristic_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """The next step of a wanderer who in a third of the turns makes for the door: what to collect data with."""
+        """The next step of a wanderer who in a third of the turns makes for the door: what to collect data with. Where a door
+        may be locked, of one who tries it (`Tries`)."""
+        if self.config.locked:
+            if self._tries is None:
+                self._tries = Tries(self.rooms, self.place, Draws(int(rng.integers(2**62)), "tries", 0, [0]), self.config.door)
+            return self._tries.actions()[0].astype(np.float32)
         self._heading += float(rng.normal(0, np.sqrt(0.2)))
         if rng.random() < 0.35:
             self._heading = float(door_heading(self.rooms, self.place, in_left_room(self.rooms, self.place))[0])
@@ -86,17 +105,19 @@ class TwoRooms(gymnasium.Env):
 
     def render(self) -> NDArray[np.uint8]:
         """The dot in white, the walls in grey, the goal in green, `[260, 260, 3]`."""
-        return coloured(self._observe(), self.goal_picture)
+        return coloured(*(picture(self.rooms, place, self.config, self._flicker)[0] for place in (self.place, self.goal)))
 
-    def _observe(self) -> NDArray[np.uint8]:
-        return picture(self.rooms, self.place, self.config, self._flicker)[0]
+    def _seen(self, place: NDArray) -> NDArray:
+        if self.config.pixels:
+            return picture(self.rooms, place, self.config, self._flicker)[0]
+        return place[0].astype(np.float32)
 
     def _info(self) -> dict[str, Any]:
         distance = float(np.hypot(*(self.place - self.goal)[0]))
-        walls = [self.rooms.wall[0], self.rooms.door[0]]
+        walls = self.rooms.state[0]
         return {
             "state": np.array([*self.place[0], *walls], dtype=np.float32),
-            "goal": self.goal_picture.copy(),
+            "goal": self._goal_seen.copy(),
             "goal_state": np.array([*self.goal[0], *walls], dtype=np.float32),
             "distance": distance,
             "success": distance < NEAR,
@@ -111,4 +132,5 @@ class TwoRooms(gymnasium.Env):
 
 
 def _in_wall(rooms: Rooms, place: NDArray[np.float64], config: TwoRoomsConfig) -> bool:
-    return bool(abs(place[0] - rooms.wall[0]) < 1.5 and abs(place[1] - rooms.door[0]) > config.door)
+    doors = [door[0] for door in (rooms.door, rooms.doubtful) if door is not None]
+    return bool(abs(place[0] - rooms.wall[0]) < 1.5 and all(abs(place[1] - door) > config.door for door in doors))
