@@ -19,8 +19,8 @@ from jepakit.worlds.acting import Outcome
 from jepakit.worlds.agent.actor import ReactiveActor, distil
 from jepakit.worlds.agent.agent import Agent
 from jepakit.worlds.agent.configurator import TaskConfig, read_task
-from jepakit.worlds.agent.cost import StateReader
 from jepakit.worlds.agent.critic import Critic, train_critic
+from jepakit.worlds.agent.intrinsic_cost import StateReader
 from jepakit.worlds.agent.network import Standardised
 
 SHOWN = 20  # incidents that are told one by one
@@ -50,8 +50,7 @@ def agent(
     described = task if isinstance(task, TaskConfig) else TaskConfig() if task is None else read_task(task)
     critic = actor = None
     if folder.critic.exists():
-        tensors = read_weights(folder.critic)
-        critic = Critic(Standardised.of(tensors, folder.critic), int(tensors["delay"]))
+        critic = Critic.of(read_weights(folder.critic), folder.critic)
     if folder.actor.exists():
         actor = ReactiveActor(Standardised.of(read_weights(folder.actor), folder.actor))
     return Agent(
@@ -77,7 +76,7 @@ def teach(made: Agent, folder: RunFolder, seed: int) -> dict[str, Any]:
     actor = distil(made.memory, seed=seed)
     critic, r2 = train_critic(made.memory, seed=seed)
     write_weights(folder.actor, actor.network.state_dict())
-    write_weights(folder.critic, {**critic.network.state_dict(), "delay": torch.tensor(critic.delay)})
+    write_weights(folder.critic, critic.tensors())
     return {"steps": len(made.memory.entries()), "critic_r2": r2, "critic_delay": critic.delay}
 
 

@@ -12,7 +12,7 @@ from jepakit.nn.tokens import Tokens
 from jepakit.worlds.acting import PlanningConfig
 from jepakit.worlds.agent.agent import Agent
 from jepakit.worlds.agent.configurator import TaskConfig
-from jepakit.worlds.agent.cost import StateReader
+from jepakit.worlds.agent.intrinsic_cost import StateReader
 
 LIMIT = 0.5
 

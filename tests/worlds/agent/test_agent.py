@@ -10,7 +10,7 @@ from exact_worlds import Plane, agent, task
 from jepakit.errors import UserError
 from jepakit.worlds.acting import run_episodes
 from jepakit.worlds.agent.actor import distil
-from jepakit.worlds.agent.cost import CostConfig
+from jepakit.worlds.agent.intrinsic_cost import CostConfig
 from jepakit.worlds.agent.network import NetworkConfig
 
 GOAL = CostConfig(kind="goal")

@@ -6,7 +6,7 @@ import torch
 from jepakit.errors import UserError
 from jepakit.training.weight_files import read_weights, write_weights
 from jepakit.worlds.agent.actor import distil
-from jepakit.worlds.agent.critic import CriticConfig, train_critic
+from jepakit.worlds.agent.critic import Critic, CriticConfig, train_critic
 from jepakit.worlds.agent.memory import Entries, ShortTermMemory
 from jepakit.worlds.agent.network import NetworkConfig, Standardised, fitted
 
@@ -100,3 +100,17 @@ def test_networks_survive_a_file(tmp_path):
     torch.testing.assert_close(Standardised.of(read_weights(path), path)(x), network(x), rtol=0, atol=0)
     with pytest.raises(UserError, match=r"actor.safetensors does not hold a network"):
         Standardised.of({"weight": torch.zeros(2)}, path)
+
+
+def test_a_critic_survives_a_file(tmp_path):
+    critic, _ = train_critic(walks(episodes=10), CriticConfig(delay=3, steps=20))
+    path = tmp_path / "critic.safetensors"
+    write_weights(path, critic.tensors())
+    again = Critic.of(read_weights(path), path)
+    states, goals = torch.randn(2, 5, 2)
+    assert (again.delay, again.floor) == (3, critic.floor)
+    torch.testing.assert_close(again(states, goals), critic(states, goals), rtol=0, atol=0)
+    assert bool((again(100 * states, goals) >= 0).all())
+    write_weights(path, critic.network.state_dict())
+    with pytest.raises(UserError, match="holds no critic"):
+        Critic.of(read_weights(path), path)

@@ -24,7 +24,7 @@ from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.worlds.acting import PlanningPolicy
 from jepakit.worlds.agent.configurator import Configurator, TaskConfig
-from jepakit.worlds.agent.cost import Imagined, StateReader
+from jepakit.worlds.agent.intrinsic_cost import Imagined, StateReader
 from jepakit.worlds.agent.memory import Entries, ShortTermMemory
 from jepakit.worlds.agent.perception import Perception
 from jepakit.worlds.latent_problem import apart

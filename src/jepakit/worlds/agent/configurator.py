@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from jepakit.config import from_plain, read_yaml
 from jepakit.errors import UserError, check_choice, check_range, shown
 from jepakit.worlds.acting import PlanningConfig
-from jepakit.worlds.agent.cost import CostConfig, Imagined, IntrinsicCost, StateReader
+from jepakit.worlds.agent.intrinsic_cost import CostConfig, Imagined, IntrinsicCost, StateReader
 from jepakit.worlds.planners import PLANNERS, make_planner
 from jepakit.worlds.problem import Planner
 

@@ -8,7 +8,9 @@ lets a short horizon see past its end.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
@@ -20,6 +22,7 @@ from jepakit.worlds.agent.memory import ShortTermMemory
 from jepakit.worlds.agent.network import NetworkConfig, Standardised, fitted
 
 HELD_OUT = 0.2  # of the episodes
+FLOOR = 1e-3  # of the mean cost: below it costs are all one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,15 +38,33 @@ class CriticConfig(NetworkConfig):
 
 
 class Critic(nn.Module):
-    """`critic(states [n, dim], goals [n, dim]) -> costs [n]`: the intrinsic cost `delay` steps later, in its units."""
+    """`critic(states [n, dim], goals [n, dim]) -> costs [n]`: the intrinsic cost `delay` steps later, in its units.
 
-    def __init__(self, network: Standardised, delay: int):
+    network: gives the logarithm of the cost and `floor`. Costs near a goal are a hundredth of those far from it, and it is there
+    that a plan has to tell them apart; nor can a cost so foreseen be negative.
+    """
+
+    def __init__(self, network: Standardised, delay: int, floor: float):
         super().__init__()
-        self.network, self.delay = network, delay
+        self.network, self.delay, self.floor = network, delay, floor
         self.eval().requires_grad_(False)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a file of it holds."""
+        own = {"delay": torch.tensor(self.delay), "floor": torch.tensor(self.floor, dtype=torch.float64)}
+        return {**self.network.state_dict(), **own}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], place: Path) -> Critic:
+        """The critic of these tensors; `place` is where they were read. Errors: tensors of something else."""
+        network = Standardised.of(tensors, place)
+        if not {"delay", "floor"} <= set(tensors):
+            raise UserError(f"{place} holds no critic as `jepakit act --teach` writes it. Teach the run again.")
+        return cls(network, int(tensors["delay"]), float(tensors["floor"]))
+
     def forward(self, states: Float[Tensor, "n dim"], goals: Float[Tensor, "n dim"]) -> Float[Tensor, "n"]:
-        return self.network(torch.cat([states, goals], 1).float())[:, 0]
+        found = self.network(torch.cat([states, goals], 1).float())[:, 0]
+        return (found.exp() - self.floor).clamp_min(0)
 
 
 def train_critic(
@@ -64,9 +85,9 @@ def train_critic(
     generator = torch.Generator().manual_seed(derive_seed(seed, "critic"))
     held = episodes[torch.randperm(len(episodes), generator=generator)[: max(1, round(HELD_OUT * len(episodes)))]]
     test = torch.isin(now.episode, held)
-    x, y = torch.cat([now.state, now.goal], 1), cost[:, None]
-    network = fitted(x[~test], y[~test], config, derive_seed(seed, "critic"))
-    critic = Critic(network, config.delay)
+    floor = FLOOR * float(cost.mean())
+    x, y = torch.cat([now.state, now.goal], 1), (cost[:, None] + floor).log()
+    critic = Critic(fitted(x[~test], y[~test], config, derive_seed(seed, "critic")), config.delay, floor)
     true = cost[test]
     off = (critic(now.state[test], now.goal[test]) - true).square().sum()
     spread = (true - true.mean()).square().sum()
