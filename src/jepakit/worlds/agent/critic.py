@@ -40,7 +40,7 @@ class CriticConfig(NetworkConfig):
 class Critic(nn.Module):
     """`critic(states [n, dim], goals [n, dim]) -> costs [n]`: the intrinsic cost `delay` steps later, in its units.
 
-    network: gives the logarithm of the cost and `floor`. Costs near a goal are a hundredth of those far from it, and it is there
+    network: gives the logarithm of the cost and `floor`. Costs near a goal are a hundredth of those far off, and it is there
     that a plan has to tell them apart; nor can a cost so foreseen be negative.
     """
 
