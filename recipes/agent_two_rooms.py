@@ -2,10 +2,10 @@
 
     python recipes/agent_two_rooms.py runs/recipes/two-rooms-nothing-far-seed0 --threads 1
 
-The run is one of `recipes/two_rooms.py`. It plans in 100 episodes, and from what it then remembers a reactive actor (mode 1) and
-critics are taught, each in seconds; nothing of the world model is trained. Printed are, over the same 50 other episodes: success,
-with its Wilson interval, and CPU seconds a step of planning, of the reactive actor, and of planning with a horizon too short to
-see past the wall, without a critic and with each; and R2 of the critics on episodes that they were not taught from.
+The run is one of `recipes/two_rooms.py`. It plans in 100 episodes, and from what it then remembers a reactive actor (mode 1)
+and critics are taught, each in seconds; nothing of the world model is trained. Printed are, over the same 50 other episodes:
+success, with its Wilson interval, and CPU seconds a step of planning, of the reactive actor, and of planning with a horizon too
+short to see past the wall, without a critic and with each; and R2 of the critics on episodes that they were not taught from.
 """
 
 from __future__ import annotations

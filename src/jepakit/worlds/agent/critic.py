@@ -22,14 +22,13 @@ from jepakit.worlds.agent.memory import ShortTermMemory
 from jepakit.worlds.agent.network import NetworkConfig, Standardised, fitted
 
 HELD_OUT = 0.2  # of the episodes
-FLOOR = 1e-3  # of the mean cost: below it costs are all one
 
 
 @dataclass(frozen=True, kw_only=True)
 class CriticConfig(NetworkConfig):
     """How a critic is trained."""
 
-    delay: int = 10
+    delay: int = 5
     """Steps of the model that it looks ahead."""
 
     def __post_init__(self) -> None:
@@ -40,31 +39,29 @@ class CriticConfig(NetworkConfig):
 class Critic(nn.Module):
     """`critic(states [n, dim], goals [n, dim]) -> costs [n]`: the intrinsic cost `delay` steps later, in its units.
 
-    network: gives the logarithm of the cost and `floor`. Costs near a goal are a hundredth of those far off, and it is there
-    that a plan has to tell them apart; nor can a cost so foreseen be negative.
+    network: gives the root of the cost. Costs near a goal are a hundredth of those far off, and there a plan has to tell them
+    apart; nor can a cost so foreseen be negative.
     """
 
-    def __init__(self, network: Standardised, delay: int, floor: float):
+    def __init__(self, network: Standardised, delay: int):
         super().__init__()
-        self.network, self.delay, self.floor = network, delay, floor
+        self.network, self.delay = network, delay
         self.eval().requires_grad_(False)
 
     def tensors(self) -> dict[str, Tensor]:
         """What a file of it holds."""
-        own = {"delay": torch.tensor(self.delay), "floor": torch.tensor(self.floor, dtype=torch.float64)}
-        return {**self.network.state_dict(), **own}
+        return {**self.network.state_dict(), "delay": torch.tensor(self.delay)}
 
     @classmethod
     def of(cls, tensors: Mapping[str, Tensor], place: Path) -> Critic:
         """The critic of these tensors; `place` is where they were read. Errors: tensors of something else."""
         network = Standardised.of(tensors, place)
-        if not {"delay", "floor"} <= set(tensors):
+        if "delay" not in tensors:
             raise UserError(f"{place} holds no critic as `jepakit act --teach` writes it. Teach the run again.")
-        return cls(network, int(tensors["delay"]), float(tensors["floor"]))
+        return cls(network, int(tensors["delay"]))
 
     def forward(self, states: Float[Tensor, "n dim"], goals: Float[Tensor, "n dim"]) -> Float[Tensor, "n"]:
-        found = self.network(torch.cat([states, goals], 1).float())[:, 0]
-        return (found.exp() - self.floor).clamp_min(0)
+        return self.network(torch.cat([states, goals], 1).float())[:, 0].clamp_min(0).square()
 
 
 def train_critic(
@@ -76,6 +73,8 @@ def train_critic(
     """
     config = config or CriticConfig()
     now, cost = memory.later(config.delay)
+    allowed = cost.isfinite()  # where a limit was broken the cost is infinite
+    now, cost = now[allowed], cost[allowed]
     episodes = now.episode.unique()
     if len(episodes) < 5:
         raise UserError(
@@ -85,9 +84,8 @@ def train_critic(
     generator = torch.Generator().manual_seed(derive_seed(seed, "critic"))
     held = episodes[torch.randperm(len(episodes), generator=generator)[: max(1, round(HELD_OUT * len(episodes)))]]
     test = torch.isin(now.episode, held)
-    floor = FLOOR * float(cost.mean())
-    x, y = torch.cat([now.state, now.goal], 1), (cost[:, None] + floor).log()
-    critic = Critic(fitted(x[~test], y[~test], config, derive_seed(seed, "critic")), config.delay, floor)
+    x, y = torch.cat([now.state, now.goal], 1), cost[:, None].sqrt()
+    critic = Critic(fitted(x[~test], y[~test], config, derive_seed(seed, "critic")), config.delay)
     true = cost[test]
     off = (critic(now.state[test], now.goal[test]) - true).square().sum()
     spread = (true - true.mean()).square().sum()
