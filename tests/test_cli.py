@@ -57,7 +57,7 @@ def test_the_help_of_a_system_lists_each_option_with_its_meaning(capsys, system)
             assert re.search(rf"--(no-)?{field.name.replace('_', '-')}\b", text), field.name
     own = {
         "llm-jepa": "Language model", "graph-jepa": "Width of everything", "pldm": "Width of an embedding",
-        "h-jepa": "Numbers of a macro-action",
+        "h-jepa": "Numbers of a macro-action", "v-jepa-2-ac": "frozen encoder",
         "pixel-world": "Width of the predictor",
     }  # fmt: skip
     assert own.get(system, "Encoder") in text
@@ -132,7 +132,7 @@ MISTAKES = [
     (f"{P} --config nowhere.yaml", r"nowhere.yaml does not exist"),
     ("pretrain i-jepa --data some.npy --out new --batch-size 64 --accumulate 64", r"accumulate 64: the 32 images"),
     ("resume nowhere", r"nowhere does not exist. A run folder holds config.yaml"),
-    ("resume run", r"run.config.yaml: system: .*Valid: graph-jepa, i-jepa, lejepa"),
+    ("resume run", r"run.config.yaml: system: .*Valid: graph-jepa, h-jepa, i-jepa, lejepa"),
     ("report nowhere", r"nowhere does not exist. A run folder holds config.yaml"),
     ("evaluate nowhere", r"nowhere"),
     ("embed nowhere --data digits --out a.npy", r"nowhere"),
@@ -184,7 +184,7 @@ def test_python_and_the_command_line_have_the_same_verbs():
 
     assert all(callable(getattr(jepakit, name)) for name in jepakit.__all__)
     python = {name.replace("_", "-") for name in jepakit.__all__}
-    assert python - {"load", "register"} == set(VERBS)
+    assert python - {"agent", "load", "register"} == set(VERBS)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("pretrain", "plan-run", "list")])

@@ -168,7 +168,9 @@ def test_loss_curve_and_every_term(ranks: Ranks, name: str, size: int) -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_gradients_of_the_first_step(ranks: Ranks, name: str, size: int) -> None:
     expected = ranks[1][0][alone(name)]["gradients"]
-    assert sum(g.abs().max() > 1e-8 for g in expected.values()) > len(expected) / 2
+    # The head of v-jepa-2-ac begins at 0: in the first step nothing behind it has a gradient.
+    least = 1 if name.startswith("v-jepa-2-ac") else len(expected) / 2
+    assert sum(g.abs().max() > 1e-8 for g in expected.values()) > least
     for left in ranks[size]:
         same_tensors(left[name]["gradients"], expected, **GRADIENT)
 

@@ -194,7 +194,8 @@ def _descend(latent: ContinuousLatent, given: EnergyGiven, s_y: Tensor) -> Float
         """F at z and the gradient of its smooth part, in z alone: the predictor must not gather any."""
         z = z.detach().requires_grad_()
         with torch.enable_grad():
-            energy = given(z)
+            # A view, for hooks on what a module is given (those that count operations) cannot follow a leaf.
+            energy = given(z.view_as(z))
             smooth = energy if threshold else energy + latent.cost(z)
             (gradient,) = torch.autograd.grad(smooth.sum(), [z])
         return (energy + latent.cost(z)).detach()[:, None], gradient

@@ -192,7 +192,8 @@ class PLDM(Dynamics):
         energy = self.free_energy.energy_at(predictor, frames, after, z)
         if self.training and z is not None and isinstance(self.latent, ContinuousLatent):
             with torch.no_grad():
-                self._rescale(z, self.free_energy.energy_at(predictor, frames, after, torch.zeros_like(z)) - energy)
+                without = self.free_energy.energy_at(predictor, frames.detach(), after.detach(), torch.zeros_like(z))
+                self._rescale(z, without - energy)
         return energy[:, None]
 
     def _ahead(
