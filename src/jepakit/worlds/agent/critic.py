@@ -1,6 +1,6 @@
 """The trainable critic: foresees, from a state and its goal, what intrinsic cost is to come (LeCun 2022, section 3.2).
 
-    min over v of || IC(s[t + delay]) - TC_v(s[t]) ||^2,  over what memory says was met
+    min over v of || sqrt IC(s[t + delay]) - sqrt TC_v(s[t]) ||^2,  over what memory says was met
 
 It never changes the intrinsic cost, and never learns from what was only imagined. Added to the last imagined state of a plan it
 lets a short horizon see past its end.
