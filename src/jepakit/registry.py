@@ -72,6 +72,10 @@ DATASETS = {
         "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; of two doors one is locked half of the time"
     ),
     "two-rooms-stochastic-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, as pictures"),
+    "two-rooms-two-doors": Entry("jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; two open doors"),
+    "two-rooms-either-door": Entry(
+        "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; one of two doors is locked, now this, now that"
+    ),
     "maze": Entry("jepakit.modalities.trajectories:open_trajectories", "3,000 episodes in mazes of four rooms, generated"),
     "maze-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, in one maze"),
     "mutag": Entry(

@@ -185,6 +185,30 @@ def test_half_of_the_second_doors_are_locked_and_they_lie_apart_from_the_first(f
     np.testing.assert_array_equal(part.state[:, 2:], np.stack([rooms.doubtful[3:5], rooms.locked[3:5]], 1))
 
 
+def test_of_two_doors_one_is_open_or_both_are():
+    either, both = (draw_rooms(TWO_ROOMS[name], draws(200)) for name in ("two-rooms-either-door", "two-rooms-two-doors"))
+    assert (either.barred != either.locked).all()
+    assert 0.4 < either.locked.mean() < 0.6
+    assert not both.locked.any()
+    assert both.barred is None
+    fronts, push = np.array([28.0]), np.full((200, 2), [8.0, 0.0])
+    for rooms, first, second in ((either, either.barred, either.locked), (both, both.locked, both.locked)):
+        for y, shut in ((rooms.door, first), (rooms.doubtful, second)):
+            after = move(rooms, np.stack([np.broadcast_to(fronts, 200), y], 1), push)
+            np.testing.assert_allclose(after[:, 0], np.where(shut, 32 - THICKNESS / 2, 36), atol=2e-3)
+    with pytest.raises(UserError, match="either"):
+        TwoRoomsConfig(either=True)
+
+
+def test_walkers_try_both_doors_where_either_may_be_locked():
+    rooms, places, _ = wander(TWO_ROOMS["two-rooms-either-door"], 0, 400, 91)
+    at = [
+        ((np.abs(places[:, :, 0] - 32) < 3) & (np.abs(places[:, :, 1] - y[:, None]) < 4)).any(1)
+        for y in (rooms.door, rooms.doubtful)
+    ]
+    assert (at[0] & at[1]).mean() > 0.25
+
+
 def test_somebody_who_knows_what_is_locked_arrives_by_the_shorter_way():
     stream = draws()
     rooms = draw_rooms(TwoRoomsConfig(locked=0.5), stream)

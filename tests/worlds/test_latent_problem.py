@@ -351,6 +351,18 @@ def test_the_worst_of_two_winds_is_planned_against(name):
     torch.testing.assert_close(plan.cost, torch.ones(3, dtype=torch.float64), atol=0.1, rtol=0)
 
 
+def test_futures_count_as_each_environment_believes_in_them():
+    belief = torch.tensor([[0.2, 0.3, 0.5], [1.0, 0.0, 0.0], [0.1, 0.8, 0.1]], dtype=torch.float64)
+    made = problem(windy(), latents=WINDS, belief=belief)
+    actions = candidates(made)
+    expected = (each_wind(made, actions) * belief[:, None]).sum(-1)
+    torch.testing.assert_close(made.cost(actions), expected)
+    torch.testing.assert_close(made.only(2).cost(actions[2:]), expected[2:])
+    likeliest = WINDS[torch.tensor([2, 0, 1])][:, None]
+    places = made.start.tree["position"][:, None] + (actions[:, 0] + likeliest).cumsum(1)
+    torch.testing.assert_close(made.imagine(actions[:, 0]), places)
+
+
 def test_what_is_imagined_of_several_futures_is_the_first():
     made = problem(windy(), latents=WINDS)
     actions = candidates(made, 1)[:, 0]
@@ -367,6 +379,9 @@ def test_what_is_imagined_of_several_futures_is_the_first():
         ({"latents": WINDS * math.nan}, "latents"),
         ({"latents": WINDS, "risk": "best"}, "risk"),
         ({"latents": WINDS, "risk": 1.5}, "risk"),
+        ({"latents": WINDS, "belief": torch.ones(3, 3)}, "belief"),
+        ({"latents": WINDS, "belief": torch.ones(3, 2) / 2}, "belief"),
+        ({"belief": torch.ones(3, 1)}, "belief"),
     ],
 )
 def test_futures_that_do_not_fit_are_named(options, said):

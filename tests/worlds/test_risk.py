@@ -24,6 +24,20 @@ def test_a_quantile_is_the_least_cost_that_its_share_does_not_exceed():
         assert over_futures(costs, percent / 100) == percent - 1
 
 
+@pytest.mark.parametrize("risk", ["mean", "worst", 0.25, 0.5, 0.9])
+def test_a_future_that_is_likelier_counts_as_often_as_its_share(risk):
+    """As if it were there several times."""
+    often = COSTS.repeat_interleave(torch.tensor([1, 4, 2, 3]), dim=1)
+    belief = torch.tensor([0.1, 0.4, 0.2, 0.3])
+    torch.testing.assert_close(over_futures(COSTS, risk, belief.expand_as(COSTS)), over_futures(often, risk))
+
+
+def test_what_nobody_believes_in_costs_nothing():
+    costs, belief = torch.tensor([1.0, math.inf, 3.0]), torch.tensor([0.5, 0.0, 0.5])
+    assert [float(over_futures(costs, risk, belief)) for risk in ("mean", "worst", 0.9)] == [2.0, 3.0, 3.0]
+    assert over_futures(costs, "worst", torch.tensor([0.5, 1e-9, 0.5])) == 3.0
+
+
 @pytest.mark.parametrize("risk", ["mean", "worst", 0.75])
 def test_gradient_reaches_the_futures_that_count(risk):
     costs = COSTS[0].clone().requires_grad_()

@@ -66,7 +66,7 @@ def test_named_worlds_are_those_that_data_comes_from():
         assert make_environment(name).unwrapped.config == config
 
 
-@pytest.mark.parametrize("name", ["two-rooms-stochastic", "two-rooms-stochastic-pixels"])
+@pytest.mark.parametrize("name", ["two-rooms-stochastic", "two-rooms-stochastic-pixels", "two-rooms-either-door"])
 def test_a_door_that_may_be_locked_lies_between_start_and_goal_and_is_not_seen(name):
     environment, locked = make_environment(name), []
     for seed in range(8):

@@ -43,7 +43,7 @@ class TrajectoryDataConfig:
     data: str
     """An episode store, an .npz file, a folder of them, an HDF5 file (D4RL, robomimic), a Minari or LeRobot data set, or a
     built-in name: pendulum, pendulum-pixels, two-rooms, two-rooms-fixed, two-rooms-flicker,
-    two-rooms-stochastic, two-rooms-stochastic-pixels, maze, maze-fixed."""
+    two-rooms-stochastic, two-rooms-stochastic-pixels, two-rooms-two-doors, two-rooms-either-door, maze, maze-fixed."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
     limit: int | None = None

@@ -7,7 +7,7 @@ Two rooms of 56 x 56 pixels side by side, a wall of width 3 between them and a d
 stands (20 to 44) and where its door (10 to 54) is drawn for each world, or fixed.
 
 Factors of variation are fields of `TwoRoomsConfig`: a background that flickers unpredictably, the size and the brightness of
-the dot, the width of the door; and a second door, which is locked in some episodes and shows it by nothing.
+the dot, the width of the door; and a second door, of which nobody sees whether it is locked.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STATE_NAMES = ("x", "y", "wall x", "door y")
 STOCHASTIC_NAMES = (*STATE_NAMES, "doubtful door y", "locked")
 PUSHES = 12  # steps of somebody who tries a door
 FLICKER = 0.5  # of full brightness, in the world called two-rooms-flicker
-LOCKED = 0.5  # of the episodes, in those called two-rooms-stochastic
+LOCKED = 0.5  # of the episodes, in those called two-rooms-stochastic and two-rooms-either-door
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,14 +61,18 @@ class TwoRoomsConfig:
     flicker: float = 0.0
     """Share of full brightness that a background of 8 x 8 patches, drawn anew for every frame, may reach; in both pictures."""
 
-    locked: float = 0.0
+    locked: float | None = None
     """Chance that a second door, drawn as open, is locked: decided for each episode, and known by nobody who has not tried it.
-    0: there is one door, which is open."""
+    None: there is one door, which is open."""
+    either: bool = False
+    """Of the two doors the first is locked when the second is not: one way, and nothing says which."""
     pixels: bool = True
     """Observations are pictures; False: x and y of the dot, which say enough where the wall is `fixed`."""
 
     def __post_init__(self) -> None:
-        check_range("locked", self.locked, 0, 1)
+        check_range("locked", self.locked or 0, 0, 1)
+        if self.either and self.locked is None:
+            raise UserError("either: one of two doors is locked, and there is one door. Give locked, a chance, as well.")
         if not self.pixels and not self.fixed:
             raise UserError("pixels: x and y say nothing of walls drawn for each world. Set fixed, or leave the pixels.")
         check_range("door", self.door, 1, 10)
@@ -83,6 +87,8 @@ TWO_ROOMS: dict[str, TwoRoomsConfig] = {
     "two-rooms-flicker": TwoRoomsConfig(flicker=FLICKER),
     "two-rooms-stochastic": TwoRoomsConfig(fixed=True, locked=LOCKED, pixels=False),
     "two-rooms-stochastic-pixels": TwoRoomsConfig(fixed=True, locked=LOCKED),
+    "two-rooms-two-doors": TwoRoomsConfig(fixed=True, locked=0.0, pixels=False),
+    "two-rooms-either-door": TwoRoomsConfig(fixed=True, locked=LOCKED, either=True, pixels=False),
 }
 """The worlds that have a name, as data to learn from and as environments to act in."""
 
@@ -90,18 +96,19 @@ TWO_ROOMS: dict[str, TwoRoomsConfig] = {
 @dataclass(frozen=True, eq=False)
 class Rooms:
     """The walls of many worlds: x of the inner wall's middle, y of the door's, `[worlds]`; y of a second door and whether it
-    is locked, where there is one."""
+    is locked, where there is one; whether the first is, where it may be."""
 
     wall: Float[np.ndarray, "worlds"]
     door: Float[np.ndarray, "worlds"]
     doubtful: Float[np.ndarray, "worlds"] | None = None
     locked: Bool[np.ndarray, "worlds"] | None = None
+    barred: Bool[np.ndarray, "worlds"] | None = None
 
     def __len__(self) -> int:
         return len(self.wall)
 
     def __getitem__(self, worlds: NDArray | slice) -> Rooms:
-        parts = (self.wall, self.door, self.doubtful, self.locked)
+        parts = (self.wall, self.door, self.doubtful, self.locked, self.barred)
         return Rooms(*(None if part is None else part[worlds] for part in parts))  # type: ignore[arg-type]
 
     @property
@@ -116,26 +123,33 @@ class Rooms:
             return self
         doors = (self.door, self.doubtful)
         ways = [sum(np.hypot(end[:, 0] - self.wall, end[:, 1] - y) for end in (places, goals)) for y in doors]
-        return Rooms(self.wall, np.where(~self.locked & (ways[1] < ways[0]), self.doubtful, self.door))
+        shorter = ways[1] < ways[0] if self.barred is None else self.barred | (ways[1] < ways[0])
+        return Rooms(self.wall, np.where(~self.locked & shorter, self.doubtful, self.door))
 
 
 def draw_rooms(config: TwoRoomsConfig, draws: Draws) -> Rooms:
     """Walls for each of the streams."""
     if config.fixed:
         middle = np.full(len(draws), (LOW + HIGH) / 2)
-        if not config.locked:
+        if config.locked is None:
             return Rooms(middle, middle.copy())
         sure, doubtful = (np.full(len(draws), y) for y in (SURE, DOUBTFUL))
-        return Rooms(middle, sure, doubtful, draws.uniform(1)[:, 0] < config.locked)
+        return Rooms(middle, sure, doubtful, *_locks(config, draws))
     count = DOORS[1] - DOORS[0] + 1
     wall = WALLS[0] + draws.integers(WALLS[1] - WALLS[0] + 1, 1)[:, 0]
     door = DOORS[0] + draws.integers(count, 1)[:, 0]
     rooms = Rooms(wall.astype(np.float64), door.astype(np.float64))
-    if not config.locked:
+    if config.locked is None:
         return rooms
     apart = APART + draws.integers(count - 2 * APART + 1, 1)[:, 0]
     doubtful = DOORS[0] + (door - DOORS[0] + apart) % count
-    return Rooms(rooms.wall, rooms.door, doubtful.astype(np.float64), draws.uniform(1)[:, 0] < config.locked)
+    return Rooms(rooms.wall, rooms.door, doubtful.astype(np.float64), *_locks(config, draws))
+
+
+def _locks(config: TwoRoomsConfig, draws: Draws) -> tuple[Bool[np.ndarray, "worlds"], Bool[np.ndarray, "worlds"] | None]:
+    """Whether the second door is locked, and the first."""
+    locked = draws.uniform(1)[:, 0] < (config.locked or 0)
+    return locked, ~locked if config.either else None
 
 
 def draw_places(rooms: Rooms, draws: Draws, left: Bool[np.ndarray, "worlds"] | None = None) -> Points:
@@ -154,11 +168,11 @@ def move(rooms: Rooms, places: Points, actions: Points, door: float = 4.0) -> Po
     if rooms.doubtful is None or rooms.locked is None:
         return stopped_move(places, actions, [(near, far, -np.inf, rooms.door - door), (near, far, rooms.door + door, np.inf)])
     first, second = np.minimum(rooms.door, rooms.doubtful), np.maximum(rooms.door, rooms.doubtful)
-    leaf = (door + GAP) * rooms.locked  # of an open door no height is left, which stops nobody
-    heights = [
-        (-np.inf, first - door), (first + door, second - door), (second + door, np.inf),
-        (rooms.doubtful - leaf, rooms.doubtful + leaf),
-    ]  # fmt: skip
+    heights = [(-np.inf, first - door), (first + door, second - door), (second + door, np.inf)]
+    for y, shut in ((rooms.doubtful, rooms.locked), (rooms.door, rooms.barred)):
+        if shut is not None:
+            leaf = (door + GAP) * shut  # of an open door no height is left, which stops nobody
+            heights.append((y - leaf, y + leaf))
     return stopped_move(places, actions, [(near, far, low, high) for low, high in heights])
 
 
@@ -198,7 +212,7 @@ def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tupl
     rooms = draw_rooms(config, draws)
     places, actions = np.empty((episodes, steps, 2)), np.zeros((episodes, steps, 2))
     places[:, 0] = draw_places(rooms, draws)
-    if config.locked:
+    if config.locked is not None:
         tries = Tries(rooms, places[:, 0], draws, config.door)
         for t in range(steps - 1):
             actions[:, t] = tries.actions()
@@ -222,21 +236,25 @@ def wander(config: TwoRoomsConfig, seed: int, episodes: int, steps: int) -> tupl
 class Tries:
     """Wanderers who try a door, in three of four episodes: go to its front and push, twelve steps long, whatever comes of it.
 
-    Two thirds try the doubtful one. They walk without looking, by where they would be if it were locked, so that what is done
-    says nothing of whether it let through: actions that did would tell a model what it is to be uncertain of.
+    Two thirds try the second one. They walk without looking, by where they would be if it were locked, so that what is done
+    says nothing of whether it let through: actions that did would tell a model what it is to be uncertain of. Where either
+    may be locked they then try the other one.
     rooms: of n worlds, with two doors; places: where the wanderers start; draws: a stream for each; door: half of its width.
     """
 
     def __init__(self, rooms: Rooms, places: Points, draws: Draws, door: float = 4.0):
         if rooms.doubtful is None:
             raise UserError("Tries: these worlds have one door, which is open. Draw them with a chance that one is locked.")
-        self.rooms, self.places = replace(rooms, locked=np.ones(len(rooms), dtype=bool)), places
+        shut = np.ones(len(rooms), dtype=bool)
+        self.rooms, self.places = replace(rooms, locked=shut, barred=None if rooms.barred is None else shut), places
         self.draws, self.width = draws, door
         self.heading = draws.uniform(1, high=2 * np.pi)[:, 0]
         self.out = np.where(in_left_room(rooms, places), 1.0, -1.0)
-        tried = np.where(draws.uniform(1)[:, 0] < 2 / 3, rooms.doubtful, rooms.door)
+        second = draws.uniform(1)[:, 0] < 2 / 3
+        tried, other = np.where(second, (rooms.doubtful, rooms.door), (rooms.door, rooms.doubtful))
         self.front = np.stack([rooms.wall - self.out * (THICKNESS / 2 + 1), tried], axis=1)
         self.coming = draws.uniform(1)[:, 0] < 0.75
+        self.then, self.left = other, self.coming & (rooms.barred is not None)  # the door after it, and who has it to try
         self.pushes = np.zeros(len(rooms), dtype=np.int64)  # that are left
 
     def actions(self) -> Points:
@@ -248,6 +266,8 @@ class Tries:
         self.heading = self.heading + turn
         self.heading = np.where(self.coming, np.arctan2(way[:, 1], way[:, 0]) + turn, self.heading)
         self.heading = np.where(self.pushes > 0, np.where(self.out > 0, 0.0, np.pi) + turn / 2, self.heading)
+        done = self.left & (self.pushes == 1)
+        self.front[done, 1], self.coming, self.left = self.then[done], self.coming | done, self.left & ~done
         self.pushes = np.maximum(self.pushes - 1, 0)
         length = np.clip(1.0 + 0.4 * self.draws.normal(1)[:, 0], 0.2, 1.8)
         moves = length[:, None] * np.stack([np.cos(self.heading), np.sin(self.heading)], axis=1)

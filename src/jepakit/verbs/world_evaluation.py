@@ -30,6 +30,8 @@ _NAMES = {
     "pendulum": pendulum.STATE_NAMES,
     "two-rooms": two_rooms.STATE_NAMES,
     "two-rooms-stochastic": two_rooms.STOCHASTIC_NAMES,
+    "two-rooms-two-doors": two_rooms.STOCHASTIC_NAMES,
+    "two-rooms-either-door": two_rooms.STOCHASTIC_NAMES,
 }
 
 

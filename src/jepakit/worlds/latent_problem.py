@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State, map_tree, tensors_of
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError, check_choice, check_range, shown
 from jepakit.worlds.problem import ActionSpace, Reach
 from jepakit.worlds.risk import Risk, check_risk, over_futures
 
@@ -81,6 +81,7 @@ class LatentProblem:
         latents: z's to roll out under, the model's condition: `[samples, z]` (as `model.futures()` gives them) for all
             environments or `[env, samples, z]`; None: no condition.
         risk: what a candidate costs of its futures under these: their "mean", the "worst", or a quantile (`worlds.risk`).
+        belief: how likely each of these is, `[env, samples]`, rows that sum to 1; None: all alike.
         chunk: most rollouts (environments x candidates x samples) at once, which bounds memory; at most, and with None, as
             many as have 256 MB of embeddings. With gradient each chunk is computed twice, so that memory stays bounded.
         ids, feasible: see `Problem`; `feasible` is given blocks.
@@ -103,6 +104,7 @@ class LatentProblem:
         haste: Float[Tensor, "env"] | None = None,
         latents: Tensor | None = None,
         risk: Risk = "mean",
+        belief: Float[Tensor, "env samples"] | None = None,
         chunk: int | None = None,
         ids: Sequence[int] | None = None,
         feasible: Callable[[Tensor], Tensor] | None = None,
@@ -126,6 +128,7 @@ class LatentProblem:
             self.space = space.to(self.device).block(skip)
             self.scale = None if scale is None else self._scale(*scale, skip)
             self.latents = None if latents is None else self._latents(latents)
+            self.belief = None if belief is None else self._belief(belief)
 
     def _scale(self, mean: Tensor, std: Tensor, skip: int) -> tuple[Tensor, Tensor]:
         """Of one action, repeated over a block."""
@@ -146,6 +149,13 @@ class LatentProblem:
                 f"{list(given.shape)}. model.futures() gives them."
             )
         return each.to(self.goal)
+
+    def _belief(self, given: Tensor) -> Float[Tensor, "env samples"]:
+        """A share for each latent."""
+        wanted = () if self.latents is None else self.latents.shape[:2]
+        if given.shape != wanted or not bool((given >= 0).all()) or not bool(((given.sum(1) - 1).abs() < 1e-3).all()):
+            raise UserError(f"belief: shares of the latents {list(wanted)}, each row summing to 1; got {shown(given.tolist())}.")
+        return given.to(self.goal)
 
     def feasible(self, actions: Float[Tensor, "env candidate horizon action"]) -> Bool[Tensor, "env candidate"]:
         """Whether candidates break no constraint."""
@@ -173,11 +183,14 @@ class LatentProblem:
                 for part in zip(*(whole.split(self.chunk) for whole in (rows, owner, future)), strict=True)
             ]
             found = torch.cat(parts)
-        return over_futures(found.unflatten(0, (self.environments, candidates, futures)), self.risk)
+        belief = None if self.belief is None else self.belief[:, None].expand(-1, candidates, -1)
+        return over_futures(found.unflatten(0, (self.environments, candidates, futures)), self.risk, belief)
 
     def imagine(self, actions: Float[Tensor, "env horizon action"]) -> Float[Tensor, "env horizon *tokens dim"]:
-        """The embeddings that a plan of each environment would lead through; of several latents under the first."""
-        given = None if self.latents is None else self.latents[:, 0]
+        """The embeddings that a plan of each environment would lead through; of several latents under the likeliest, the first
+        of those alike."""
+        likeliest = 0 if self.belief is None else self.belief.argmax(1)
+        given = None if self.latents is None else self.latents[torch.arange(self.environments), likeliest]
         return self.model.rollout(self.start, self._given(actions), given).embeddings
 
     def _given(self, actions: Float[Tensor, "*rows action"]) -> Float[Tensor, "*rows action"]:
@@ -192,6 +205,7 @@ class LatentProblem:
         alone.goal = self.goal[environment : environment + 1].clone()
         alone.haste = self.haste[environment : environment + 1]
         alone.latents = None if self.latents is None else self.latents[environment : environment + 1]
+        alone.belief = None if self.belief is None else self.belief[environment : environment + 1]
         alone.environments, alone.ids = 1, None if self.ids is None else [self.ids[environment]]
         alone.objective = _only(self.objective, environment)
         return alone

@@ -31,10 +31,17 @@ class Moves(Protocol):
         """Numbers that one action of the environment is to the model."""
         ...
 
+    @property
+    def latents(self) -> Float[Tensor, "samples z"] | None:
+        """The z's that plans are imagined under; None: one future."""
+        ...
+
     def problem(
-        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None
-    ) -> LatentProblem | LatentTreeProblem:
-        """What a planner is to solve. horizon: in steps of the model; objective: see `LatentProblem`."""
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None,
+        belief: Tensor | None = None,
+    ) -> LatentProblem | LatentTreeProblem:  # fmt: skip
+        """What a planner is to solve. horizon: in steps of the model; objective, belief (in each of `latents`): see
+        `LatentProblem`."""
         ...
 
     def steps(self, plan: Tensor) -> NDArray:
@@ -84,12 +91,13 @@ class Continuous:
         self.space, self.scale = space, (mean, std)
 
     def problem(
-        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None
-    ) -> LatentProblem:
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None,
+        belief: Tensor | None = None,
+    ) -> LatentProblem:  # fmt: skip
         """See `Moves`."""
         return LatentProblem(
             self.model, start, goal, self.space, horizon, scale=self.scale, skip=self.skip, cost=self.cost, chunk=self.chunk,
-            latents=self.latents, risk=self.risk, ids=ids, objective=objective,
+            latents=self.latents, risk=self.risk, belief=belief, ids=ids, objective=objective,
         )  # fmt: skip
 
     def steps(self, plan: Tensor) -> NDArray[np.float32]:
@@ -116,14 +124,15 @@ class Chosen(Choices):
     def __init__(self, model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *, chunk: int | None):
         super().__init__(space, skip)
         self.model, self.inputs, self.chunk = model, inputs, chunk
+        self.latents = None  # tree search knows of one future
 
     def problem(
-        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None
-    ) -> LatentTreeProblem:
+        self, start: State, goal: Tensor, horizon: int, ids: Sequence[int], objective: Objective | None = None,
+        belief: Tensor | None = None,
+    ) -> LatentTreeProblem:  # fmt: skip
         """See `Moves`."""
         blocks = self.inputs.normalise_actions(self.blocks())
         return LatentTreeProblem(self.model, start, goal, blocks, horizon, chunk=self.chunk, ids=ids, objective=objective)
-
 
     def nearest(self, blocks: Tensor) -> NDArray[np.int64]:
         """See `Moves`."""

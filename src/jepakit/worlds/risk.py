@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.errors import UserError, shown
 
 Risk = Literal["mean", "worst"] | float
+UNLIKELY = 1e-3  # of the likeliest future: what the worst case does not count
 
 
 def check_risk(risk: object) -> None:
@@ -20,15 +21,22 @@ def check_risk(risk: object) -> None:
     raise UserError(f"risk: mean, worst, or a quantile between 0 and 1 (0.9: one future in ten is dearer); got {shown(risk)}.")
 
 
-def over_futures(costs: Float[Tensor, "*plans futures"], risk: Risk) -> Float[Tensor, "*plans"]:
-    """The cost of each plan, of those of its equally likely futures.
+def over_futures(
+    costs: Float[Tensor, "*plans futures"], risk: Risk, belief: Float[Tensor, "*plans futures"] | None = None
+) -> Float[Tensor, "*plans"]:
+    """The cost of each plan, of those of its futures, which are equally likely or as likely as `belief` says (it sums to 1).
 
     A quantile q is the least cost that a share q of the futures does not exceed (value at risk), one of the costs and never
-    between two: of two futures the better up to .5, the worse above. NaN counts as worst; in a mean it stays NaN.
+    between two: of two equal futures the better up to .5, the worse above. The worst is that of the futures which are more
+    than a thousandth as likely as the likeliest. NaN counts as worst; in a mean it stays NaN, unless nobody believes in it.
     """
+    if belief is None:
+        belief = torch.full_like(costs[..., :1], 1 / costs.shape[-1]).expand_as(costs)
     if risk == "mean":
-        return costs.mean(-1)
+        return torch.where(belief > 0, belief * costs, 0).sum(-1)
     if risk == "worst":
-        return costs.amax(-1)
-    rank = math.ceil(float(risk) * costs.shape[-1] - 1e-9)  # .07 of 100 is 7, whatever binary fractions make of it
-    return costs.sort(dim=-1).values[..., rank - 1]
+        return torch.where(belief > UNLIKELY * belief.amax(-1, keepdim=True), costs, -torch.inf).amax(-1)
+    ordered, order = costs.sort(dim=-1)
+    reached = belief.double().expand_as(costs).gather(-1, order).cumsum(-1) >= float(risk) - 1e-6
+    rank = reached.to(torch.uint8).argmax(-1, keepdim=True)  # the first that reaches the share
+    return ordered.gather(-1, rank)[..., 0]

@@ -41,7 +41,7 @@ class TwoRooms(gymnasium.Env):
 
     `info`: "state" (x, y, x of the wall, y of the door; with a second door its y and whether it is locked), "goal" (an
     observation), "goal_state", "distance" in pixels, and "success", whether the goal is near at this moment. As registered,
-    episodes are truncated after 200 steps. With a door that may be locked start and goal lie on both sides of that door.
+    episodes are truncated after 200 steps. With a second door start and goal lie on both sides of that door.
     `reset(options={"start": (x, y), "goal": (x, y)})` sets places instead of drawing them; a place in a wall is refused.
 
     Walls, start and goal are a function of the seed, which every reset needs that is not to continue the last one's.
@@ -52,7 +52,7 @@ class TwoRooms(gymnasium.Env):
 
     def __init__(self, render_mode: str | None = None, **options: Any):
         self.config, self.render_mode = TwoRoomsConfig(**options), render_mode
-        if self.config.locked:
+        if self.config.locked is not None:
             self.state_names = STOCHASTIC_NAMES
         self.observation_space = (
             spaces.Box(0, 255, (2, SIDE, SIDE), np.uint8) if self.config.pixels else spaces.Box(LOW, HIGH, (2,), np.float32)
@@ -87,9 +87,9 @@ class TwoRooms(gymnasium.Env):
         return self._seen(self.place), -info["distance"], False, False, info
 
     def heuristic_action(self, rng: np.random.Generator) -> NDArray[np.float32]:
-        """The next step of a wanderer who in a third of the turns makes for the door: what to collect data with. Where a door
-        may be locked, of one who tries it (`Tries`)."""
-        if self.config.locked:
+        """The next step of a wanderer who in a third of the turns makes for the door: what to collect data with. Where there
+        are two doors, of one who tries them (`Tries`)."""
+        if self.config.locked is not None:
             if self._tries is None:
                 self._tries = Tries(self.rooms, self.place, Draws(int(rng.integers(2**62)), "tries", 0, [0]), self.config.door)
             return self._tries.actions()[0].astype(np.float32)

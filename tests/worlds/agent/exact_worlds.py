@@ -7,6 +7,7 @@ from gymnasium import spaces
 
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.energies import Energy
+from jepakit.core.latent import DiscreteLatent, FreeEnergy
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.worlds.acting import PlanningConfig
@@ -14,7 +15,7 @@ from jepakit.worlds.agent.agent import Agent
 from jepakit.worlds.agent.configurator import TaskConfig
 from jepakit.worlds.agent.intrinsic_cost import StateReader
 
-LIMIT = 0.5
+LIMIT, WIND = 0.5, 0.3
 
 
 class Plane(gymnasium.Env):
@@ -43,6 +44,19 @@ class Plane(gymnasium.Env):
         return {"goal": self.goal.copy(), "success": distance < 0.2, "state": self.place.copy()}
 
 
+class Windy(Plane):
+    """A wind to the right or to the left, which nobody sees, moves the point as well; as long as the episode."""
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.wind = WIND * (1 if self.np_random.random() < 0.5 else -1)
+        return found
+
+    def step(self, action):
+        self.place[0] += self.wind
+        return super().step(action)
+
+
 class Exact(torch.nn.Module):
     """Its true dynamics: actions come in deviations of .3."""
 
@@ -55,7 +69,11 @@ class Exact(torch.nn.Module):
         return embeddings[:, -1]
 
     def advance(self, state, action, condition=None):
-        return state + 0.3 * action.unflatten(1, (self.skip, 2)).sum(1)
+        moved = state + 0.3 * action.unflatten(1, (self.skip, 2)).sum(1)
+        if condition is None:
+            return moved
+        wind = self.skip * WIND * (condition[:, :1] - condition[:, 1:])
+        return moved + torch.cat([wind, torch.zeros_like(wind)], 1)
 
     def embedding(self, state):
         return state
@@ -66,12 +84,13 @@ class Identity(torch.nn.Module):
         return Tokens(inputs, torch.zeros(*inputs.shape[:2], 1))
 
 
-def exact_model(skip=1, history=1):
+def exact_model(skip=1, history=1, windy=False):
     inputs = TrajectoryInputs(
         shape=(2,), mean=(0.0, 0.0), std=(1.0, 1.0), action_mean=(0.0,) * 2 * skip, action_std=(0.3,) * 2 * skip,
         history=history, horizon=1,
     )  # fmt: skip
-    return Dynamics(Identity(), Exact(skip), Energy(name="l2"), history=history).eval(), inputs
+    energy = FreeEnergy(DiscreteLatent(codes=2)) if windy else Energy(name="l2")
+    return Dynamics(Identity(), Exact(skip), energy, history=history).eval(), inputs
 
 
 READER = StateReader(("x", "y"), lambda embeddings: embeddings)
@@ -83,6 +102,6 @@ def task(**options):
     return TaskConfig(plan=PlanningConfig(**plan), **given)
 
 
-def agent(skip=1, parts=None, **options):
-    model, inputs = exact_model(skip)
+def agent(skip=1, parts=None, windy=False, **options):
+    model, inputs = exact_model(skip, windy=windy)
     return Agent(model, inputs, task(**options), frame_skip=skip, reader=READER, **(parts or {}))

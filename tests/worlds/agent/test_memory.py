@@ -28,6 +28,18 @@ def test_by_time():
     assert len(memory.at(9)) == 0
 
 
+def test_the_newest():
+    memory = ShortTermMemory()
+    for time in range(70):
+        memory.append(entries([time], 3))
+    memory.append(entries([70, 71], 3))
+    for count in (1, 2, 3, 72):
+        assert memory.newest(count).time.tolist() == list(range(72 - count, 72))
+    assert len(memory.newest(99)) == 72
+    with pytest.raises(UserError, match="imagined"):
+        memory.newest(1, imagined=True)
+
+
 def test_by_likeness():
     memory = ShortTermMemory()
     memory.append(entries(range(10)))

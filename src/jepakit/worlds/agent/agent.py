@@ -1,7 +1,8 @@
 """The agent: configurator, perception, world model, cost, actor and memory, wired (LeCun 2022, figure 2).
 
-    perceive s[t]  ->  remember (t, s[t], a[t], C(s[t]))  ->  mode 1: a = A(s[t])
-                                                            mode 2: a = argmin over a of C(imagined by the world model)
+    perceive s[t]  ->  believe what memory says of z  ->  mode 1: a = A(s[t])
+                                                          mode 2: a = argmin over a of C(imagined by the world model under z)
+                   ->  remember (t, s[t], a[t], C(s[t]))
 
 Where no action is allowed, predictions are no numbers or the budget of steps is used up it does a defined action, and says why.
 """
@@ -20,9 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from jepakit.core.dynamics import Dynamics
+from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories import TrajectoryInputs
 from jepakit.worlds.acting import PlanningPolicy
+from jepakit.worlds.agent.belief import Belief
 from jepakit.worlds.agent.configurator import Configurator, TaskConfig
 from jepakit.worlds.agent.intrinsic_cost import Imagined, StateReader
 from jepakit.worlds.agent.memory import Entries, ShortTermMemory
@@ -92,7 +95,7 @@ class Agent(PlanningPolicy):
         super().begin(environments, seeds)
         self.action_space = environments[0].action_space
         self.episode = list(self.ids)
-        self.begun = False
+        self.belief: Belief | None = None
         self._begin_task()
 
     def _begin_task(self) -> None:
@@ -109,6 +112,14 @@ class Agent(PlanningPolicy):
                 raise UserError(f"task.fallback: an action is {rest.shape[1:] or 1} numbers, got {list(task.fallback)}.")
             rest = np.broadcast_to(given.reshape(rest.shape[1:]), rest.shape).copy()
         self.rest = rest
+        if task.recall and self.belief is None:
+            latents = self.moves.latents
+            if latents is None:
+                raise UserError(
+                    "task.recall: the world model knows of one future, there is nothing to believe. Leave it out, or train with "
+                    "a latent variable (pretrain pldm --latent discrete)."
+                )
+            self.belief = Belief(self.model, latents, len(self.ids))
 
     def act(self, observations: Any, infos: Any = None) -> NDArray:
         """The next action of each environment; of one observation with its info, of that one."""
@@ -118,13 +129,23 @@ class Agent(PlanningPolicy):
         aware = self.perception.awaits
         if aware:
             with torch.no_grad(), self._precision():
-                self.state = self.perception.state()
+                before, self.state = getattr(self, "state", None), self.perception.state()
                 self.now = self.model.embedding(self.state).float()
+                if self.belief is not None and self.perception.clock:
+                    self._believe(before)
                 if self.goal is None and self.configurator.intrinsic.asks_goal:
                     self.goal = self._embed_goal(infos).float()
         action = self._spent() if self._over() else self._next(aware)
         self.perception.did(self.moves.codes(action))
         return action
+
+    def _believe(self, before: State) -> None:
+        """What memory holds of the last step of the model, and where it led to."""
+        if not self.memory.holds():
+            return
+        last = self.memory.newest(len(self.ids))
+        if last.episode.tolist() == self.episode and bool((last.time == self.perception.clock // self.frame_skip - 1).all()):
+            self.belief.update(before, self.inputs.normalise_actions(last.action).to(self.device), self.now)
 
     def _next(self, aware: bool) -> NDArray:
         if not self.queue:
@@ -152,7 +173,8 @@ class Agent(PlanningPolicy):
             return
         with torch.no_grad(), self._precision():
             goal = self.now if self.goal is None else self.goal
-            problem = self.moves.problem(self.state, goal, self._horizon(), self.ids, self._objective)
+            belief = None if self.belief is None or not self.configurator.task.recall else self.belief.shares()
+            problem = self.moves.problem(self.state, goal, self._horizon(), self.ids, self._objective, belief)
         self.real = torch.zeros(len(self.ids), dtype=torch.bool, device=self.device)
         with self._precision():
             plan = self.planner(problem, self._warm(problem.horizon), step=self.perception.clock)

@@ -35,6 +35,9 @@ class TaskConfig:
     """How far ahead and how often, and which step of a plan counts for a goal's distance."""
     attend: tuple[int, ...] | None = None
     """The part of an observation that is looked at, see `Perception`."""
+    recall: bool = False
+    """Weigh the futures of a model with a latent by what this episode's memory says of them, see `Belief`: for what nothing
+    shows and what stays as it is, such as a door that is locked."""
     budget: int | None = None
     """Steps of the environment after which the agent rests; None: no bound."""
     fallback: tuple[float, ...] | None = None

@@ -91,6 +91,14 @@ class ShortTermMemory:
             raise UserError(f"memory: nothing was {'imagined' if imagined else 'met'} yet.")
         return Entries.concatenate(parts)
 
+    def newest(self, count: int, imagined: bool = False) -> Entries:
+        """What was met (or imagined) last: `count` entries or as many as there are, oldest first. Errors: there is nothing."""
+        check_range("count", count, 1)
+        parts = self._kept[imagined]
+        if parts and len(parts[-1]) >= count:  # what one step of all environments wrote
+            return parts[-1][-count:]
+        return self.entries(imagined)[-count:]
+
     def at(self, time: int, episode: int | None = None, imagined: bool = False) -> Entries:
         """What was met (or imagined) at a time, of one episode or of all."""
         found = self.entries(imagined)
