@@ -162,6 +162,51 @@ def test_exact_minimum_over_codes_and_its_soft_bounds():
         torch.testing.assert_close(soft, -torch.logsumexp(-beta * each, 1) / beta)
 
 
+def test_a_lesson_is_taught_to_the_best_code_and_a_share_of_it_to_all():
+    x, y = ambiguous_pairs(7, torch.Generator().manual_seed(0))
+    predictor = Additive(3)
+    each = torch.stack([Energy(name="l2")(predictor(x, z.expand(7, -1)), y) for z in torch.eye(3)], 1)
+    for shared, expected in ((0.0, each.amin(1)), (1.0, each.mean(1)), (0.3, 0.7 * each.amin(1) + 0.3 * each.mean(1))):
+        free = FreeEnergy(DiscreteLatent(codes=3, shared=shared))
+        torch.testing.assert_close(free.lesson(predictor, x, y), expected)
+        torch.testing.assert_close(free.energy(predictor, x, y), each.amin(1))  # which is judged as before
+    with pytest.raises(UserError, match="codes"):
+        FreeEnergy(ContinuousLatent(dim=2)).lesson(predictor, x, y)
+
+
+def taught(shared):
+    """What two codes imagine of x > 0, where y = x and one code alone is ever the best, and of x < 0, where y = x +- 1."""
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(3, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 1))
+    free, optimiser = FreeEnergy(DiscreteLatent(codes=2, shared=shared)), torch.optim.Adam(net.parameters(), lr=3e-3)
+
+    def predictor(x, z):
+        return net(torch.cat([x, z], 1))
+
+    for _ in range(600):
+        x = 4 * torch.rand(256, 1, generator=generator) - 2
+        sign = torch.randint(0, 2, (256, 1), generator=generator) * 2.0 - 1
+        y = torch.where(x < 0, x + sign, x)
+        optimiser.zero_grad()
+        free.lesson(predictor, x, y).mean().backward()
+        optimiser.step()
+    x = torch.linspace(-1.8, 1.8, 37)[:, None]
+    with torch.no_grad():
+        both = torch.cat([predictor(x, z.expand(37, -1)) - x for z in torch.eye(2)], 1)
+    return both[x[:, 0] > 0.4], both[x[:, 0] < -0.4].sort(1).values
+
+
+def test_what_z_does_not_change_all_codes_know_and_futures_come_a_little_closer():
+    sure, doubtful = taught(0.3)
+    assert sure.abs().amax() < 0.15
+    torch.testing.assert_close(doubtful, torch.tensor([[-0.7, 0.7]]).expand_as(doubtful), atol=0.2, rtol=0)
+    alone, parted = taught(0.0)
+    torch.testing.assert_close(parted, torch.tensor([[-1.0, 1.0]]).expand_as(parted), atol=0.2, rtol=0)
+    assert alone.abs().amin(1).amax() < 0.15
+    assert alone.abs().amax() > 0.5  # the negative control: one code goes on as in the doubtful part
+
+
 def test_one_z_serves_all_tokens_of_a_sample():
     free = FreeEnergy(DiscreteLatent(codes=2), Energy(name="l1"))
     s_x = torch.zeros(1, 3, 2)

@@ -160,8 +160,9 @@ def test_with_codes_the_prediction_is_that_of_the_best_one_for_each_window(kind)
                 state = model.predictor.advance(state, given["actions"][:, t], code.expand(6, -1))
                 errors.append((state - z[:, t + 1]).square().mean(1))
         each.append(torch.stack(errors).mean(0))
-    best = torch.stack(each).amin(0)
-    torch.testing.assert_close(model.step(given)["prediction"], best.mean())
+    best, every = torch.stack(each).amin(0), torch.stack(each).mean(0)
+    torch.testing.assert_close(model.step(given)["prediction"], (0.7 * best + 0.3 * every).mean())
+    torch.testing.assert_close(model.eval().step(given)["prediction"], best.mean())
     model.step(given)["loss"].backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
@@ -210,7 +211,7 @@ def test_without_a_latent_the_prediction_is_the_mean_of_what_may_come():
 
 
 def test_two_codes_are_the_two_futures_of_a_whole_rollout():
-    model, given = Ambiguous.trained(300, latent="discrete")
+    model, given = Ambiguous.trained(300, latent="discrete", latent_shared=0.02)
     model.eval()
     with torch.no_grad():
         assert 4 * model.step(given)["prediction"] < 0.05
@@ -272,6 +273,7 @@ def test_without_a_latent_there_is_nothing_of_one():
     "options",
     [
         {"variance": -1.0}, {"embedding": 1}, {"widths": ()}, {"widths": (4, 0)}, {"latent": "some"}, {"latent_codes": 1},
+        {"latent_shared": 1.5},
         {"latent_dim": 0}, {"latent_weight": -1.0}, {"latent_steps": 0},
     ],
 )  # fmt: skip

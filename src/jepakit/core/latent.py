@@ -36,9 +36,12 @@ class DiscreteLatent:
 
     codes: int
     beta: float | None = None
+    shared: float = 0.0
+    """Of `FreeEnergy.lesson`: the share that all codes are taught alike."""
 
     def __post_init__(self) -> None:
         check_range("latent.codes", self.codes, 2)
+        check_range("latent.shared", self.shared, 0, 1)
         if self.beta is not None and not self.beta > 0:
             raise UserError(f"latent.beta must be above 0, got {self.beta}; leave it out for the exact minimum.")
 
@@ -162,6 +165,22 @@ class FreeEnergy:
         """E(x, y, z) of each sample at a z, the penalty of a continuous one included."""
         energy = self._energy_given(predictor, s_x, s_y, valid)(z)
         return energy + self.latent.cost(z) if isinstance(self.latent, ContinuousLatent) and z is not None else energy
+
+    def lesson(
+        self, predictor: Predictor, s_x: Float[Tensor, "batch_x *x"], s_y: Float[Tensor, "batch *y"]
+    ) -> Float[Tensor, "batch"]:
+        """What a predictor with a discrete latent is to descend where all of its codes will be asked, in planning:
+
+            (1 - shared) min over z of E(x, y, z)  +  shared mean over z of E(x, y, z)
+
+        Taught by the least energy alone, a code that is the best of no sample of some kind (an open door's, before a wall)
+        may predict anything there, at no cost. The price is that two futures move towards each other by `shared` of their
+        distance.
+        """
+        if not isinstance(self.latent, DiscreteLatent):
+            raise UserError("lesson: only codes share what they are taught. Descend the energy of other latents.")
+        each = _each_code(self.latent.codes, self._energy_given(predictor, s_x, s_y, None), s_y)
+        return (1 - self.latent.shared) * each.amin(1) + self.latent.shared * each.mean(1)
 
     def _energy_given(self, predictor: Predictor, s_x: Tensor, s_y: Tensor, valid: Tensor | None) -> EnergyGiven:
         """E(x, y, z) of each sample as a function of z."""

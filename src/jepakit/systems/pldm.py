@@ -23,9 +23,9 @@ from the first; a fixed set of 30,000 episodes, theirs are drawn without end; an
 
 **A latent** (`--latent discrete`, `continuous`; not of the paper): z, one for a window, stands for what actions do not decide.
 The prediction is then the free energy of `core.latent`: of all codes, or all z, that one is taught whose rollouts from all
-observations of the window come nearest to what followed. Without it the prediction is the mean of what may come, which never
-comes. It is an option here and not of `lewm`, whose predictor normalises over the batch: there each z that is tried would move
-the statistics. What it is worth is in docs/worlds.md, "A door that may be locked".
+observations of the window come nearest to what followed, of codes with a share for the others. Without z the prediction is the
+mean of what may come, which never comes. It is an option here and not of `lewm`, whose predictor normalises over the batch:
+there each z that is tried would move the statistics. What it is worth is in docs/worlds.md, "A door that may be locked".
 
 Plans look further ahead than windows of the whole system can be long on a CPU. A second run on the first one's encoder, which
 then stays as it is, teaches the predictor that:
@@ -93,6 +93,8 @@ class PLDMConfig:
     """A variable z beside the actions for what they do not decide: one of a few codes, or numbers with a penalty."""
     latent_codes: int = 2
     """Codes of a discrete z: the futures that a plan is imagined under."""
+    latent_shared: float = 0.3
+    """Share of what is taught that all codes are, not the best one alone: what z does not change, all have to know."""
     latent_dim: int = 1
     """Numbers of a continuous z."""
     latent_weight: float = 0.01
@@ -110,6 +112,7 @@ class PLDMConfig:
         check_widths(self.widths)
         check_choice("latent", self.latent, ("none", "discrete", "continuous"))
         check_range("latent_codes", self.latent_codes, 2)
+        check_range("latent_shared", self.latent_shared, 0, 1)
         check_range("latent_dim", self.latent_dim, 1)
         check_range("latent_weight", self.latent_weight, 0)
         check_range("latent_steps", self.latent_steps, 1)
@@ -180,7 +183,7 @@ class PLDM(Dynamics):
         self, frames: Float[Tensor, "batch time dim"], actions: Float[Tensor, "batch steps action"]
     ) -> Float[Tensor, "batch predictions"]:
         """Energies of all embeddings that each observation's successors are imagined by, one from another; with a latent their
-        mean at the window's best z, `[batch, 1]`."""
+        mean at the window's best z, `[batch, 1]`, in training of codes as `FreeEnergy.lesson` has it."""
         after = torch.cat([frames[:, ahead:] for ahead in range(1, frames.shape[1])], dim=1)
         if self.free_energy is None:
             return self.measure(self._ahead(frames, actions, None), after)
@@ -188,6 +191,8 @@ class PLDM(Dynamics):
         def predictor(seen: Tensor, z: Tensor | None) -> Tensor:
             return self._ahead(seen, actions, z)
 
+        if self.training and isinstance(self.latent, DiscreteLatent):
+            return self.free_energy.lesson(predictor, frames, after)[:, None]
         z = self.free_energy.infer(predictor, frames, after)
         energy = self.free_energy.energy_at(predictor, frames, after, z)
         if self.training and z is not None and isinstance(self.latent, ContinuousLatent):
@@ -221,7 +226,7 @@ class PLDM(Dynamics):
 def latent_of(config: PLDMConfig) -> tuple[Latent, int]:
     """The latent variable, and how many numbers the predictor sees of it."""
     if config.latent == "discrete":
-        return DiscreteLatent(codes=config.latent_codes), config.latent_codes
+        return DiscreteLatent(codes=config.latent_codes, shared=config.latent_shared), config.latent_codes
     if config.latent == "continuous":
         found = ContinuousLatent(dim=config.latent_dim, weight=config.latent_weight, steps=config.latent_steps)
         return found, config.latent_dim

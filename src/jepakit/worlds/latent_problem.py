@@ -154,7 +154,7 @@ class LatentProblem:
         """A share for each latent."""
         wanted = () if self.latents is None else self.latents.shape[:2]
         if given.shape != wanted or not bool((given >= 0).all()) or not bool(((given.sum(1) - 1).abs() < 1e-3).all()):
-            raise UserError(f"belief: shares of the latents {list(wanted)}, each row summing to 1; got {shown(given.tolist())}.")
+            raise UserError(f"belief: shares of the latents {list(wanted)}, rows sum to 1; got {shown(given.tolist())}.")
         return given.to(self.goal)
 
     def feasible(self, actions: Float[Tensor, "env candidate horizon action"]) -> Bool[Tensor, "env candidate"]:

@@ -96,6 +96,7 @@ class Agent(PlanningPolicy):
         self.action_space = environments[0].action_space
         self.episode = list(self.ids)
         self.belief: Belief | None = None
+        self.before: State | None = None
         self._begin_task()
 
     def _begin_task(self) -> None:
@@ -116,7 +117,7 @@ class Agent(PlanningPolicy):
             latents = self.moves.latents
             if latents is None:
                 raise UserError(
-                    "task.recall: the world model knows of one future, there is nothing to believe. Leave it out, or train with "
+                    "task.recall: the world model knows of one future, nothing is to be believed. Leave it out, or train with "
                     "a latent variable (pretrain pldm --latent discrete)."
                 )
             self.belief = Belief(self.model, latents, len(self.ids))
@@ -129,23 +130,24 @@ class Agent(PlanningPolicy):
         aware = self.perception.awaits
         if aware:
             with torch.no_grad(), self._precision():
-                before, self.state = getattr(self, "state", None), self.perception.state()
+                before, self.state = self.before, self.perception.state()
+                self.before = self.state
                 self.now = self.model.embedding(self.state).float()
-                if self.belief is not None and self.perception.clock:
-                    self._believe(before)
+                if self.belief is not None and before is not None:
+                    self._believe(self.belief, before)
                 if self.goal is None and self.configurator.intrinsic.asks_goal:
                     self.goal = self._embed_goal(infos).float()
         action = self._spent() if self._over() else self._next(aware)
         self.perception.did(self.moves.codes(action))
         return action
 
-    def _believe(self, before: State) -> None:
+    def _believe(self, belief: Belief, before: State) -> None:
         """What memory holds of the last step of the model, and where it led to."""
         if not self.memory.holds():
             return
         last = self.memory.newest(len(self.ids))
         if last.episode.tolist() == self.episode and bool((last.time == self.perception.clock // self.frame_skip - 1).all()):
-            self.belief.update(before, self.inputs.normalise_actions(last.action).to(self.device), self.now)
+            belief.update(before, self.inputs.normalise_actions(last.action).to(self.device), self.now)
 
     def _next(self, aware: bool) -> NDArray:
         if not self.queue:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
@@ -15,8 +15,8 @@ LEAST = 1e-4  # of the embeddings' variance: no prediction is trusted to be more
 class Belief:
     """How likely each of a model's futures is, in each of several episodes, after what was met in them.
 
-    Bayes' rule over the z's that plans are imagined under, all alike at first. A step of the model that was met has, under each,
-    an error of prediction; it is taken for normal, with the variance that the best z's errors had so far in the episode:
+    Bayes' rule over the z's that plans are imagined under, all alike at first. A step of the model that was met has, under
+    each, an error of prediction; it is taken for normal, with the variance that the best z's errors had so far in the episode:
 
         log p(z) = -1/2 sum over t of  e[t, z] / s,    s = the mean over t of  min over z of e[t, z]
 
