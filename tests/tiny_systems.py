@@ -61,6 +61,19 @@ TINY: dict[str, dict[str, Any]] = {
         "system": "pldm", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16,
         "latent": "continuous", "latent_dim": 2, "latent_steps": 2,
     },
+    "h-jepa": {
+        "data": "pendulum", "limit": 64, "frame_skip": 2, "horizon": 2, "macro": 2, "hidden": 16, "sigreg": {"slices": 16},
+        "macro_sigreg": {"slices": 16}, "lower": str(Path(__file__).parent / "fixtures" / "world"),
+    },
+    "h-jepa with a view of its own": {
+        "system": "h-jepa", "data": "pendulum", "limit": 64, "frame_skip": 2, "horizon": 2, "macro": 2, "hidden": 16,
+        "sigreg": {"slices": 16}, "macro_sigreg": {"slices": 16}, "embedding": 4,
+        "lower": str(Path(__file__).parent / "fixtures" / "world"),
+    },
+    "pldm with codes": {
+        "system": "pldm", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16,
+        "latent": "discrete",
+    },
     "pixel-world": {"data": "pendulum-pixels", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2]},
     "pixel-world by reconstruction": {
         "system": "pixel-world", "data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2],

@@ -23,9 +23,9 @@ def inputs(steps=1, horizon=2, shift=0.0, **changes):
     return TrajectoryInputs(action_mean=(0.0,) * BLOCK * steps, action_std=(1.0,) * BLOCK * steps, **{**given, **changes})
 
 
-def lower():
+def lower(embedding=6):
     torch.manual_seed(1)
-    model = PLDM(PLDMConfig(embedding=6, widths=(4,), inverse_hidden=8), inputs()).eval()
+    model = PLDM(PLDMConfig(embedding=embedding, widths=(4,), inverse_hidden=8), inputs()).eval()
     return SimpleNamespace(model=model, inputs=model.inputs)
 
 
@@ -111,7 +111,7 @@ def test_macro_actions_become_gaussian_and_tell_what_blocks_lead_to():
         def forward(self, observations):
             return observations
 
-    below = lower()
+    below = lower(embedding=3)
     below.model.encoder.encoder, below.model.encoder.projector = Plain(), Plain()
     below.model.target.encoder = below.model.encoder
     model = HJEPA(HJEPAConfig(macro=2, hidden=64), inputs(STEPS, 2), lower=below).train()
