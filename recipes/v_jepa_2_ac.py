@@ -5,11 +5,13 @@
 1. An I-JEPA on 5,000 frames, dot and walls as red and green. 2. `v-jepa-2-ac` on its frozen tokens, with `--change "teacher
 forcing"` on single steps alone. 3. On episodes of another seed the L1 of imagined to true tokens after 1, 2, 4 and 8 steps of
 four actions, beside those of another episode's actions and of standing still. 4. Planning by CEM to pictures of places 6 to 14
-pixels away in the same room, beside random actions: success is to be within 4.5 pixels at the end.
+pixels away in the same room, beside random actions: success is to be within 4.5 pixels at the end. 5. To places as near on the
+other side of the door, with the goal's picture alone, and with that of the dot in the doorway first.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +21,13 @@ import torch
 from seeds import arguments, successes
 
 import jepakit
-from jepakit.files import read_json
+from jepakit.files import read_json, write_json
 from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.two_rooms import HIGH, LOW, TwoRoomsConfig, two_rooms_episodes
+from jepakit.modalities.two_rooms import HIGH, LOW, TwoRoomsConfig, picture, two_rooms_episodes
+from jepakit.worlds.goals import InSequence
 from jepakit.worlds.two_rooms_environment import TwoRooms
 
-FRAMES, ENCODER_STEPS, STEPS, EPISODES = 5_000, 100, 800, 32
+FRAMES, ENCODER_STEPS, STEPS, EPISODES = 5_000, 100, 4_000, 50
 HORIZONS = (1, 2, 4, 8)
 CHANGES: dict[str, dict[str, Any]] = {
     "nothing": {}, "teacher forcing": {"rollout": 0.0}, "not residual": {"residual": False},
@@ -51,6 +54,33 @@ class Reach(gymnasium.Wrapper):
 
 def reach(render_mode: str | None = None) -> gymnasium.Env:
     return gymnasium.wrappers.TimeLimit(Reach(TwoRooms(render_mode, fixed=True)), 40)
+
+
+class Across(gymnasium.Wrapper):
+    """Two Rooms with start and goal 6 to 12 pixels from the door, on both sides of it, for 60 steps."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.env.reset(seed=seed)
+        rng, rooms = np.random.default_rng(seed), self.unwrapped.rooms
+        side, angles, distances = rng.choice([-1, 1]), rng.uniform(-0.6, 0.6, 2), rng.uniform(6, 12, 2)
+        ends = [
+            (rooms.wall[0] + sign * distance * np.cos(angle), rooms.door[0] + distance * np.sin(angle))
+            for sign, angle, distance in zip((side, -side), angles, distances, strict=True)
+        ]
+        return self.env.reset(seed=seed, options={"start": ends[0], "goal": ends[1]})
+
+
+def across(render_mode: str | None = None, first: bool = True) -> gymnasium.Env:
+    """first: for half of the time the goal is the picture of the dot in the doorway."""
+
+    def doorway(world: Any, rng: np.random.Generator) -> list[Any]:
+        return [picture(world.rooms, np.stack([world.rooms.wall, world.rooms.door], 1), world.config)[0]]
+
+    made = gymnasium.wrappers.TimeLimit(Across(TwoRooms(render_mode, fixed=True)), 60)
+    return InSequence(made, doorway, [30]) if first else made
+
+
+TASKS = {"reach": reach, "across": partial(across, first=False), "across, the doorway first": across}
 
 
 def encoder(out: Path, threads: int | None) -> Path:
@@ -113,10 +143,13 @@ def main() -> None:
     for seed, folder in zip(asked.seeds, folders, strict=True):
         for name, values in errors(folder).items():
             lines.append(f"| {seed} | {name} | {' | '.join(f'{value:.3f}' for value in values)} |")
-        if not (folder / "acting.json").exists():
-            jepakit.act(folder, env=reach, episodes=EPISODES, seed=100 + seed, record=0, **PLANNED)
+        for name, env in TASKS.items():
+            if not (folder / f"{name}.json").exists():
+                done = jepakit.act(folder, env=env, episodes=EPISODES, seed=100 + seed, record=0, **PLANNED)
+                write_json(folder / f"{name}.json", done)
     print("\n".join(lines))
-    print(successes(f"V-JEPA 2-AC, changed: {asked.change}", [read_json(folder / "acting.json")["rows"] for folder in folders]))
+    for name in TASKS:
+        print(successes(f"{name}, changed: {asked.change}", [read_json(folder / f"{name}.json")["rows"] for folder in folders]))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import gymnasium
 from gymnasium import spaces
 
 from jepakit.errors import UserError
-from jepakit.worlds.goals import WithGoal
+from jepakit.worlds.goals import InSequence, WithGoal
 
 
 class Line(gymnasium.Env):
@@ -92,3 +92,25 @@ def test_options_and_spaces_are_checked():
     walk.observation_space = spaces.Dict({"a": spaces.Box(0, 1, (1,))})
     with pytest.raises(UserError, match="FlattenObservation"):
         WithGoal(walk, np.zeros(2), near=1)
+
+
+def test_goals_in_sequence_come_before_the_environments_own():
+    first, second, own = np.ones(2), 2 * np.ones(2), np.array([3.0, 0.0])
+    environment = InSequence(WithGoal(Line(), own, near=0.5), [first, second], [2, 3])
+    infos = [environment.reset(seed=0)[1], *(environment.step(np.array([1, 0]))[4] for _ in range(7))]
+    np.testing.assert_array_equal([info["goal"][0] for info in infos], [1, 1, 2, 2, 2, 3, 3, 3])
+    assert infos[0]["goal"].dtype == np.float32
+    assert [info["success"] for info in infos] == [False, False, False, True, False, False, False, False]  # by its own goal
+    np.testing.assert_array_equal(environment.reset(seed=0)[1]["goal"], first)
+
+
+def test_goals_in_sequence_are_drawn_by_the_seed_and_have_to_fit():
+    environment = InSequence(WithGoal(Line(), np.zeros(2), near=0.5), lambda env, rng: [rng.uniform(0, 1, 2)], [4])
+    one, again, other = (environment.reset(seed=seed)[1]["goal"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert (one != other).any()
+    for goals, steps in (([np.ones(3)], [2]), ([np.ones(2)] * 2, [2])):
+        with pytest.raises(UserError, match="sequence"):
+            InSequence(WithGoal(Line(), np.zeros(2), near=0.5), goals, steps).reset(seed=0)
+    with pytest.raises(UserError, match="steps"):
+        InSequence(WithGoal(Line(), np.zeros(2), near=0.5), [np.ones(2)], [0])

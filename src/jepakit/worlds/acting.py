@@ -108,7 +108,8 @@ class PlanningConfig:
 class PlanningPolicy:
     """Plans in a world model towards the embedding of a goal, and plans again every few steps from what it then sees.
 
-    The goal is `info["goal"]`, an observation; it and every state are encoded once. Plans start from what is left of the last
+    The goal is `info["goal"]`, an observation; it and every state are encoded once, and a goal again where another takes its
+    place (`goals.InSequence`). Plans start from what is left of the last
     one and of the best candidates beside it. Where actions are a choice among a few the planner is given a `TreeProblem`.
 
     Args:
@@ -144,6 +145,7 @@ class PlanningPolicy:
         self.ends = min((spec.max_episode_steps for spec in specs if spec and spec.max_episode_steps), default=None)
         self.ids = [int(seed) for seed in seeds]
         self.goal: Tensor | None = None
+        self.asked: list[NDArray] = []  # the observations that it is the embedding of
         self.warm: Tensor | None = None
         self.queue: list[NDArray] = []  # planned and not yet done
 
@@ -158,11 +160,9 @@ class PlanningPolicy:
     def _plan(self, infos: Sequence[Information]) -> None:
         start, clock = time.perf_counter(), self.perception.clock
         with torch.no_grad(), self._precision():
-            goal = self._embed_goal(infos) if self.goal is None else self.goal
-            problem = self._problem(self.perception.state(), goal)
+            problem = self._problem(self.perception.state(), self._aim(infos))
         with self._precision():
             plan = self.planner(problem, self._warm(problem.horizon), step=clock)
-        self.goal = goal
         self._keep(plan)
         self.seconds.append(time.perf_counter() - start)
 
@@ -194,6 +194,13 @@ class PlanningPolicy:
         """In steps of the model."""
         left = self.config.horizon * self.frame_skip if self.ends is None else self.ends - self.perception.clock
         return max(1, min(self.config.horizon, -(-left // self.frame_skip)))
+
+    def _aim(self, infos: Sequence[Information]) -> Tensor:
+        """Embeddings of the goals as they are now."""
+        if self.goal is None or not all(np.array_equal(old, info["goal"]) for old, info in zip(self.asked, infos, strict=True)):
+            self.goal = self._embed_goal(infos)
+            self.asked = [np.array(info["goal"]) for info in infos]
+        return self.goal
 
     def _embed_goal(self, infos: Sequence[Information]) -> Tensor:
         if any("goal" not in info for info in infos):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium
@@ -100,3 +100,50 @@ class WithGoal(gymnasium.Wrapper):
         if not (np.isfinite(seen).all() and np.isfinite(state).all()):
             raise UserError(f"goal: {name} was given a goal with NaN or infinite numbers: {shown(seen.tolist())}.")
         return seen.astype(space.dtype), state
+
+
+class InSequence(gymnasium.Wrapper):
+    """Other goals before an environment's own, one after another, each for a given time (V-JEPA 2-AC, arXiv 2506.09985, section
+    4.2: pictures of grasping, of moving, of setting down). Only `info["goal"]` changes: success is the environment's.
+
+    Args:
+        env: an environment whose `info["goal"]` is an observation.
+        goals: what to reach first, observations, or `goals(env.unwrapped, rng)` that gives them after each reset.
+        steps: how many steps of the environment each of these is the goal for.
+
+    Errors: as many steps as goals are asked for, each at least 1; a goal of another shape than the environment's.
+    """
+
+    def __init__(
+        self, env: gymnasium.Env, goals: Sequence[NDArray] | Callable[[Any, np.random.Generator], Sequence[NDArray]],
+        steps: Sequence[int],
+    ):  # fmt: skip
+        super().__init__(env)
+        for number in steps:
+            check_range("steps", number, 1)
+        self._draw, self._ends = goals, np.cumsum(list(steps))
+        self._rng = np.random.default_rng()
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[NDArray, dict[str, Any]]:
+        observation, info = self.env.reset(seed=seed, options=options)
+        if seed is not None:
+            self._rng = np.random.default_rng(derive_seed(seed, "goals in sequence"))
+        given = self._draw(self.env.unwrapped, self._rng) if callable(self._draw) else self._draw
+        self.goals = [np.asarray(goal) for goal in given]
+        own = np.asarray(info.get("goal"))
+        if len(self.goals) != len(self._ends) or any(goal.shape != own.shape for goal in self.goals):
+            raise UserError(
+                f"goals in sequence: {len(self._ends)} observations of {list(own.shape)} are asked for, one for each of steps; "
+                f"got {[list(goal.shape) for goal in self.goals]}."
+            )
+        self.clock = 0
+        return observation, self._told(info)
+
+    def step(self, action: Any) -> tuple[NDArray, float, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        self.clock += 1
+        return observation, float(reward), terminated, truncated, self._told(info)
+
+    def _told(self, info: dict[str, Any]) -> dict[str, Any]:
+        number = int(np.searchsorted(self._ends, self.clock, side="right"))
+        return info if number == len(self.goals) else {**info, "goal": self.goals[number].astype(info["goal"].dtype)}

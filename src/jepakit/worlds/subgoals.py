@@ -77,7 +77,7 @@ class HierarchicalPolicy(PlanningPolicy):
         if part == 0 or self.way is None:
             if self.way is None or whole % self.config_above.replan == 0:
                 self.way = self._look_far(infos)
-            self.goal = self.way[:, whole % self.config_above.replan]
+            self.subgoal = self.way[:, whole % self.config_above.replan]
         spent = time.perf_counter() - start
         super()._plan(infos)
         self.seconds[-1] += spent
@@ -87,12 +87,13 @@ class HierarchicalPolicy(PlanningPolicy):
         config = self.config_above
         with torch.no_grad(), self._precision():
             here = self.perception.newest()
-            if self.final is None:
-                self.final = self._embed_goal(infos)
+            final = super()._aim(infos)
+            if final is not self.final:
+                self.final = final
                 self.haste = HASTE * (here - self.final).square().sum(1)
             nothing = torch.zeros(len(here), 0, self.macro_space.size, device=self.device)
             problem = LatentProblem(
-                self.above, State(self.above.predictor.begin(here[:, None], nothing)), self.final, self.macro_space,
+                self.above, State(self.above.predictor.begin(here[:, None], nothing)), final, self.macro_space,
                 self._horizon_above(), cost=config.cost, haste=self.haste, chunk=config.chunk, ids=self.ids,
             )  # fmt: skip
             warm = None if self.warm_above is None else self.warm_above[..., : problem.horizon, :]
@@ -100,7 +101,11 @@ class HierarchicalPolicy(PlanningPolicy):
             path = problem.imagine(plan.actions)
         best = plan.actions[:, None] if plan.elites is None else torch.cat([plan.actions[:, None], plan.elites[:, :WARM]], 1)
         self.warm_above = shifted(best, config.replan)
-        return self.subgoals(here, path.float(), self.final)
+        return self.subgoals(here, path.float(), final)
+
+    def _aim(self, infos: Sequence[Information]) -> Tensor:
+        """Of the level below."""
+        return self.subgoal
 
     def subgoals(
         self, here: Float[Tensor, "env dim"], path: Float[Tensor, "env horizon dim"], final: Float[Tensor, "env dim"]

@@ -8,10 +8,11 @@ pytest.importorskip("gymnasium")
 from exact_worlds import Plane, agent, task
 
 from jepakit.errors import UserError
-from jepakit.worlds.acting import run_episodes
+from jepakit.worlds.acting import PlanningPolicy, run_episodes
 from jepakit.worlds.agent.actor import distil
 from jepakit.worlds.agent.intrinsic_cost import CostConfig
 from jepakit.worlds.agent.network import NetworkConfig
+from jepakit.worlds.goals import InSequence
 
 GOAL = CostConfig(kind="goal")
 WALL = {"kind": "zone", "name": "wet", "where": {"x": [-0.3, 0.3], "y": [-1.0, 1.0]}}
@@ -177,6 +178,19 @@ def test_another_task_within_an_episode():
     for _ in range(14):
         observation, _, _, _, info = world.step(made.act(observation, info))
     np.testing.assert_allclose(world.place, [-1.0, 0.5], atol=0.15)
+
+
+def test_goals_in_sequence_are_reached_one_after_another():
+    """By the agent as by a policy that plans."""
+    def make():
+        return InSequence(Plane(24), lambda env, rng: [np.array([-1.0, 1.5]), np.array([1.0, 1.5])], [8, 8])
+
+    plain = agent()
+    for policy in (agent(), PlanningPolicy(plain.model, plain.inputs, plain.planner, plain.config)):
+        for one in run_episodes(make, policy, 3):
+            assert one.success
+            path = places(one)
+            np.testing.assert_allclose(path[[8, 16]], [[-1, 1.5], [1, 1.5]], atol=0.2)
 
 
 def test_what_is_not_attended_to_changes_nothing():

@@ -135,8 +135,8 @@ class Agent(PlanningPolicy):
                 self.now = self.model.embedding(self.state).float()
                 if self.belief is not None and before is not None:
                     self._believe(self.belief, before)
-                if self.goal is None and self.configurator.intrinsic.asks_goal:
-                    self.goal = self._embed_goal(infos).float()
+                if self.configurator.intrinsic.asks_goal:
+                    self.goal = self._aim(infos).float()
         action = self._spent() if self._over() else self._next(aware)
         self.perception.did(self.moves.codes(action))
         return action
