@@ -92,6 +92,23 @@ def test_the_report_shows_costs_and_memory(run, task, taught):
         assert words in page
 
 
+def test_what_was_believed_is_told_and_shown(tmp_path):
+    coded = tmp_path / "coded"
+    pretrain(
+        "pldm", data="two-rooms-either-door", out=coded, steps=2, batch_size=8, limit=64, widths=(2,), embedding=8,
+        inverse_hidden=8, latent="discrete", workers=0, test_fraction=0.0, device="cpu",
+    )  # fmt: skip
+    made = TaskConfig(recall=True, search={"population": 8, "elites": 2, "iterations": 1}, budget=24)
+    result = act(coded, env="two-rooms-either-door", task=made, episodes=1, record=1)
+    [judged] = result["judgements"].values()
+    shares = np.array(judged["belief"])
+    assert shares.shape == (len(judged["steps"]), 2)
+    np.testing.assert_allclose(shares.sum(1), 1, atol=1e-5)
+    assert shares[0].tolist() == [0.5, 0.5]
+    assert np.ptp(shares[:, 0]) > 0
+    assert "how likely each value of the latent was taken to be" in report(coded).read_text(encoding="utf-8")
+
+
 def test_the_agent_by_itself(run, task, taught):
     made, world = agent(run, task), make_environment("pendulum")
     observation, info = world.reset(seed=1)

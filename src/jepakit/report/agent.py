@@ -21,7 +21,8 @@ def agent(found: Mapping[str, Any]) -> list[Element]:
     task = found.get("task")
     if not isinstance(task, Mapping):
         return []
-    return [*_costs(found.get("judgements") or {}), *_memory(found.get("memory") or {}), *_incidents(found)]
+    judged = found.get("judgements") or {}
+    return [*_costs(judged), *_memory(found.get("memory") or {}), *_belief(judged), *_incidents(found)]
 
 
 def _first(episodes: Mapping[str, Any]) -> Mapping[str, Any] | None:
@@ -70,6 +71,24 @@ def _memory(found: Mapping[str, Any]) -> list[Element]:
             panels.append(tag("figure", tag("figcaption", title), chart))
     lead = says + "Below, the first recorded episode as memory holds it."
     return [tag("h3", "Memory"), tag("p", {"class": "lead"}, lead), tag("div", {"class": "multiples"}, panels)]
+
+
+def _belief(judged: Mapping[str, Any]) -> list[Element]:
+    """How likely each future was taken to be; a line each of the first few."""
+    episode = _first(judged)
+    if episode is None or not episode.get("belief"):
+        return []
+    steps, shares = _array(episode["steps"]), _array(episode["belief"]).T[: len(_COLOURS)]
+    curves = [
+        Curve(name=f"z {number}", kind=_COLOURS[number], x=steps, y=share) for number, share in enumerate(shares)
+    ]
+    lead = (
+        "What nothing shows and memory tells: how likely each value of the latent was taken to be, through the first recorded "
+        "episode, after what had been met in it."
+    )
+    chart = curves_chart(curves, label="How likely each value of the latent is", x_label="steps of the environment")
+    keys = legend([(curve.name, curve.kind, False) for curve in curves])
+    return [tag("h3", "Belief"), tag("p", {"class": "lead"}, lead), tag("figure", {"class": "wide"}, chart, keys)]
 
 
 def _incidents(found: Mapping[str, Any]) -> list[Element]:

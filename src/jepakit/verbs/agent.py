@@ -96,12 +96,14 @@ def told(made: Agent, outcomes: list[Outcome]) -> dict[str, Any]:
 
 
 def _judged(made: Agent, seed: int) -> dict[str, Any]:
-    """By step at which a plan was made: what each term added; None where it forbade the plan."""
+    """By step at which a plan was made: what each term added, None where it forbade the plan; how likely each future was
+    taken to be, where memory was asked."""
     given = [one for one in made.judgements if one.seed == seed]
     names = given[0].parts if given else ()
     return {
         "steps": [one.step for one in given],
         "parts": {name: [_number(one.parts[name]) for one in given] for name in names},
+        "belief": [one.belief for one in given] if given and given[0].belief is not None else None,
     }
 
 

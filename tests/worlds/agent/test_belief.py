@@ -60,6 +60,20 @@ def test_memory_solves_what_cannot_be_solved_without(skip):
     assert recalling.belief.shares().amax(1).min() > 0.99
 
 
+def test_what_it_believed_at_each_plan_is_noted():
+    made, world = agent(windy=True, recall=True), Windy()
+    world.reset(seed=0)
+    [one] = run_episodes(lambda: world, made, 1)
+    assert made.judgements == []
+    made.judged = {one.seed}
+    run_episodes(lambda: world, made, 1)
+    right = int(world.wind < 0)
+    told = [judgement.belief[right] for judgement in made.judgements]
+    assert told[0] == 0.5
+    assert min(told[1:]) > 0.99
+    assert agent().judgements == []
+
+
 def test_episodes_do_not_depend_on_those_beside_them_nor_on_what_was_met_before():
     def played(together):
         made = agent(windy=True, recall=True)

@@ -45,11 +45,13 @@ class Incident:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What each term added to the cost of the plan that was chosen at a step of an episode."""
+    """What each term added to the cost of the plan that was chosen at a step of an episode, and how likely each future was
+    taken to be, where memory was asked."""
 
     seed: int
     step: int
     parts: dict[str, float]
+    belief: list[float] | None = None
 
 
 class Agent(PlanningPolicy):
@@ -149,6 +151,10 @@ class Agent(PlanningPolicy):
         if last.episode.tolist() == self.episode and bool((last.time == self.perception.clock // self.frame_skip - 1).all()):
             belief.update(before, self.inputs.normalise_actions(last.action).to(self.device), self.now)
 
+    def _believed(self) -> Tensor | None:
+        """How likely each future is, if the task asks memory."""
+        return self.belief.shares() if self.belief is not None and self.configurator.task.recall else None
+
     def _next(self, aware: bool) -> NDArray:
         if not self.queue:
             start = time.perf_counter()
@@ -175,7 +181,7 @@ class Agent(PlanningPolicy):
             return
         with torch.no_grad(), self._precision():
             goal = self.now if self.goal is None else self.goal
-            belief = None if self.belief is None or not self.configurator.task.recall else self.belief.shares()
+            belief = self._believed()
             problem = self.moves.problem(self.state, goal, self._horizon(), self.ids, self._objective, belief)
         self.real = torch.zeros(len(self.ids), dtype=torch.bool, device=self.device)
         with self._precision():
@@ -222,11 +228,12 @@ class Agent(PlanningPolicy):
             embeddings = problem.imagine(plan.actions).float()
         choice = plan.actions.dtype == torch.int64
         imagined = self._imagined(embeddings, None if choice else plan.actions)
-        parts = self.configurator.judged(imagined)
+        parts, belief = self.configurator.judged(imagined), self._believed()
         for row, seed in enumerate(self.ids):
             if seed in self.judged:
                 said = {name: float(value[row]) for name, value in parts.items()}
-                self.judgements.append(Judgement(seed, self.perception.clock, said))
+                believed = None if belief is None else belief[row].tolist()
+                self.judgements.append(Judgement(seed, self.perception.clock, said, believed))
         ahead = range(min(steps, embeddings.shape[1]))
         rows = torch.cat([self.moves.codes(action) for action in self.queue[: self.frame_skip]], 1)
         begun = self.perception.clock // self.frame_skip
