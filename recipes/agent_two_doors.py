@@ -8,8 +8,9 @@
    whose margin is the model's alone; episodes that begin or are to end in it are left out.
 2. The same agent's memory of 200 episodes teaches a reactive actor (mode 1) and critics; success and time of deciding of
    planning, of reacting, and of planning with a horizon too short to see through the door, without and with a critic.
-3. `two-rooms-either-door` (one of the doors is locked in each episode, and nothing says which), a `pldm` with a discrete latent
-   of it: success with and without `recall`, of plans of the mean and of the worst future; in that model and in an exact one.
+3. What `recall` is worth, in models with a discrete latent and in exact ones: in `two-rooms-stochastic` (the nearer door may be
+   locked), of bold plans, which go by the better future and try that door first; in `two-rooms-either-door` (one of the doors
+   is locked, and nothing says which), of plans of the mean.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from seeds import arguments
-from stochastic_rooms import Itself, Simulator
+from stochastic_rooms import RUNS as STOCHASTIC
+from stochastic_rooms import WORLD, Itself, Simulator
+from stochastic_rooms import trained as trained_stochastic
 
 import jepakit
 from jepakit.core.dynamics import Dynamics
@@ -146,25 +149,25 @@ class EitherDoor(Simulator):
         ]
 
 
-def exact(task: TaskConfig, skip: int = 4) -> Agent:
+def exact(moves: Simulator, task: TaskConfig) -> Agent:
     """An agent whose model is the simulator."""
     inputs = TrajectoryInputs(
-        shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2, action_mean=(0.0,) * 2 * skip, action_std=(1.0,) * 2 * skip,
+        shape=(2,), mean=(0.0,) * 2, std=(1.0,) * 2, action_mean=(0.0,) * 2 * moves.skip, action_std=(1.0,) * 2 * moves.skip,
         history=1, horizon=1,
     )  # fmt: skip
-    model = Dynamics(Itself(), EitherDoor(skip), FreeEnergy(DiscreteLatent(codes=2))).eval()
-    return Agent(model, inputs, replace(task, plan=replace(task.plan, deviations=1.4)), frame_skip=skip)
+    model = Dynamics(Itself(), moves, FreeEnergy(DiscreteLatent(codes=2))).eval()
+    return Agent(model, inputs, task, frame_skip=moves.skip)
 
 
-def recalled(run: Path, seed: int) -> None:
-    """The third table."""
-    print("\n| | first door locked | second door locked | together |\n|---|---|---|---|", flush=True)
-    for recall, risk in ((False, "mean"), (False, "worst"), (True, "mean"), (True, "worst")):
+def recalled(world: str, run: Path, moves: Simulator, risk: Any, seed: int) -> None:
+    """The third tables. What an episode's state ends with is whether a door is locked."""
+    print(f"\n| {world}, risk {risk} | nearer or second door open | locked | together |\n|---|---|---|---|", flush=True)
+    for recall in (False, True):
         task = replace(TASK, recall=recall, plan=replace(TASK.plan, risk=risk))
-        for kind, made in (("exact", exact(task)), ("learned", agent(run, task, seed=seed))):
-            outcomes = run_episodes(partial(make_environment, EITHER), made, EPISODES, 100 + seed)
+        for kind, made in (("exact", exact(moves, task)), ("learned", agent(run, task, seed=seed))):
+            outcomes = run_episodes(partial(make_environment, world), made, EPISODES, 100 + seed)
             parts = [[one.success for one in outcomes if bool(one.states[0][5]) == locked] for locked in (False, True)]
-            name = f"{kind}, {risk} of both futures, {'with' if recall else 'without'} memory"
+            name = f"{kind}, {'with' if recall else 'without'} memory"
             cells = " | ".join(f"{sum(part)} of {len(part)}" for part in parts)
             print(f"| {name} | {cells} | {share([*parts[0], *parts[1]])} |", flush=True)
 
@@ -179,4 +182,6 @@ if __name__ == "__main__":
         made = agent(trained(BOTH, seed, asked.out, asked.threads), TASK, seed=seed)
         tasks(made, seed)
         learned(made, seed)
-        recalled(trained(EITHER, seed, asked.out, asked.threads), seed)
+        run = trained_stochastic("discrete", STOCHASTIC["discrete"], asked.out, seed, asked.threads)
+        recalled(WORLD, run, Simulator(skip=4), 0.25, seed)
+        recalled(EITHER, trained(EITHER, seed, asked.out, asked.threads), EitherDoor(skip=4), "mean", seed)

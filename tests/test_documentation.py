@@ -84,7 +84,7 @@ def test_the_commands_are_found() -> None:
 
 def test_files_that_pages_show_are_found(tmp_path: Path) -> None:
     write_files(ROOT / "docs" / "agent.md", tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["harbour.py", "rocks.yaml"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["grid.yaml", "harbour.py", "rocks.yaml"]
 
 
 def test_files_that_pages_point_to_exist() -> None:
