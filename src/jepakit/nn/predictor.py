@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
 from jepakit.nn.packing import Packing
-from jepakit.nn.positions import grid_ids, sincos_table
+from jepakit.nn.positions import grid_ids, grid_positions, sincos_table
+from jepakit.nn.rotary import Rotation, axis_width, rotary_angles, stretched
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.transformer import Block, initialise_transformer
 from jepakit.registry import SIZES
@@ -53,6 +54,9 @@ class MaskedPredictor(nn.Module):
             V-JEPA 2.1 (arXiv 2603.14482); None: one linear layer.
         visible: build a second head that predicts at the context's own tokens (V-JEPA 2.1's dense loss).
         condition_dim: width of a condition, embedded by a linear layer; None: a condition has the predictor's width.
+        rotation: positions are rotary ones (V-JEPA 2), see `nn.rotary`; None: a fixed table, added to the tokens.
+        stretch: (rows, columns) that rotary positions are stretched to (V-JEPA 2.1); None: they are as they are.
+        mask_tokens: how many there are; a query's kind says which one asks (V-JEPA: one for each kind of mask).
     """
 
     def __init__(
@@ -65,12 +69,19 @@ class MaskedPredictor(nn.Module):
         embed_hidden: int | None = None,
         visible: bool = False,
         condition_dim: int | None = None,
+        rotation: Rotation | None = None,
+        stretch: tuple[int, int] | None = None,
+        mask_tokens: int = 1,
     ):
         super().__init__()
-        self.grid = tuple(grid)
+        check_range("mask_tokens", mask_tokens, 1)
+        self.config, self.grid, self.rotation, self.stretch = config, tuple(grid), rotation, stretch
         self.predictor_embed = _embed(encoder_dim, embed_hidden, config.dim)
-        self.mask_token = nn.Parameter(torch.zeros(1, 1, config.dim))
-        self.predictor_pos_embed = nn.Parameter(sincos_table(self.grid, config.dim)[None], requires_grad=False)
+        self.mask_token = nn.Parameter(torch.zeros(mask_tokens, 1, config.dim))
+        if rotation is None:
+            self.predictor_pos_embed = nn.Parameter(sincos_table(self.grid, config.dim)[None], requires_grad=False)
+        else:
+            self.turned = axis_width(config.dim // config.heads, len(self.grid))
         self.predictor_blocks = nn.ModuleList(
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
         )
@@ -89,6 +100,8 @@ class MaskedPredictor(nn.Module):
         visible: Literal[False] = False,
         condition: Tensor | None = None,
         parts: Tensor | None = None,
+        kind: int | Tensor = 0,
+        grid: tuple[int, ...] | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -99,6 +112,8 @@ class MaskedPredictor(nn.Module):
         visible: Literal[True],
         condition: Tensor | None = None,
         parts: Tensor | None = None,
+        kind: int | Tensor = 0,
+        grid: tuple[int, ...] | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     def forward(
@@ -108,6 +123,8 @@ class MaskedPredictor(nn.Module):
         visible: bool = False,
         condition: Float[Tensor, "batch *count width"] | None = None,
         parts: Int[Tensor, "batch queries"] | None = None,
+        kind: int | Int[Tensor, "batch"] = 0,
+        grid: tuple[int, ...] | None = None,
     ) -> Float[Tensor, "batch queries out"] | tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch seen out"]]:
         """Predictions at the queried token ids, `[batch, queries, output_dim]`.
 
@@ -121,16 +138,18 @@ class MaskedPredictor(nn.Module):
                 parameters of a transformation, one a token).
             parts: numbers from 1; a query then sees the context and the queries of its own part, and the context, read once
                 for all of them, sees itself.
+            kind: number of the mask token that asks, one for all rows or one each.
+            grid: of the tokens, where positions are rotary and the clip is of another size than the predictor was made for.
         """
-        table = self.predictor_pos_embed.expand(len(queries.values), -1, -1)
-        context_ids = Ids(grid_ids(context.positions, self.grid))
-        x = torch.cat(
-            [
-                self.predictor_embed(context.values.flatten(2)) + context_ids.gather(table),
-                self.mask_token + queries.gather(table),
-            ],
-            dim=1,
-        )
+        here, there = self.predictor_embed(context.values.flatten(2)), self.mask_token[kind]
+        angles = None
+        if self.rotation is None:
+            table = self.predictor_pos_embed.expand(len(queries.values), -1, -1)
+            context_ids = Ids(grid_ids(context.positions, self.grid))
+            x = torch.cat([here + context_ids.gather(table), there + queries.gather(table)], dim=1)
+        else:
+            angles = self._angles(context.positions, queries, grid or self.grid)
+            x = torch.cat([here.to(there.dtype), there.expand(*queries.values.shape, -1)], dim=1)
         seen, asked = context.values.shape[1], queries.values.shape[1]
         embedded = self._condition(condition)
         if embedded is not None and embedded.dim() == 2:
@@ -138,14 +157,17 @@ class MaskedPredictor(nn.Module):
         elif embedded is not None:
             x = torch.cat([x, embedded], dim=1)
         further = x.shape[1] - seen - asked
+        if angles is not None:
+            angles = F.pad(angles, (0, 0, 0, further))  # what has no position is not turned
         # 0 is the part that all see: the context and the condition.
         blocks = None if parts is None else F.pad(parts, (seen, further))
         packing = Packing.of([(context.lengths, seen), (queries.lengths, asked), (None, further)], x.device, blocks)
         if packing is not None:
             x = packing.pack(x)
+            angles = None if angles is None else packing.pack(angles)
         layout = packing or self._layout(context, queries, further, blocks)
         for block in self.predictor_blocks:
-            x = block(x, layout)
+            x = block(x, layout, angles)
         if packing is not None:
             x = packing.unpack(x)
         predictions = self.predictor_proj(self.predictor_norm(x[:, seen : seen + asked]))
@@ -154,6 +176,14 @@ class MaskedPredictor(nn.Module):
         if self.predictor_proj_context is None:
             raise UserError("This predictor has no head for visible tokens. Build it with visible=True.")
         return predictions, self.predictor_proj_context(self.predictor_norm(x[:, :seen]))
+
+    def _angles(self, places: Tensor, queries: Ids, grid: tuple[int, ...]) -> Float[Tensor, "batch tokens turned"]:
+        """Of the context's tokens and of the queries."""
+        table = grid_positions(grid, places.device).expand(len(queries.values), -1, -1)
+        positions = torch.cat([places, queries.gather(table)], dim=1)
+        if self.stretch is not None:
+            positions = stretched(positions, grid, self.stretch)
+        return rotary_angles(positions, self.turned, self.rotation or "paired")
 
     def _layout(self, context: Tokens, queries: Ids, further: int, blocks: Tensor | None) -> AttentionLayout | None:
         """Of the padded sequence: context, queries, tokens of a condition."""

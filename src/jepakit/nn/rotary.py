@@ -40,6 +40,17 @@ def rotary_angles(
     return doubled.flatten(-2)
 
 
+def stretched(
+    positions: Num[Tensor, "*tokens axes"], grid: tuple[int, ...], to: tuple[int, ...]
+) -> Float[Tensor, "*tokens axes"]:
+    """Places of a grid as places of another: its last axes, as many as `to` has, from end to end: pictures of any size then
+    have the positions that were trained (V-JEPA 2.1's `interpolate_rope`)."""
+    scales = torch.ones(len(grid), device=positions.device)
+    for axis, size in enumerate(to, start=len(grid) - len(to)):
+        scales[axis] = (size - 1) / max(1, grid[axis] - 1)
+    return positions * scales
+
+
 def rotate(
     heads: Float[Tensor, "batch heads tokens head_dim"], angles: Float[Tensor, "#batch tokens turned"]
 ) -> Float[Tensor, "batch heads tokens head_dim"]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -14,6 +15,7 @@ from torch.nn import functional as F
 from jepakit.errors import UserError
 from jepakit.nn.attention_layout import AttentionLayout, attend
 from jepakit.nn.packing import Packing
+from jepakit.nn.rotary import Rotation, axis_width, rotary_angles, rotate
 from jepakit.nn.tokens import Ids, Tokens
 
 # Bytes of an MLP's hidden tokens that a CPU works on at once. glibc takes larger ones from the system for every layer anew,
@@ -25,6 +27,8 @@ class Attention(nn.Module):
     """Multi-head self-attention over `[batch, tokens, dim]`, or over packed tokens; `layout` says who sees whom.
 
     head_dim: width of a head; None: `dim / heads`, so that the heads together are as wide as the tokens.
+
+    angles: of rotary positions, by which queries and keys are turned, see `nn.rotary`.
     """
 
     def __init__(self, dim: int, heads: int, head_dim: int | None = None):
@@ -34,11 +38,19 @@ class Attention(nn.Module):
         self.proj = nn.Linear(inner, dim)
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | Packing | None = None
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        layout: AttentionLayout | Packing | None = None,
+        angles: Float[Tensor, "#batch tokens turned"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
-        if isinstance(layout, Packing):
+        if isinstance(layout, Packing) and angles is None:
             return self.proj(layout.attend(self.qkv(x), self.heads))
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
+        if angles is not None:
+            q, k = rotate(q, angles), rotate(k, angles)
+        if isinstance(layout, Packing):
+            turned = rearrange(torch.stack([q, k, v]), "three b h n d -> b n (three h d)")
+            return self.proj(layout.attend(turned, self.heads))
         out = attend(q, k, v, layout)
         return self.proj(rearrange(out, "b h n d -> b n (h d)"))
 
@@ -66,14 +78,19 @@ class Block(nn.Module):
         self.mlp = MLP(dim, round(dim * mlp_ratio))
 
     def forward(
-        self, x: Float[Tensor, "batch tokens dim"], layout: AttentionLayout | Packing | None = None
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        layout: AttentionLayout | Packing | None = None,
+        angles: Float[Tensor, "#batch tokens turned"] | None = None,
     ) -> Float[Tensor, "batch tokens dim"]:
         if isinstance(layout, Packing) and not x.is_cuda:
             pieces = layout.pieces(PIECE // (self.mlp.fc1.out_features * x.element_size()))
             if len(pieces) > 1:
-                parts = x.split([sum(piece.sizes) for piece in pieces], dim=1)
-                return torch.cat([self(part, piece) for part, piece in zip(parts, pieces, strict=True)], dim=1)
-        x = x + self.attn(self.norm1(x), layout)
+                sizes = [sum(piece.sizes) for piece in pieces]
+                turned = [None] * len(sizes) if angles is None else angles.split(sizes, dim=1)
+                parts = zip(x.split(sizes, dim=1), pieces, turned, strict=True)
+                return torch.cat([self(*part) for part in parts], dim=1)
+        x = x + self.attn(self.norm1(x), layout, angles)
         return x + self.mlp(self.norm2(x))
 
 
@@ -97,17 +114,27 @@ class TokenTransformer(nn.Module):
     norm: nn.LayerNorm
     norms_block: nn.ModuleList
     level_norms: tuple[int, ...] = ()
+    rotation: Rotation | None = None
 
     def add_blocks(
-        self, dim: int, depth: int, heads: int, mlp_ratio: float = 4.0, level_norms: Sequence[int] = ()
+        self,
+        dim: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float = 4.0,
+        level_norms: Sequence[int] = (),
+        rotation: Rotation | None = None,
     ) -> None:
         """Blocks and final norm, then initial weights for everything that the module holds.
 
+        rotation: how queries and keys are turned by the positions that `run` gets; None: they are not, and what is embedded
+        knows its place.
         level_norms: block numbers (1-based, `depth` last) with a norm of their own instead of the one `norm` (V-JEPA 2.1,
         `norms_block`); `run` then returns these levels and no others.
         """
         if level_norms and (list(level_norms) != sorted(set(level_norms)) or level_norms[-1] != depth or level_norms[0] < 1):
             raise UserError(f"level_norms {list(level_norms)} must rise from at least 1 to the depth {depth}.")
+        self.rotation = rotation
         self.blocks = nn.ModuleList(Block(dim, heads, mlp_ratio) for _ in range(depth))
         self.level_norms = tuple(level_norms)
         if level_norms:
@@ -123,31 +150,40 @@ class TokenTransformer(nn.Module):
         keep: Ids | None = None,
         levels: Sequence[int] | None = None,
         layout: AttentionLayout | None = None,
+        turn_by: Tensor | None = None,
     ) -> Tokens:
         """Normalised outputs for all tokens, or only for those kept, which do not see the others.
 
         Args:
             x: embedded tokens, positions added.
             positions: `[batch, tokens, axes]`.
+            turn_by: positions for the rotation where they are not those, `[batch, tokens, axes]`.
             keep: ids of the tokens to encode, ragged allowed.
             levels: block numbers (1-based, `depth` is the last) whose outputs are returned as `[batch, tokens, levels,
                 dim]`; None: the last block's, `[batch, tokens, dim]`.
             layout: who sees whom among the tokens that are kept; None: all but padding.
         """
         self._check_levels(levels)
-        lengths = None
+        lengths, angles = None, None
+        if self.rotation is not None:
+            turn_by = positions if turn_by is None else turn_by
+            attention: Any = self.blocks[0].attn
+            width = axis_width(x.shape[-1] // attention.heads, turn_by.shape[-1])
+            angles = rotary_angles(turn_by, width, self.rotation)
         if keep is not None:
             x, positions, lengths = keep.gather(x), keep.gather(positions), keep.lengths
+            angles = None if angles is None else keep.gather(angles)
         packing = None if layout is not None else Packing.of([(lengths, x.shape[1])], x.device)
         seen = packing or layout
         if packing is not None:
             x = packing.pack(x)
+            angles = None if angles is None else packing.pack(angles)
         elif layout is None and lengths is not None:
             seen = AttentionLayout.padding(lengths, x.shape[1], x.device)
         outputs: dict[int, Tensor] = {}
         last = len(self.blocks)
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, seen)
+            x = block(x, seen, angles)
             if number in (levels or (last,)):
                 output = self._normalise(x, number)
                 outputs[number] = output if packing is None else packing.unpack(output)
