@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.interop.i_jepa_weights import from_transformers, load_official, to_transformers
 from jepakit.interop.pretrained import initialise, load
+from jepakit.interop.released import load_released
+from jepakit.interop.transformers_weights import IMAGE_NAMES, to_ours, to_theirs
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
@@ -45,7 +46,7 @@ def test_both_encoders_of_a_released_file(tmp_path):
     path = released(tmp_path / "IN1K-vit.h.14-300e.pth.tar", encoder, target)
     images = torch.randn(2, 3, 28, 28)
     for which, expected in (("target", target), ("encoder", encoder)):
-        model = load_official(path, which)
+        model = load_released(path, which)
         assert model.encoder.config == CONFIG  # depth, heads, sizes: all inferred
         assert (model.which, model.inputs.image_size, model.inputs.mean) == (which, (28, 28), (0.485, 0.456, 0.406))
         assert torch.equal(model(images).values, expected(images).values)
@@ -80,7 +81,7 @@ def test_a_transformers_folder_and_back(tmp_path):
     torch.testing.assert_close(model(images).values, theirs(images).last_hidden_state.detach(), **EXACT)
     with pytest.raises(UserError, match="context encoder alone"):
         load(tmp_path / "theirs", "target")
-    again = from_transformers(to_transformers(model.encoder))
+    again = to_ours(to_theirs(dict(model.encoder.state_dict()), IMAGE_NAMES), IMAGE_NAMES)
     assert again.keys() == model.encoder.state_dict().keys()
     assert all(torch.equal(again[name], tensor) for name, tensor in model.encoder.state_dict().items())
 
@@ -96,7 +97,7 @@ def test_no_code_in_a_file_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     path = released(tmp_path / "weights.pth.tar", vit(0), vit(0), opt=Code())
     with pytest.raises(UserError, match="cannot be read as a checkpoint of tensors"):
-        load_official(path)
+        load_released(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -141,5 +142,5 @@ def test_a_cut_file_and_a_file_of_something_else(tmp_path):
     with pytest.raises(UserError, match="cannot be read"):
         load(path)
     torch.save([1, 2], tmp_path / "list.pt")
-    with pytest.raises(UserError, match="found: list"):
+    with pytest.raises(UserError, match="holds a list"):
         load(tmp_path / "list.pt")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.interop.i_jepa_weights import to_transformers
+from jepakit.interop.transformers_weights import IMAGE_NAMES, to_theirs
 from jepakit.nn.tokens import Ids
 from jepakit.nn.vit import VisionTransformer, ViTConfig, default_patch_size
 from jepakit.registry import SIZES
@@ -29,7 +29,7 @@ def peer():
         hidden_size=48, num_hidden_layers=3, num_attention_heads=4, intermediate_size=192, image_size=32, patch_size=8,
         layer_norm_eps=1e-6,
     )  # fmt: skip
-    state = to_transformers(ours)
+    state = to_theirs(dict(ours.state_dict()), IMAGE_NAMES)
     theirs, report = transformers.IJepaModel.from_pretrained(
         None, config=config, state_dict=state, output_loading_info=True
     )

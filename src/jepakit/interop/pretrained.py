@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from jepakit.training.checkpoints import read_checkpoint
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
 
+if TYPE_CHECKING:
+    from jepakit.interop.released_files import Variant
+
 FORMAT = 1
 ARCHITECTURES: dict[str, tuple[type, type]] = {
     "vit": (VisionTransformer, ViTConfig),
@@ -42,18 +45,27 @@ class PretrainedEncoder(nn.Module):
 
     `model(inputs)` takes prepared inputs (images `[batch, channels, height, width]`) and returns Tokens;
     `model.embed(inputs)` their mean, `[batch, dim]`. `model.inputs.prepare(samples)` prepares them, for images also
-    `model.inputs.normalise(pixels in [0, 1])`. `which` says whether these are the target's or the context encoder's weights.
+    `model.inputs.normalise(pixels in [0, 1])`. `which` says whether these are the target's or the context encoder's weights,
+    `licence` under what terms they were released (None: nothing is known of any), `predictor` is there where it was loaded too.
     """
 
     option: ClassVar[str] = "encoder"  # of a system's config, and the folder of its run that keeps the copy
 
     def __init__(
-        self, encoder: nn.Module, inputs: Inputs, system: str = "", which: str = "encoder", modality: Modality = IMAGES
+        self,
+        encoder: nn.Module,
+        inputs: Inputs,
+        system: str = "",
+        which: str = "encoder",
+        modality: Modality = IMAGES,
+        *,
+        predictor: nn.Module | None = None,
+        licence: str | None = None,
     ):
         super().__init__()
-        self.encoder = encoder
+        self.encoder, self.predictor = encoder, predictor
         self.inputs: Any = inputs
-        self.system, self.which, self.modality = system, which, modality
+        self.system, self.which, self.modality, self.licence = system, which, modality, licence
         self.eval().requires_grad_(False)
 
     def forward(self, inputs: Any) -> Tokens:
@@ -96,6 +108,7 @@ class PretrainedEncoder(nn.Module):
             "inputs": to_plain(self.inputs),
             "system": self.system,
             "which": self.which,
+            **({} if self.licence is None else {"licence": self.licence}),
         }
 
     @classmethod
@@ -124,14 +137,18 @@ class PretrainedEncoder(nn.Module):
         weights = read_weights(folder / "model.safetensors")
         check_fit(encoder, weights, folder / "model.safetensors")
         load_strictly(encoder.to_empty(device="cpu"), weights, folder / "model.safetensors")
-        return cls(encoder, inputs, str(description.get("system", "")), str(description.get("which", "encoder")), modality)
+        licence = description.get("licence")
+        return cls(
+            encoder, inputs, str(description.get("system", "")), str(description.get("which", "encoder")), modality,
+            licence=None if licence is None else str(licence),
+        )  # fmt: skip
 
 
-def build_empty(kind: type[Built], config: Any) -> Built:
+def build_empty(kind: type[Built], *parts: Any, **options: Any) -> Built:
     """A module whose tensors take no memory yet: what describes it may be anyone's, and claim any size."""
     try:
         with torch.device("meta"):
-            return kind(config)
+            return kind(*parts, **options)
     except (RuntimeError, OverflowError, MemoryError) as error:
         raise UserError(f"the encoder described cannot be built: {str(error)[:200]}. Check its sizes.") from error
 
@@ -249,18 +266,24 @@ def encoder_of(system: System, which: Which | None = None) -> tuple[nn.Module, W
     return both[which], which
 
 
-def load(path: str | Path, which: Which | None = None) -> PretrainedEncoder:
-    """The encoder of a run folder, of a folder that `export` wrote or of released I-JEPA weights: frozen, ready to use.
+def load(path: str | Path, which: Which | None = None, variant: Variant | None = None) -> PretrainedEncoder:
+    """The encoder of a run folder, of a folder that `export` wrote or of released weights: frozen, ready to use.
 
     Args:
-        path: the folder, one of a run's `checkpoints/step-N`, or a released `.pth.tar` file.
+        path: the folder, one of a run's `checkpoints/step-N`, an authors' file of I-JEPA, V-JEPA, V-JEPA 2, 2.1 or 2-AC, a
+            folder in `transformers`' or timm's layout, or the name of one on the Hugging Face Hub (facebook/...).
         which: "target" (default: what is evaluated) or "encoder" (the context encoder), where there are both.
+        variant: of an authors' file that may be of V-JEPA or V-JEPA 2.
     """
-    from jepakit.interop.i_jepa_weights import is_official, load_official
+    from jepakit.interop.released import HUB_NAME, from_hub, is_released, load_released
 
+    if HUB_NAME.fullmatch(str(path)) and not Path(path).exists():
+        path = from_hub(str(path))
     path = Path(path)
-    if not is_run_checkpoint(path) and is_official(path):
-        return load_official(path, which)
+    if not is_run_checkpoint(path) and is_released(path):
+        return load_released(path, which, variant)
+    if variant is not None:
+        raise UserError(f"variant is of authors' checkpoints (.pt, .pth.tar), and {path} is none. Leave it out.")
     if is_run_checkpoint(path) or (path / "config.yaml").exists():
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)

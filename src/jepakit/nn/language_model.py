@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,7 +16,9 @@ from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
 from jepakit.nn.positions import sincos_1d
 from jepakit.nn.tokens import valid_mask
-from jepakit.nn.transformer import TokenTransformer
+from jepakit.nn.transformer import Attention, TokenTransformer
+
+KeysValues = tuple[Float[Tensor, "_batch heads _kept head_dim"], Float[Tensor, "_batch heads _kept head_dim"]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +64,27 @@ class LanguageModel(TokenTransformer):
         layout = AttentionLayout(segments=segments, order="causal")
         return self.run(embedded + table.to(embedded.dtype)[positions], positions[..., None], layout=layout).values
 
+    def extend(
+        self, tokens: Int[Tensor, "batch new"], past: Sequence[KeysValues] = ()
+    ) -> tuple[Float[Tensor, "batch new dim"], tuple[KeysValues, ...]]:
+        """Hidden states of tokens that go on with a text each, whose earlier tokens are not worked out again.
+
+        past: keys and values of the earlier tokens in each block, as the last call gave them; none: the texts begin here.
+        Returns: what `forward` says of these tokens in the whole texts, and the keys and values of all tokens so far.
+        """
+        seen = past[0][0].shape[2] if past else 0
+        places = torch.arange(seen, seen + tokens.shape[1], device=tokens.device)
+        x = self.embedding(tokens) * self.dim**0.5
+        x = x + sincos_1d(places, self.dim).to(x.dtype)
+        blocks: list[Any] = list(self.blocks)
+        kept = []
+        for number, block in enumerate(blocks):
+            attended, known = _attend_on(block.attn, block.norm1(x), past[number] if past else None)
+            kept.append(known)
+            x = x + attended
+            x = x + block.mlp(block.norm2(x))
+        return self.norm(x), tuple(kept)
+
     def next_token_loss(
         self, hidden: Float[Tensor, "batch tokens dim"], tokens: Int[Tensor, "batch tokens"], asked: Tensor
     ) -> Float[Tensor, "asked"]:
@@ -67,6 +93,19 @@ class LanguageModel(TokenTransformer):
         logits = F.linear(hidden[:, :-1][wanted], self.embedding.weight)
         wide = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
         return F.cross_entropy(wide, tokens[:, 1:][wanted], reduction="none")
+
+
+def _attend_on(
+    attention: Attention, x: Float[Tensor, "batch new dim"], past: KeysValues | None
+) -> tuple[Float[Tensor, "batch new dim"], KeysValues]:
+    """What new tokens get from those before them and from one another, and the keys and values of all."""
+    q, k, v = rearrange(attention.qkv(x), "b n (three h d) -> three b h n d", three=3, h=attention.heads)
+    if past is not None:
+        k, v = torch.cat([past[0], k], dim=2), torch.cat([past[1], v], dim=2)
+    new, known = q.shape[2], k.shape[2]
+    seen = torch.ones(new, known, dtype=torch.bool, device=x.device).tril(known - new)
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=seen if new > 1 else None)
+    return attention.proj(rearrange(out, "b h n d -> b n (h d)")), (k, v)
 
 
 def segment_positions(segments: Int[Tensor, "batch tokens"]) -> Int[Tensor, "batch tokens"]:

@@ -22,8 +22,8 @@ something works them out from the actions, as the released code does for an arm.
 
 Two Rooms with one wall; an I-JEPA of 100 steps on single frames (5 x 5 tokens; the monitor calls it collapsed, as frames of one
 room are nearly alike), then 4,000 steps of 16 windows of 4 observations; one seed, 45 s and 9 to 12 minutes each of one core of
-an AMD EPYC with bf16. L1 of imagined to true tokens on other episodes after 1, 2, 4 and 8 steps; success by CEM at 50 goals 6 to
-14 pixels away in the same room, with its 95 % (random actions .12, an oracle 1.00).
+an AMD EPYC with bf16. L1 of imagined to true tokens on other episodes after 1, 2, 4 and 8 steps; success by CEM at 50 goals 6
+to 14 pixels away in the same room, with its 95 % (random actions .12, an oracle 1.00).
 
                                       1      2      4      8     success
     with the loss on rollouts       .025   .033   .048   .074      .74 (.60 to .84)
@@ -32,10 +32,9 @@ an AMD EPYC with bf16. L1 of imagined to true tokens on other episodes after 1, 
       another's actions             .072   .083   .091   .099
     nothing moves                   .069   .085   .097   .098
 
-So the loss on rollouts makes what is imagined for long less wrong and single steps a little worse, and plans four steps ahead are
-equally good. Through the door, to places 6 to 12 pixels from it on the other side, either hardly plans: .12 with the goal's
-picture alone, .14 and .18 with the picture of the dot in the doorway first (random .00, oracle 1.00): the L1 of tokens is as
-large at the wall as anywhere, and four steps do not see past it.
+So the loss on rollouts makes what is imagined for long less wrong and single steps a little worse, and plans four steps ahead
+are equally good. Through the door, to places 6 to 12 pixels from it on the other side, either hardly plans: .12 with the goal's
+picture alone, .14 and .18 with the picture of the dot in the doorway first (random .00, oracle 1.00).
 """
 
 from __future__ import annotations
