@@ -47,6 +47,14 @@ TINY: dict[str, dict[str, Any]] = {
         "data": "regex", "limit": 40, "dim": 16, "depth": 1, "predictor_tokens": 2, "latent_weight": 1.0, "latent_dropout": 0.5,
     },
     "graph-jepa": {"data": "motifs", "limit": 64, "parts": 4, "walk": 6, "dim": 16, "depth": 1, "heads": 2, "targets": 2},
+    "v-jepa": {
+        "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "patch_size": 4, "predictor_dim": 24,
+        "predictor_depth": 1, "masks": {"min_keep": 1},
+    },
+    "v-jepa-2": {
+        "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "patch_size": 4, "predictor_dim": 24,
+        "predictor_depth": 1, "masks": {"min_keep": 1}, "stills": "frames", "stills_ratio": 0.9,
+    },
     "v-jepa-2.1": {
         "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "stills_ratio": 0.9, "patch_size": 4,
         "predictor_dim": 24, "predictor_depth": 1, "masks": {"min_keep": 1}, "visible": {"ramp": [0.0, 0.5]},

@@ -24,6 +24,10 @@ SYSTEMS = {
     "lejepa": Entry(
         "jepakit.systems.lejepa:LeJEPA", "predict the centre of an image's views, kept Gaussian by SIGReg (arXiv 2511.08544)"
     ),
+    "v-jepa": Entry("jepakit.systems.v_jepa:VJEPA", "predict the embeddings of hidden tubes of a clip (arXiv 2404.08471)"),
+    "v-jepa-2": Entry(
+        "jepakit.systems.v_jepa_2:VJEPA2", "the same with rotary positions, for clips of any size (arXiv 2506.09985)"
+    ),
     "v-jepa-2.1": Entry(
         "jepakit.systems.v_jepa_2_1:VJEPA21", "predict hidden tubes of a clip, and what is visible, too (arXiv 2603.14482)"
     ),

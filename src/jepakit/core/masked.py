@@ -82,6 +82,8 @@ class Masked(System):
         anti_collapse, projector: a loss on the projected mean of a context's tokens; a sample's contexts are its views.
         invariance: weight of the squared distance of a sample's projected contexts from their mean; for a method that
             does not align views itself.
+        mask_tokens: how many the predictor has: a sample's contexts are asked with them in turn (V-JEPA: one for each kind of
+            mask).
         momentum: of a target that follows the encoder, at the start and at the end of the training; it changes linearly.
             None: the target is not told.
     """
@@ -102,6 +104,7 @@ class Masked(System):
         anti_collapse: AntiCollapse | None = None,
         projector: nn.Module | None = None,
         invariance: float = 0.0,
+        mask_tokens: int = 1,
         momentum: tuple[float, float] | None = None,
     ):
         super().__init__()
@@ -111,7 +114,7 @@ class Masked(System):
         if streams is not None and (visible is not None or anti_collapse is not None):
             raise UserError("With several streams, visible belongs to each stream, and there is no anti_collapse.")
         self.encoder, self.predictor, self.target = encoder, predictor, target
-        self.projector, self.momentum = projector, momentum
+        self.projector, self.momentum, self.mask_tokens = projector, momentum, mask_tokens
         self.measure, self.levels, self.target_norm = energy, levels, target_norm
         self.streams = {"": Stream(visible=visible)} if streams is None else dict(streams)
         self.target_sees, self.own_ids = target_sees, own_ids
@@ -198,6 +201,9 @@ class Masked(System):
         lengths = None if context.lengths is None else b.each_block(context.lengths)
         repeated = Tokens(b.each_block(context.values), b.each_block(context.positions), lengths)
         asked = {name: x for name, x in (("condition", b.condition), ("parts", b.parts)) if x is not None}
+        if self.mask_tokens > 1:
+            kinds = torch.arange(b.contexts, device=context.values.device) % self.mask_tokens
+            asked["kind"] = kinds.repeat_interleave(b.blocks).repeat(len(repeated.values) // (b.contexts * b.blocks))
         if visible:
             return self.predictor(repeated, b.targets, visible=True, **asked)
         return self.predictor(repeated, b.targets, **asked), None

@@ -30,28 +30,20 @@ before its other parts (SSv2 72.8 to 62.5). Longer runs, and single tokens, wher
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
-from torch.nn.functional import one_hot
-
-from jepakit.core.batch import Batch
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked, Stream, VisibleLoss
 from jepakit.core.targets import EMATarget
 from jepakit.errors import check_choice, check_range
-from jepakit.masks.tubes import TubeConfig, Tubes
-from jepakit.modalities.modality import Modality, sample_draws, training_facts
+from jepakit.masks.tubes import TubeConfig
+from jepakit.modalities.clip_collator import STREAMS, ClipCollator
+from jepakit.modalities.modality import Modality
 from jepakit.modalities.video import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.registry import SIZES
-
-STREAMS = ("video", "image")  # the main one first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,45 +130,5 @@ class VJEPA21(Masked):
         """1e-3 at width 128; the paper's 5.25e-4 at width 1024 and batch 3072."""
         return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
 
-    def collator(self, seed: int, views: int | None = None) -> VJEPACollator:
-        return VJEPACollator(self.inputs, self.config.masks, self.grids, seed, views)
-
-
-@dataclass(frozen=True)
-class VJEPACollator:
-    """Stacks clips and still pictures and hides tubes of them. With `views`: clips alone, with that many masks each."""
-
-    inputs: VideoInputs
-    masks: TubeConfig
-    grids: dict[str, tuple[int, int, int]]
-    seed: int
-    views: int | None = None
-
-    def __call__(self, samples: Sequence[dict[str, Any]]) -> Batch:
-        facts = training_facts(samples)
-        clips = [sample for sample in samples if "stream" not in sample]
-        if self.views is not None or not self.inputs.stills:
-            return {**self._stream("video", clips), **facts}
-        stills = [sample for sample in samples if sample.get("stream") == "image"]
-        return {"video": self._stream("video", clips), "image": self._stream("image", stills), **facts}
-
-    def _stream(self, name: str, samples: Sequence[dict[str, Any]]) -> Batch:
-        tubes = Tubes(self.masks, self.grids[name], self.views)
-        drawn = tubes(sample_draws(samples, self.seed, f"masks of {name}"))
-        batch: Batch = {
-            "inputs": self._prepare(name, samples),
-            **drawn.batch(),
-            "id": torch.tensor([sample["id"] for sample in samples], dtype=torch.int64),
-        }
-        if self.inputs.stills:
-            kind = torch.full((len(samples),), STREAMS.index(name))
-            batch["condition"] = one_hot(kind, len(STREAMS)).to(batch["inputs"].dtype)
-        if samples and "label" in samples[0]:
-            batch["label"] = torch.as_tensor(np.stack([sample["label"] for sample in samples]))
-        return batch
-
-    def _prepare(self, name: str, samples: Sequence[dict[str, Any]]) -> Tensor:
-        if samples:
-            return self.inputs.prepare(samples)
-        frames = 1 if name == "image" else self.inputs.frames  # a process may have no sample of a stream
-        return torch.zeros(0, self.inputs.channels, frames, *self.inputs.image_size)
+    def collator(self, seed: int, views: int | None = None) -> ClipCollator:
+        return ClipCollator(self.inputs, self.config.masks, self.grids, seed, views, tell=self.inputs.stills)

@@ -1,0 +1,102 @@
+"""V-JEPA 2: V-JEPA with rotary positions, a constant learning rate and average, and longer, larger clips at the end.
+
+Assran et al. 2025, arXiv 2506.09985, section 2. The loss and the masks are V-JEPA's (`systems.v_jepa`). Queries and keys are
+turned by time, row and column, so that the encoder reads clips of any size. Learning rate (after its warmup), weight decay and
+the average's momentum stay as they are, so that a training may go on for as long as one likes and cools down in a second run,
+on more frames and pixels:
+
+    jepakit pretrain v-jepa-2 --data videos/ --frames 16 --image-size 256 256 --out runs/long
+    jepakit pretrain v-jepa-2 --data videos/ --frames 64 --image-size 384 384 --init runs/long --patch-size 16 \
+        --schedule linear --warmup 0 --out runs/cooled
+
+Pictures (`--stills`) are clips in which nothing moves, of one tubelet.
+
+What differs from the paper by default: sizes; the average's momentum is 0.99 instead of 0.99925, for runs of thousands of
+steps instead of 252,000; `positions` are right rotations, the released ones (`--positions tiled`, which `transformers`
+computes too) are not, see `nn.rotary`; the mask token is that of the kind of mask, where the released trainer always takes the
+first of ten; pictures are of one tubelet instead of 16 frames. The released recipe: `--ema 0.99925 --weight-decay 0.04 --lr
+5.25e-4`, batch 3072 of 16 frames at 4 a second and 256 pixels, 12,000 steps of warmup.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from jepakit.core.energies import Energy
+from jepakit.core.masked import Masked, Stream
+from jepakit.core.targets import EMATarget
+from jepakit.errors import check_choice, check_range
+from jepakit.masks.tubes import TubeConfig
+from jepakit.modalities.clip_collator import STREAMS, ClipCollator
+from jepakit.modalities.modality import Modality
+from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
+from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
+from jepakit.registry import SIZES
+
+
+@dataclass(frozen=True, kw_only=True)
+class VJEPA2Config:
+    """The choices of V-JEPA 2."""
+
+    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    """Encoder and predictor: jepakit list sizes."""
+    patch_size: int | None = None
+    """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 8 patches a side."""
+    tubelet: int = 2
+    """Frames of a token."""
+    positions: Literal["paired", "tiled"] = "paired"
+    """Rotary positions: right ones, or those of the released weights, for weights that go into transformers."""
+    predictor_dim: int | None = None
+    """Width of the predictor. Default: the size's."""
+    predictor_depth: int | None = None
+    """Blocks of the predictor. Default: the size's."""
+    masks: TubeConfig = field(default_factory=TubeConfig)
+    image_weight: float = 1.0
+    """Weight of the loss on still pictures, beside 1 for clips."""
+    ema: float = 0.99
+    """Momentum of the average, from the first step to the last."""
+    energy: Energy = field(default_factory=lambda: Energy(name="l1"))
+
+    def __post_init__(self) -> None:
+        check_choice("size", self.size, SIZES)
+        check_choice("positions", self.positions, ("paired", "tiled"))
+        check_range("ema", self.ema, 0, 1)
+        check_range("image_weight", self.image_weight, 0)
+
+
+class VJEPA2(Masked):
+    """V-JEPA 2's parts put together."""
+
+    Config: ClassVar[type] = VJEPA2Config
+    modality: ClassVar[Modality] = VIDEO
+    data_defaults: ClassVar[dict[str, Any]] = {"stills": "none"}
+    training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32, "schedule": "constant"}
+
+    def __init__(self, config: VJEPA2Config, inputs: VideoInputs, seed: int = 0):
+        shape = VideoTransformerConfig.of_size(
+            config.size, inputs.frames, inputs.image_size, inputs.channels, config.patch_size, tubelet=config.tubelet,
+            positions=config.positions,
+        )  # fmt: skip
+        encoder, kinds = VideoTransformer(shape), len(config.masks.kinds)
+        predictor = PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth)
+        super().__init__(
+            encoder,
+            MaskedPredictor(predictor, shape.dim, shape.grid, rotation=config.positions, mask_tokens=kinds),
+            EMATarget(encoder),
+            config.energy,
+            streams=dict(zip(STREAMS, (Stream(), Stream(weight=config.image_weight)), strict=True)) if inputs.stills else None,
+            mask_tokens=kinds,
+            momentum=(config.ema, config.ema),
+        )
+        self.config, self.inputs = config, inputs
+        self.grids = dict(zip(STREAMS, (shape.grid, shape.still_grid), strict=True))
+
+    @staticmethod
+    def peak_lr(config: VJEPA2Config) -> float:
+        """1e-3 at width 128; the paper's 5.25e-4 at width 1024 and batch 3072."""
+        return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
+
+    def collator(self, seed: int, views: int | None = None) -> ClipCollator:
+        return ClipCollator(self.inputs, self.config.masks, self.grids, seed, views, still_frames=self.config.tubelet)
