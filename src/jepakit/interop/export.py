@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from jepakit.errors import UserError, missing_extra
 from jepakit.files import write_json
-from jepakit.interop.pretrained import PretrainedEncoder, claim_folder
+from jepakit.interop.pretrained import PretrainedEncoder
+from jepakit.interop.strict_loading import claim_folder
 from jepakit.modalities.inputs import ImageInputs
 
 GraphFormat = Literal["torch-export", "onnx"]

@@ -13,12 +13,11 @@ from pathlib import Path
 from torch import Tensor
 
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import build_empty, check_fit, load_strictly
+from jepakit.interop.strict_loading import build_empty, check_fit, load_strictly
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.registry import SIZES
 
 HEADS = {shape["vit"][0]: shape["vit"][2] for name, shape in SIZES.items() if name != "nano"}  # nano is ours
-CHANNELS = 3
 
 
 def image_encoder(weights: dict[str, Tensor], source: Path, heads: int | None = None) -> VisionTransformer:
@@ -42,8 +41,6 @@ def infer_config(weights: dict[str, Tensor], source: Path, heads: int | None = N
     if weights["pos_embed"].ndim != 3 or weights["blocks.0.mlp.fc1.weight"].ndim != 2:
         raise UserError(f"{source} has positions or layers of other axes than I-JEPA's. Give a release.")
     dim, channels, patch_size, _ = weights[needed[0]].shape
-    if channels != CHANNELS:
-        raise UserError(f"{source} expects {channels} channels; released I-JEPA weights are for colour images. Use those.")
     side = math.isqrt(weights["pos_embed"].shape[1])
     if side**2 != weights["pos_embed"].shape[1]:
         raise UserError(f"{source} has {weights['pos_embed'].shape[1]} positions, no square grid. Use a release.")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from jepakit.config import RunConfig, from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice, shown
 from jepakit.files import read_json, write_json
+from jepakit.interop.strict_loading import build_empty, check_fit, claim_folder, load_strictly
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
@@ -37,7 +37,6 @@ ARCHITECTURES: dict[str, tuple[type, type]] = {
     "graph": (GraphEncoder, GraphEncoderConfig),
 }
 Which = Literal["target", "encoder"]
-Built = TypeVar("Built", bound=nn.Module)
 
 
 class PretrainedEncoder(nn.Module):
@@ -63,10 +62,16 @@ class PretrainedEncoder(nn.Module):
         licence: str | None = None,
     ):
         super().__init__()
-        self.encoder, self.predictor = encoder, predictor
+        self.encoder = encoder
+        self._predictor = (predictor,)  # not a submodule: a system that stands on this encoder does not hold it
         self.inputs: Any = inputs
         self.system, self.which, self.modality, self.licence = system, which, modality, licence
         self.eval().requires_grad_(False)
+
+    @property
+    def predictor(self) -> Any:
+        """What predicts its tokens, in eval mode; None where it was not loaded."""
+        return self._predictor[0]
 
     def forward(self, inputs: Any) -> Tokens:
         if isinstance(inputs, (np.ndarray, list, tuple, str, Path)):
@@ -142,62 +147,6 @@ class PretrainedEncoder(nn.Module):
             encoder, inputs, str(description.get("system", "")), str(description.get("which", "encoder")), modality,
             licence=None if licence is None else str(licence),
         )  # fmt: skip
-
-
-def build_empty(kind: type[Built], *parts: Any, **options: Any) -> Built:
-    """A module whose tensors take no memory yet: what describes it may be anyone's, and claim any size."""
-    try:
-        with torch.device("meta"):
-            return kind(*parts, **options)
-    except (RuntimeError, OverflowError, MemoryError) as error:
-        raise UserError(f"the encoder described cannot be built: {str(error)[:200]}. Check its sizes.") from error
-
-
-def claim_folder(folder: Path, description: dict[str, Any]) -> None:
-    """Make a folder for the exports of the encoder described.
-
-    Errors: the folder holds a run (its weights would be overwritten) or the export of another encoder.
-    """
-    if (folder / "config.yaml").exists():
-        raise UserError(f"{folder} holds a run: an export there would overwrite its weights. Choose another --out.")
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        other = path.exists() and read_json(path) != description
-    except (OSError, UserError) as error:
-        raise UserError(f"Cannot export into {folder}: {error}. Choose another --out.") from error
-    if other:
-        raise UserError(f"{folder} holds the export of another encoder. Choose another --out.")
-
-
-def load_strictly(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Load weights into a module, all of them or none. Errors: missing, unexpected, misshapen or unusable tensors, named."""
-    check_fit(module, weights, source)
-    unusable = [name for name, tensor in weights.items() if tensor.is_floating_point() and not tensor.isfinite().all()]
-    if unusable:
-        raise UserError(f"{source} holds NaN or infinity in {_some(unusable)}: a run that diverged, or damage. Use another.")
-    module.load_state_dict(weights)
-
-
-def check_fit(module: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Raise `UserError` unless these are the names, shapes and kinds of numbers of a module's tensors."""
-    own = module.state_dict()
-    both = sorted(own.keys() & weights.keys())
-    wrong = {
-        "lacks": sorted(own.keys() - weights.keys()),
-        "has unexpected": sorted(weights.keys() - own.keys()),
-        "has other shapes for": [name for name in both if own[name].shape != weights[name].shape],
-        "has another type of numbers for": [
-            name for name in both if own[name].is_floating_point() != weights[name].is_floating_point()
-        ],
-    }
-    for what, names in wrong.items():
-        if names:
-            raise UserError(f"{source} {what} {_some(names)}: weights of another model or size. Choose those that fit.")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(name[:100] for name in names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def is_run_checkpoint(path: Path) -> bool:
@@ -287,7 +236,8 @@ def load(path: str | Path, which: Which | None = None, variant: Variant | None =
     if is_run_checkpoint(path) or (path / "config.yaml").exists():
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)
-        return PretrainedEncoder(encoder, config.inputs, config.system, chosen, load_system(config.system).modality)
+        modality, predictor = load_system(config.system).modality, getattr(system, "predictor", None)
+        return PretrainedEncoder(encoder, config.inputs, config.system, chosen, modality, predictor=predictor)
     model = PretrainedEncoder.from_pretrained(path)
     if which is not None and which != model.which:
         raise UserError(f"{path} holds the {model.which!r} weights only. Export the run again with --which {which}.")

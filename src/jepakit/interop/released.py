@@ -17,8 +17,9 @@ from torch import Tensor
 
 from jepakit.errors import UserError, check_choice, missing_extra, shown
 from jepakit.interop.i_jepa_weights import image_encoder
-from jepakit.interop.pretrained import PretrainedEncoder, Which, build_empty, check_fit, load_strictly
+from jepakit.interop.pretrained import PretrainedEncoder, Which
 from jepakit.interop.released_files import FAMILIES, KEYS, Variant, read_released, tensors_of, variant_of
+from jepakit.interop.strict_loading import build_empty, check_fit, load_strictly
 from jepakit.interop.transformers_weights import (
     EPS,
     IMAGE_NAMES,
@@ -26,6 +27,7 @@ from jepakit.interop.transformers_weights import (
     VIDEO_NAMES,
     read_description,
     read_folder,
+    read_scale,
     to_ours,
 )  # fmt: skip
 from jepakit.interop.v_jepa_weights import video_encoder, video_predictor
@@ -106,12 +108,12 @@ def _from_checkpoint(path: Path, which: Which, variant: Variant | None) -> Pretr
     family = variant_of(path, checkpoint, variant)
     weights = tensors_of(checkpoint, KEYS[which], path)
     if family == "i-jepa":
-        return _of_images(image_encoder(weights, path), which, family)
+        return _of_images(image_encoder(weights, path), which, family, path)
     encoder = video_encoder(weights, family, path)
     predictor = None
     if isinstance(checkpoint.get("predictor"), dict) and checkpoint["predictor"]:
         predictor = video_predictor(tensors_of(checkpoint, ("predictor",), path), family, encoder, path)
-    return _of_clips(encoder, predictor, which, family)
+    return _of_clips(encoder, predictor, which, family, path)
 
 
 def _from_folder(path: Path) -> PretrainedEncoder:
@@ -119,14 +121,14 @@ def _from_folder(path: Path) -> PretrainedEncoder:
     licence = _licence(path)
     if "model_args" in description:  # timm
         heads = description["model_args"].get("num_heads") if isinstance(description["model_args"], dict) else None
-        model = _of_images(image_encoder(weights, path, heads), "encoder", "i-jepa")
+        model = _of_images(image_encoder(weights, path, heads), "encoder", "i-jepa", path)
     elif description["model_type"] == "ijepa":
         weights = to_ours({name.removeprefix("ijepa."): tensor for name, tensor in weights.items()}, IMAGE_NAMES)
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}
-        model = _of_images(image_encoder(weights, path, description.get("num_attention_heads")), "encoder", "i-jepa")
+        model = _of_images(image_encoder(weights, path, description.get("num_attention_heads")), "encoder", "i-jepa", path)
     else:
         encoder, predictor = _video_from_transformers(path, {**DEFAULTS, **description}, weights)
-        model = _of_clips(encoder, predictor, "encoder", "v-jepa-2")
+        model = _of_clips(encoder, predictor, "encoder", "v-jepa-2", path)
     model.licence = licence or model.licence
     return model
 
@@ -173,21 +175,35 @@ def _video_from_transformers(
     return encoder, predictor.eval().requires_grad_(False)
 
 
-def _of_images(encoder: VisionTransformer, which: str, variant: Variant) -> PretrainedEncoder:
+def _of_images(encoder: VisionTransformer, which: str, variant: Variant, path: Path) -> PretrainedEncoder:
     shape = encoder.config
-    inputs = ImageInputs(image_size=shape.image_size, channels=shape.channels, mean=IMAGENET_MEAN, std=IMAGENET_STD)
+    mean, std = _scale(path, shape.channels)
+    inputs = ImageInputs(image_size=shape.image_size, channels=shape.channels, mean=mean, std=std)
     return PretrainedEncoder(encoder, inputs, variant, which, IMAGES, licence=FAMILIES[variant].licence)
 
 
-def _of_clips(encoder: VideoTransformer, predictor: Any, which: str, variant: Variant) -> PretrainedEncoder:
+def _of_clips(encoder: VideoTransformer, predictor: Any, which: str, variant: Variant, path: Path) -> PretrainedEncoder:
     shape = encoder.config
+    mean, std = _scale(path, shape.channels)
     inputs = VideoInputs(
-        frames=shape.frames, image_size=shape.image_size, channels=shape.channels, mean=IMAGENET_MEAN, std=IMAGENET_STD,
-        stills=shape.stills,
-    )  # fmt: skip
+        frames=shape.frames, image_size=shape.image_size, channels=shape.channels, mean=mean, std=std, stills=shape.stills
+    )
     return PretrainedEncoder(
         encoder, inputs, variant, which, VIDEO, predictor=predictor, licence=FAMILIES[variant].licence
     )
+
+
+def _scale(path: Path, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation of the channels: what the folder says, else ImageNet's, as all released models have them."""
+    said = read_scale(path) if path.is_dir() else None
+    if said is not None and len(said[0]) == len(said[1]) == channels:
+        return said
+    if channels != len(IMAGENET_MEAN):
+        raise UserError(
+            f"{path} expects {channels} channels; released weights are for colour images, and nothing here says by what mean "
+            "and deviation others are prepared. Use a release, or export the run again."
+        )
+    return IMAGENET_MEAN, IMAGENET_STD
 
 
 def _licence(folder: Path) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from jepakit.errors import UserError
 from jepakit.files import parse_json, read_text, write_json
+from jepakit.interop.strict_loading import claim_folder
 from jepakit.nn.predictor import MaskedPredictor
 from jepakit.nn.video_transformer import VideoTransformer
 from jepakit.nn.vit import VisionTransformer
@@ -40,6 +41,12 @@ VIDEO_PREDICTOR = {
 }
 MASK_TOKENS = ("mask_token", "predictor.embeddings.mask_tokens")
 QKV = ("query", "key", "value")
+# The files that a folder's processor of clips and of images is set by, and what says which one it is.
+PROCESSORS = ("video_preprocessor_config.json", "preprocessor_config.json")
+PROCESSOR_KINDS = {
+    PROCESSORS[0]: ("video_processor_type", "VJEPA2VideoProcessor"),
+    PROCESSORS[1]: ("image_processor_type", "ViTImageProcessor"),
+}
 
 
 def _video_block(ours: str, theirs: str) -> dict[str, str]:
@@ -126,31 +133,48 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
     return found
 
 
-def read_description(folder: Path) -> dict[str, Any]:
+def read_description(folder: Path, name: str = "config.json") -> dict[str, Any]:
     """`config.json` of a folder, {} where there is none that can be read."""
     try:
-        value = parse_json(read_text(folder / "config.json"))
+        value = parse_json(read_text(folder / name))
     except (UserError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
 
 
-def write_transformers(folder: Path, encoder: nn.Module, predictor: nn.Module | None = None) -> None:
-    """`config.json` and `model.safetensors`, for `IJepaModel` or `VJEPA2Model.from_pretrained(folder)`.
+def read_scale(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and deviation of the channels as the folder's processor has them; None where it says nothing."""
+    for name in PROCESSORS:
+        found = [read_description(folder, name).get(key) for key in ("image_mean", "image_std")]
+        if all(isinstance(values, list) and all(isinstance(value, int | float) for value in values) for values in found):
+            mean, std = (tuple(float(value) for value in values or ()) for values in found)
+            return mean, std
+    return None
+
+
+def write_transformers(folder: Path, encoder: nn.Module, predictor: nn.Module | None = None, inputs: Any = None) -> None:
+    """`config.json` and `model.safetensors`, for `IJepaModel` or `VJEPA2Model.from_pretrained(folder)`; with `inputs` the
+    settings of the processor that prepares pixels for it.
 
     Errors: an encoder that `transformers` has no model of.
     """
     if type(encoder) is VisionTransformer:
-        weights, config = to_theirs(dict(encoder.state_dict()), IMAGE_NAMES), _image_config(encoder)
+        weights, config, processor = to_theirs(dict(encoder.state_dict()), IMAGE_NAMES), _image_config(encoder), PROCESSORS[1]
     elif type(encoder) is VideoTransformer:
-        config = _video_config(encoder, predictor)
+        config, processor = _video_config(encoder, predictor), PROCESSORS[0]
         weights = to_theirs(dict(encoder.state_dict()), VIDEO_NAMES)
         if predictor is not None:
             weights |= to_theirs(dict(predictor.state_dict()), PREDICTOR_NAMES)
     else:
         raise UserError(f"transformers has no model of a {type(encoder).__name__}: I-JEPA's and V-JEPA 2's encoders alone.")
-    write_weights(folder / "model.safetensors", weights)
-    write_json(folder / "config.json", config)
+    _write(folder, config, weights)
+    if inputs is not None:
+        height, width = inputs.image_size
+        write_json(folder / processor, {
+            **dict([PROCESSOR_KINDS[processor]]), "image_mean": list(inputs.mean),
+            "image_std": list(inputs.std), "do_rescale": True, "do_normalize": True, "do_resize": True,
+            "size": {"height": height, "width": width}, "crop_size": {"height": height, "width": width},
+        })  # fmt: skip
 
 
 def write_timm(folder: Path, encoder: nn.Module) -> None:
@@ -166,9 +190,14 @@ def write_timm(folder: Path, encoder: nn.Module) -> None:
         "depth": shape.depth, "num_heads": shape.heads, "mlp_ratio": shape.mlp_ratio, "class_token": False,
         "global_pool": "avg", "fc_norm": False, "num_classes": 0,
     }  # fmt: skip
-    write_weights(folder / "model.safetensors", dict(encoder.state_dict()))
     description = {"architecture": "vit_base_patch16_224", "num_classes": 0, "global_pool": "avg", "model_args": arguments}
-    write_json(folder / "config.json", description)
+    _write(folder, description, dict(encoder.state_dict()))
+
+
+def _write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+    claim_folder(folder, config)
+    write_weights(folder / "model.safetensors", weights)
+    write_json(folder / "config.json", config)
 
 
 def _image_config(encoder: VisionTransformer) -> dict[str, Any]:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import build_empty, check_fit, load_strictly
 from jepakit.interop.released_files import Variant, without_stale
+from jepakit.interop.strict_loading import build_empty, check_fit, load_strictly
 from jepakit.nn.block_causal_predictor import BlockCausalPredictor, BlockCausalPredictorConfig
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig

@@ -8,26 +8,41 @@ from typing import Literal
 from jepakit.errors import check_choice
 from jepakit.interop.export import export_graph
 from jepakit.interop.pretrained import Which, load
+from jepakit.interop.released_files import Variant
+from jepakit.interop.transformers_weights import write_timm, write_transformers
+
+FORMATS = ("safetensors", "torch-export", "onnx", "transformers", "timm")
 
 
 def export(
     run: str | Path,
     *,
     out: str | Path,
-    format: Literal["safetensors", "torch-export", "onnx"] = "safetensors",
+    format: Literal["safetensors", "torch-export", "onnx", "transformers", "timm"] = "safetensors",
     which: Which | None = None,
+    variant: Variant | None = None,
 ) -> Path:
-    """Write an encoder to use elsewhere; returns the folder (safetensors) or the file that was written.
+    """Write an encoder to use elsewhere; returns the folder, or the file of a graph, that was written.
 
     Args:
-        run: the run folder, a folder that `export` wrote, or released I-JEPA weights.
+        run: the run folder, a folder that `export` wrote, or released weights (see jepakit.load).
         out: the folder to write into.
         format: "safetensors" for jepakit.load; "torch-export" (model.pt2) and "onnx" (model.onnx) run without jepakit:
-            normalised images [batch, channels, height, width] in, tokens and their mean out, any batch size.
+            normalised images [batch, channels, height, width] in, tokens and their mean out, any batch size; "transformers" for
+            IJepaModel (images) and VJEPA2Model (v-jepa-2 trained with --positions tiled; its predictor comes along), "timm" for
+            its VisionTransformer (images).
         which: "target" (default: what is evaluated) or "encoder" of a run.
+        variant: of an authors' file that may be of V-JEPA or V-JEPA 2.
     """
-    check_choice("format", format, ("safetensors", "torch-export", "onnx"))
-    model = load(run, which)
+    check_choice("format", format, FORMATS)
+    model = load(run, which, variant)
     if format == "safetensors":
         return model.save_pretrained(out)
-    return export_graph(model, Path(out), format)
+    if format in ("transformers", "timm"):
+        if format == "timm":
+            write_timm(Path(out), model.encoder)
+        else:
+            predictor = model.predictor if model.modality.name == "video" else None
+            write_transformers(Path(out), model.encoder, predictor, model.inputs)
+        return Path(out)
+    return export_graph(model, Path(out), "onnx" if format == "onnx" else "torch-export")
