@@ -2,9 +2,11 @@
 
 import os
 
+import numpy as np
 import pytest
 import torch
 
+import jepakit
 from jepakit.errors import UserError
 from jepakit.interop.pretrained import initialise, load
 from jepakit.interop.released import load_released
@@ -61,8 +63,23 @@ def test_a_system_starts_from_a_released_file(tmp_path):
     with pytest.raises(UserError, match="lacks blocks"):  # 12 blocks, not 2
         initialise(system, path)
     full = ViTConfig(image_size=(28, 28), patch_size=7, channels=3, dim=192, depth=12, heads=3)
-    initialise(system, released(tmp_path / "full.pth.tar", vit(0, full), vit(1, full)))
+    assert initialise(system, released(tmp_path / "full.pth.tar", vit(0, full), vit(1, full))) == "CC-BY-NC-4.0"
     assert torch.equal(system.encoder.norm.weight, vit(1, full).norm.weight)
+
+
+def test_the_licence_is_written_into_every_run_that_comes_of_them(tmp_path):
+    tiny = ViTConfig(image_size=(28, 28), patch_size=7, channels=3, dim=192, depth=12, heads=3)
+    path = released(tmp_path / "full.pth.tar", vit(0, tiny), vit(1, tiny))
+    data = str(tmp_path / "pictures.npy")
+    np.save(data, np.random.default_rng(0).integers(0, 255, (24, 28, 28, 3), dtype=np.uint8))
+    options = {
+        "size": "tiny", "patch_size": 7, "predictor_dim": 24, "predictor_depth": 1, "steps": 1, "batch_size": 8, "threads": 1,
+    }  # fmt: skip
+    first = jepakit.pretrain("i-jepa", data=data, init=path, out=tmp_path / "first", **options).out
+    second = jepakit.pretrain("i-jepa", data=data, init=first, out=tmp_path / "second", **options).out
+    for run in (first, second):
+        assert load(run).licence == "CC-BY-NC-4.0"
+    assert load(jepakit.export(second, out=tmp_path / "export")).licence == "CC-BY-NC-4.0"
 
 
 @pytest.mark.peer

@@ -237,29 +237,40 @@ def load(path: str | Path, which: Which | None = None, variant: Variant | None =
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)
         modality, predictor = load_system(config.system).modality, getattr(system, "predictor", None)
-        return PretrainedEncoder(encoder, config.inputs, config.system, chosen, modality, predictor=predictor)
+        return PretrainedEncoder(
+            encoder, config.inputs, config.system, chosen, modality, predictor=predictor, licence=licence_of(path)
+        )
     model = PretrainedEncoder.from_pretrained(path)
     if which is not None and which != model.which:
         raise UserError(f"{path} holds the {model.which!r} weights only. Export the run again with --which {which}.")
     return model
 
 
-def initialise(system: System, source: str | Path) -> None:
-    """Start a system from weights: a run of the same system gives all its parts, any other source its encoder.
+def licence_of(run: Path) -> str | None:
+    """The licence of the weights that a run, or one of its checkpoints, began from; None where it began at random."""
+    path = (run.parents[1] if is_run_checkpoint(run) else run) / "environment.json"
+    found = read_json(path).get("licence") if path.exists() else None
+    return None if found is None else str(found)
+
+
+def initialise(system: System, source: str | Path) -> str | None:
+    """Start a system from weights: a run of the same system gives all its parts, any other source its encoder. Returns the
+    licence of the weights, where they have one.
 
     Errors: weights that do not fit, with the first tensors named. Nothing is loaded in part.
     """
     source = Path(source)
     if is_run_checkpoint(source) and read_config(source.parents[1]).system == system_name(system):
         load_strictly(system, dict(load_run_system(source)[0].state_dict()), source)
-        return
+        return licence_of(source)
     if (source / "config.yaml").exists() and read_config(source).system == system_name(system):
         weights = read_weights(source / "model.safetensors")
         load_strictly(system, weights, source / "model.safetensors")
-        return
-    encoder = load(source).encoder
+        return licence_of(source)
+    model = load(source)
     for part in system.encoders().values():
-        load_strictly(part, dict(encoder.state_dict()), source)
+        load_strictly(part, dict(model.encoder.state_dict()), source)
+    return model.licence
 
 
 def system_name(system: System) -> str:

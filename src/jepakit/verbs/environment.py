@@ -18,8 +18,8 @@ from jepakit.training.device import choose_precision
 from jepakit.training.run_folder import RunFolder
 
 
-def write_environment(folder: RunFolder, config: RunConfig, device: torch.device) -> None:
-    """What the run was made with, `environment.json`."""
+def write_environment(folder: RunFolder, config: RunConfig, device: torch.device, licence: str | None = None) -> None:
+    """What the run was made with, `environment.json`; licence: that of weights it began from, which holds for its own, too."""
     name = torch.cuda.get_device_name() if device.type == "cuda" else platform.processor() or platform.machine()
     write_json(
         folder.environment,
@@ -35,6 +35,7 @@ def write_environment(folder: RunFolder, config: RunConfig, device: torch.device
             "threads": torch.get_num_threads(),
             "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "wall_s": 0.0,
+            **({} if licence is None else {"licence": licence}),
         },
     )
 

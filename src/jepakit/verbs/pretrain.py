@@ -103,13 +103,14 @@ def _start(
     decided = decide(chosen, data)
     teacher = teacher_of(decided, folder)
     system = prepare_system(decided, device, teacher)
+    licence = getattr(teacher, "licence", None)
     if init is not None:
-        initialise(system, init)
+        licence = initialise(system, init) or licence
     trainer = build_trainer(decided, folder, data, system, device)
     announce(trainer, decided, data)
     if is_main():
         folder.create()  # only now: a run that could not start leaves nothing behind
-        write_environment(folder, decided, device)
+        write_environment(folder, decided, device, licence)
         if teacher is not None:
             teacher.save_pretrained(folder.path / teacher.option)  # the run must load when the teacher's own folder is gone
         write_atomic(folder.config, lambda path: write_config(path, decided))
