@@ -60,6 +60,9 @@ DATASETS = {
     "SHARDS": Entry("jepakit.modalities.images:open_images", "a folder that jepakit pack wrote: images, memory-mapped"),
     "a-{00..15}.tar": Entry("jepakit.modalities.images:open_images", "tar shards as webdataset has them, or a folder of them"),
     "FILE.npy, FILE.npz": Entry("jepakit.modalities.images:open_images", "an array of images, with labels in an .npz"),
+    "FOLDER, LIST of videos": Entry(
+        "jepakit.modalities.video:open_videos", "your mp4, mov, webm, mkv, avi, ...; labels from sub-folders, list or --labels"
+    ),
     "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32, generated"),
     "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),
     "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),

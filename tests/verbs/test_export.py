@@ -34,6 +34,7 @@ def test_a_run_of_clips_in_transformers_and_back(clips, tmp_path):
     expected = theirs(clip.transpose(1, 2), skip_predictor=True).last_hidden_state
     torch.testing.assert_close(ours(clip).values, expected, atol=1e-5, rtol=1e-5)
     back = jepakit.load(folder)
+    assert back.licence is None  # it is ours
     assert (back.inputs.mean, back.inputs.std) == (ours.inputs.mean, ours.inputs.std)
     for part in ("encoder", "predictor"):
         state = getattr(back, part).state_dict()

@@ -78,7 +78,8 @@ def load_released(path: str | Path, which: Which | None = None, variant: Variant
         model = _from_folder(path)
     else:
         model = _from_checkpoint(path, which or "target", variant)
-    print(f"{path}: {model.system} weights ({model.which}), licence {model.licence}.", file=sys.stderr)
+    if model.licence is not None:
+        print(f"{path}: {model.system} weights ({model.which}), licence {model.licence}.", file=sys.stderr)
     return model
 
 
@@ -118,7 +119,6 @@ def _from_checkpoint(path: Path, which: Which, variant: Variant | None) -> Pretr
 
 def _from_folder(path: Path) -> PretrainedEncoder:
     description, weights = read_description(path), read_folder(path)
-    licence = _licence(path)
     if "model_args" in description:  # timm
         heads = description["model_args"].get("num_heads") if isinstance(description["model_args"], dict) else None
         model = _of_images(image_encoder(weights, path, heads), "encoder", "i-jepa", path)
@@ -129,7 +129,10 @@ def _from_folder(path: Path) -> PretrainedEncoder:
     else:
         encoder, predictor = _video_from_transformers(path, {**DEFAULTS, **description}, weights)
         model = _of_clips(encoder, predictor, "encoder", "v-jepa-2", path)
-    model.licence = licence or model.licence
+    if "licence" in description:  # an export of ours, which knows what it came of
+        model.licence = None if description["licence"] is None else str(description["licence"])
+    else:
+        model.licence = _licence(path) or model.licence
     return model
 
 

@@ -56,12 +56,12 @@ def _video_block(ours: str, theirs: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-IMAGE_NAMES = ({"pos_embed": "embeddings.position_embeddings"}, IMAGE, IMAGE_BLOCK)
-VIDEO_NAMES = ({}, VIDEO, _video_block("blocks", "encoder.layer"))
-PREDICTOR_NAMES = (
+Names = tuple[dict[str, str], dict[str, str], dict[str, str]]
+IMAGE_NAMES: Names = ({"pos_embed": "embeddings.position_embeddings"}, IMAGE, IMAGE_BLOCK)
+VIDEO_NAMES: Names = ({}, VIDEO, _video_block("blocks", "encoder.layer"))
+PREDICTOR_NAMES: Names = (
     dict([MASK_TOKENS]), VIDEO_PREDICTOR, _video_block("predictor_blocks", "predictor.layer")
 )  # fmt: skip
-Names = tuple[dict[str, str], dict[str, str], dict[str, str]]
 
 
 def to_theirs(weights: dict[str, Tensor], names: Names) -> dict[str, Tensor]:
@@ -152,9 +152,13 @@ def read_scale(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | No
     return None
 
 
-def write_transformers(folder: Path, encoder: nn.Module, predictor: nn.Module | None = None, inputs: Any = None) -> None:
+def write_transformers(
+    folder: Path, encoder: nn.Module, predictor: nn.Module | None = None, inputs: Any = None, licence: str | None = None
+) -> None:
     """`config.json` and `model.safetensors`, for `IJepaModel` or `VJEPA2Model.from_pretrained(folder)`; with `inputs` the
     settings of the processor that prepares pixels for it.
+
+    licence: that of weights it began from, null in the config where there are none.
 
     Errors: an encoder that `transformers` has no model of.
     """
@@ -167,7 +171,7 @@ def write_transformers(folder: Path, encoder: nn.Module, predictor: nn.Module | 
             weights |= to_theirs(dict(predictor.state_dict()), PREDICTOR_NAMES)
     else:
         raise UserError(f"transformers has no model of a {type(encoder).__name__}: I-JEPA's and V-JEPA 2's encoders alone.")
-    _write(folder, config, weights)
+    _write(folder, {**config, "licence": licence}, weights)
     if inputs is not None:
         height, width = inputs.image_size
         write_json(folder / processor, {
@@ -177,7 +181,7 @@ def write_transformers(folder: Path, encoder: nn.Module, predictor: nn.Module | 
         })  # fmt: skip
 
 
-def write_timm(folder: Path, encoder: nn.Module) -> None:
+def write_timm(folder: Path, encoder: nn.Module, licence: str | None = None) -> None:
     """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`: tokens by `forward_features`.
 
     Errors: an encoder that is no ViT of images.
@@ -191,7 +195,7 @@ def write_timm(folder: Path, encoder: nn.Module) -> None:
         "global_pool": "avg", "fc_norm": False, "num_classes": 0,
     }  # fmt: skip
     description = {"architecture": "vit_base_patch16_224", "num_classes": 0, "global_pool": "avg", "model_args": arguments}
-    _write(folder, description, dict(encoder.state_dict()))
+    _write(folder, {**description, "licence": licence}, dict(encoder.state_dict()))
 
 
 def _write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:

@@ -145,7 +145,7 @@ def _action_predictor(
 
 def _numbered(weights: dict[str, Tensor], name: str) -> list[Tensor]:
     """Takes NAME.0, NAME.1, ... out of the tensors."""
-    found = []
+    found: list[Tensor] = []
     while f"{name}.{len(found)}" in weights:
         found.append(weights.pop(f"{name}.{len(found)}"))
     return found

@@ -98,7 +98,8 @@ def read_stills(path: str) -> ArrayClips:
 def _array_file(path: str, option: str) -> Path:
     file = Path(path).expanduser()
     if file.suffix not in (".npy", ".npz") or not file.is_file():
-        known = {"data": " or the name bouncing-digits", "stills": ", or frames or none", "labels": ', or "none"'}[option]
+        others = "a folder or a list of video files, or the name bouncing-digits"
+        known = {"data": f", {others}", "stills": ", or frames or none", "labels": ', or "none"'}[option]
         raise UserError(f"{option}: {path} is no .npy or .npz file. Give one{known}.")
     return file
 

@@ -81,7 +81,7 @@ class VJEPA(Masked):
             mask_tokens=kinds,
             momentum=config.ema,
         )
-        self.config, self.inputs = config, inputs
+        self.config, self.inputs, self.grid = config, inputs, shape.grid
 
     @staticmethod
     def peak_lr(config: VJEPAConfig) -> float:
@@ -89,4 +89,4 @@ class VJEPA(Masked):
         return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
 
     def collator(self, seed: int, views: int | None = None) -> ClipCollator:
-        return ClipCollator(self.inputs, self.config.masks, {"video": self.encoder.config.grid}, seed, views)
+        return ClipCollator(self.inputs, self.config.masks, {"video": self.grid}, seed, views)

@@ -29,7 +29,7 @@ def export(
         out: the folder to write into.
         format: "safetensors" for jepakit.load; "torch-export" (model.pt2) and "onnx" (model.onnx) run without jepakit:
             normalised images [batch, channels, height, width] in, tokens and their mean out, any batch size; "transformers" for
-            IJepaModel (images) and VJEPA2Model (v-jepa-2 trained with --positions tiled; its predictor comes along), "timm" for
+            IJepaModel (images) and VJEPA2Model (v-jepa-2 of tiled positions; its predictor comes along), "timm" for
             its VisionTransformer (images).
         which: "target" (default: what is evaluated) or "encoder" of a run.
         variant: of an authors' file that may be of V-JEPA or V-JEPA 2.
@@ -40,9 +40,9 @@ def export(
         return model.save_pretrained(out)
     if format in ("transformers", "timm"):
         if format == "timm":
-            write_timm(Path(out), model.encoder)
+            write_timm(Path(out), model.encoder, model.licence)
         else:
             predictor = model.predictor if model.modality.name == "video" else None
-            write_transformers(Path(out), model.encoder, predictor, model.inputs)
+            write_transformers(Path(out), model.encoder, predictor, model.inputs, model.licence)
         return Path(out)
     return export_graph(model, Path(out), "onnx" if format == "onnx" else "torch-export")

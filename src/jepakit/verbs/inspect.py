@@ -14,6 +14,7 @@ from rich.console import Console
 from jepakit.config import default_config
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
+from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
 from jepakit.modalities.inputs import IMAGES, ImageInputs
 from jepakit.modalities.inspection import ImageInspection, inspect_images, render_inspection
@@ -26,7 +27,11 @@ from jepakit.modalities.trajectory_inspection import (
     inspect_trajectories,
     render_trajectories,
 )
+from jepakit.modalities.video import VIDEO, VideoDataConfig
+from jepakit.modalities.video_inspection import VideoInspection, inspect_videos, render_videos
+from jepakit.modalities.video_sources import holds_videos, names_files
 from jepakit.registry import load_system
+from jepakit.verbs.film_strip import draw_strips
 from jepakit.verbs.report import read_masks
 
 PICTURED = 8
@@ -42,22 +47,31 @@ def inspect(
     channels: int | None = None,
     test_fraction: float = 0.2,
     group_by: str | None = None,
+    frames: int | None = None,
+    fps: float | None = None,
+    stride: int | None = None,
+    clips: int = 1,
     picture: Path = Path("inspection.png"),
     seed: int = 0,
-) -> ImageInspection | TrajectoryInspection:
+) -> ImageInspection | VideoInspection | TrajectoryInspection:
     """Count, check and show a data set: sizes, classes, bad files, near-duplicates across the split, and a picture.
 
-    Of trajectories: episodes, lengths, actions, returns, a store's checksums, and a picture of some episodes.
+    Of videos: durations, frame rates, codecs, files that are turned, and film strips of some clips with tubes hidden. Of
+    trajectories: episodes, lengths, actions, returns, a store's checksums, and a picture of some episodes.
 
     Args:
-        data: a folder, an array file, a built-in name, or a Hugging Face data set object; an episode store or what else holds
-            trajectories.
+        data: a folder of pictures or videos, a list of videos, an array file, a built-in name, or a Hugging Face data set
+            object; an episode store or what else holds trajectories.
         system: whose masks or views the picture shows; one of trajectories for their built-in names.
         labels: a CSV (columns path, label), or "none" to ignore labels.
         image_size: height and width the model would see.
         channels: 1 (grey) or 3 (colour).
         test_fraction: part that would be held out.
         group_by: a CSV column or path:K; groups stay on one side of the split.
+        frames: of a clip of a video file; 16 where nothing is said.
+        fps: frames a second of a clip; 4 where nothing is said.
+        stride: take every stride-th frame instead.
+        clips: of a video file.
         picture: PNG file to write.
         seed: of the masks and views.
     """
@@ -66,8 +80,14 @@ def inspect(
     modality = load_system(system).modality
     if modality is TRAJECTORIES or (isinstance(data, str | os.PathLike) and holds_trajectories(os.fspath(data))):
         return _inspect_episodes(data, picture)
+    if isinstance(data, str | os.PathLike) and (modality is VIDEO or holds_videos(os.fspath(data))):
+        videos = VideoDataConfig(
+            data=os.fspath(data), labels=labels, frames=frames, fps=fps, stride=stride, clips=clips, image_size=image_size,
+            test_fraction=test_fraction, group_by=group_by, on_bad_file="skip", stills="none",
+        )  # fmt: skip
+        return _inspect_videos(videos, system, picture, seed)
     if modality is not IMAGES:
-        raise UserError(f"inspect looks at images and trajectories so far, and {system} reads {modality.name}.")
+        raise UserError(f"inspect looks at images, video files and trajectories so far, and {system} reads {modality.name}.")
     source = None if isinstance(data, str | os.PathLike) else data
     config = ImageDataConfig(
         data="object" if source is not None else os.fspath(data),
@@ -83,6 +103,18 @@ def inspect(
     console.print(render_inspection(found))
     _save(draw_inputs(system, open_images(config, seed, source), seed), picture)
     console.print(f"What {system} would be shown: {picture}")
+    return found
+
+
+def _inspect_videos(config: VideoDataConfig, system: str, picture: Path, seed: int) -> VideoInspection:
+    if not names_files(config.data):
+        raise UserError(f"inspect looks at video files, and {config.data} is none, nor a folder or a list of them.")
+    found, videos = inspect_videos(config, seed)
+    console = Console()
+    console.print(render_videos(found))
+    masks = getattr(default_config(system, config.data).model, "masks", None)
+    _save(draw_strips(videos, masks if isinstance(masks, TubeConfig) else TubeConfig(), seed), picture)
+    console.print(f"Clips, and what tubes leave of them: {picture}")
     return found
 
 

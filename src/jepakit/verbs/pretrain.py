@@ -161,7 +161,9 @@ def decide(config: RunConfig, data: Data) -> RunConfig:
     """The config with everything left open (steps, workers, sizes) decided for this data."""
     training, count = config.training, len(data.train)
     if count < FEWEST_SAMPLES:
-        raise UserError(f"{data.name} has {count} {data.noun} to train on; at least {FEWEST_SAMPLES} are needed.")
+        files = data.noun == "clips" and data.kind in ("folder", "frames", "list")
+        more = " Take several of each file: --clips." if files else ""
+        raise UserError(f"{data.name} has {count} {data.noun} to train on; at least {FEWEST_SAMPLES} are needed.{more}")
     batch_size = min(training.batch_size, count - held_out_count(config, count))
     batch_size -= batch_size % training.accumulate
     if batch_size == 0:
