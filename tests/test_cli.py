@@ -184,7 +184,7 @@ def test_python_and_the_command_line_have_the_same_verbs():
 
     assert all(callable(getattr(jepakit, name)) for name in jepakit.__all__)
     python = {name.replace("_", "-") for name in jepakit.__all__}
-    assert python - {"agent", "load", "register"} == set(VERBS)
+    assert python - {"agent", "load", "register", "stream"} == set(VERBS)
 
 
 @pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("pretrain", "plan-run", "list")])

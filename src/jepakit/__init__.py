@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from jepakit.interop.pretrained import load
+    from jepakit.interop.stream import stream
     from jepakit.registry import register
     from jepakit.verbs.act import act
     from jepakit.verbs.agent import agent
@@ -46,12 +47,13 @@ _PLACES = {
     "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
     "load": "jepakit.interop.pretrained",
+    "stream": "jepakit.interop.stream",
     "register": "jepakit.registry",
 }
 
 __all__ = [
     "act", "agent", "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain",
-    "register", "report", "resume",
+    "register", "report", "resume", "stream",
 ]  # fmt: skip
 
 
