@@ -5,17 +5,17 @@ from in the same step, each with a patchifier of its own. Short- and long-range 
 what an average of the encoder (EMA, fixed momentum) gives there, in L1, at every level; a weaker loss, the weaker the further
 from what is hidden, asks for the visible tokens as well, which makes single tokens (and not only their mean) useful.
 
-What differs from the paper by default: sizes; two levels for shallow encoders; EMA 0.99 for short runs; 3-D sine and cosine
-positions instead of rotary ones; one mask token for both kinds of mask; every predicted token counts alike, instead of each
-kind of mask; no crops and flips; pictures and clips in one step of every process instead of on processes of their own.
-The released recipe: `--ema 0.99925 --levels 4 --predictor-depth 24 --schedule constant --weight-decay 0.04
---stills-ratio 18`, 135,000 steps of 128 clips (lambda rising between steps 15,000 and 30,000: the default's shares), then
-12,000 steps at 64 frames of 384 pixels. Distillation from a larger encoder and the guard that skips steps are yet to come.
+What differs from the paper by default: sizes; two levels for shallow encoders; EMA 0.99 for short runs; every predicted token
+counts alike, instead of each kind of mask; no crops and flips; pictures and clips in one step of every process instead of on
+processes of their own. The released recipe: `--ema 0.99925 --levels 4 --predictor-depth 24 --schedule constant --weight-decay
+0.04 --stills-ratio 18 --stretch 16 16`, 135,000 steps of 128 clips (lambda rising between steps 15,000 and 30,000: the
+default's shares), then 12,000 steps at 64 frames of 384 pixels. Distillation from a larger encoder and the guard that skips steps
+are yet to come.
 
     python recipes/v_jepa_bouncing_digits.py --threads 1 --seeds 0
 
-Bouncing digits, 300 steps of 32 clips and 16 pictures, patches of 8 pixels, ONE seed, 270 s of CPU each, accuracy of probes on
-mean-pooled tokens of 1,000 held-out clips (about +- 0.03):
+Bouncing digits, fixed positions and one mask token, 300 steps of 32 clips and 16 pictures, patches of 8 pixels, ONE seed, 270 s
+of CPU each, accuracy of probes on mean-pooled tokens of 1,000 held-out clips (about +- 0.03):
 
                                  digit linear  digit kNN-20  direction linear  direction kNN-20
     default                             0.575         0.462             0.913             0.710
@@ -56,6 +56,11 @@ class VJEPA21Config:
     """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 8 patches a side."""
     tubelet: int = 2
     """Frames of a token."""
+    positions: Literal["paired", "sincos"] = "paired"
+    """Rotary positions (the paper's), or a fixed table of sines and cosines, which reads clips of one size only."""
+    stretch: tuple[int, int] | None = None
+    """Rows and columns of tokens that rotary positions are stretched to, for a training that goes on with larger pictures (the
+    paper's: 16 16). Default: they are as they are."""
     levels: int | None = None
     """Depths of the encoder that are read and predicted, evenly spaced. Default: 4; 2 for fewer than 8 blocks."""
     predictor_dim: int | None = None
@@ -74,6 +79,7 @@ class VJEPA21Config:
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)
+        check_choice("positions", self.positions, ("paired", "sincos"))
         check_range("ema", self.ema, 0, 1)
         check_range("image_visible", self.image_visible, 0)
         check_range("image_weight", self.image_weight, 0)
@@ -91,9 +97,10 @@ class VJEPA21(Masked):
         levels = (4 if depth >= 8 else 2) if config.levels is None else config.levels
         shape = VideoTransformerConfig.of_size(
             config.size, inputs.frames, inputs.image_size, inputs.channels, config.patch_size,
-            tubelet=config.tubelet, stills=inputs.stills, levels=levels,
+            tubelet=config.tubelet, stills=inputs.stills, levels=levels, positions=config.positions,
         )  # fmt: skip
-        encoder = VideoTransformer(shape)
+        shape = replace(shape, stretch=config.stretch)
+        encoder, kinds = VideoTransformer(shape), len(config.masks.kinds)
         streams = self._streams(config, inputs.stills)
         predictor = MaskedPredictor(
             PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth),
@@ -102,6 +109,9 @@ class VJEPA21(Masked):
             embed_hidden=shape.dim,
             visible=any(stream.visible is not None for stream in streams.values()),
             condition_dim=len(STREAMS) if inputs.stills else None,  # a learnable embedding of the modality
+            rotation=shape.rotation,
+            stretch=shape.stretch,
+            mask_tokens=kinds,
         )
         super().__init__(
             encoder,
@@ -111,6 +121,7 @@ class VJEPA21(Masked):
             levels=shape.levels_at,
             streams=streams if inputs.stills else None,
             visible=None if inputs.stills else streams["video"].visible,
+            mask_tokens=kinds,
             momentum=(config.ema, config.ema),
         )
         self.config, self.inputs = config, inputs
