@@ -9,8 +9,8 @@ What differs from the paper by default: sizes; two levels for shallow encoders; 
 counts alike, instead of each kind of mask; no crops and flips; pictures and clips in one step of every process instead of on
 processes of their own. The released recipe: `--ema 0.99925 --levels 4 --predictor-depth 24 --schedule constant --weight-decay
 0.04 --stills-ratio 18 --stretch 16 16`, 135,000 steps of 128 clips (lambda rising between steps 15,000 and 30,000: the
-default's shares), then 12,000 steps at 64 frames of 384 pixels. Distillation from a larger encoder and the guard that skips steps
-are yet to come.
+default's shares), then 12,000 steps at 64 frames of 384 pixels. Distillation from a larger encoder and the guard that skips
+steps are yet to come.
 
     python recipes/v_jepa_bouncing_digits.py --threads 1 --seeds 0
 
