@@ -153,7 +153,7 @@ def read_scale(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | No
 
 
 def write_transformers(
-    folder: Path, encoder: nn.Module, predictor: nn.Module | None = None, inputs: Any = None, licence: str | None = None
+    folder: str | Path, encoder: nn.Module, predictor: nn.Module | None = None, inputs: Any = None, licence: str | None = None
 ) -> None:
     """`config.json` and `model.safetensors`, for `IJepaModel` or `VJEPA2Model.from_pretrained(folder)`; with `inputs` the
     settings of the processor that prepares pixels for it.
@@ -162,6 +162,7 @@ def write_transformers(
 
     Errors: an encoder that `transformers` has no model of.
     """
+    folder = Path(folder)
     if type(encoder) is VisionTransformer:
         weights, config, processor = to_theirs(dict(encoder.state_dict()), IMAGE_NAMES), _image_config(encoder), PROCESSORS[1]
     elif type(encoder) is VideoTransformer:
@@ -181,7 +182,7 @@ def write_transformers(
         })  # fmt: skip
 
 
-def write_timm(folder: Path, encoder: nn.Module, licence: str | None = None) -> None:
+def write_timm(folder: str | Path, encoder: nn.Module, licence: str | None = None) -> None:
     """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`: tokens by `forward_features`.
 
     Errors: an encoder that is no ViT of images.
@@ -195,7 +196,7 @@ def write_timm(folder: Path, encoder: nn.Module, licence: str | None = None) -> 
         "global_pool": "avg", "fc_norm": False, "num_classes": 0,
     }  # fmt: skip
     description = {"architecture": "vit_base_patch16_224", "num_classes": 0, "global_pool": "avg", "model_args": arguments}
-    _write(folder, {**description, "licence": licence}, dict(encoder.state_dict()))
+    _write(Path(folder), {**description, "licence": licence}, dict(encoder.state_dict()))
 
 
 def _write(folder: Path, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
