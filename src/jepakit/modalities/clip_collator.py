@@ -68,4 +68,4 @@ class ClipCollator:
         if not samples:  # a process may have no sample of a stream
             return torch.zeros(0, self.inputs.channels, frames, *self.inputs.image_size)
         prepared = self.inputs.prepare(samples)
-        return prepared.expand(-1, -1, frames, -1, -1) if name == "image" else prepared
+        return prepared.expand(-1, -1, frames, -1, -1).contiguous() if name == "image" else prepared
