@@ -25,6 +25,8 @@ def test_majority_vote_equals_scikit_learn(metric, k):
     )
     reference = KNeighborsRegressor(k, metric=metric, algorithm="brute").fit(BANK, VALUES)
     np.testing.assert_allclose(knn_scores(BANK, VALUES, QUERIES, "regression", config), reference.predict(QUERIES))
+    several = knn_scores(BANK, np.stack([VALUES, -VALUES], axis=1), QUERIES, "regression", config)
+    np.testing.assert_allclose(several, reference.predict(QUERIES)[:, None] * [1, -1])
 
 
 def test_distance_weighted_vote_equals_scikit_learn():

@@ -22,6 +22,7 @@ CODES = st.lists(st.integers(0, 4), min_size=10, max_size=60).map(
         ([0.0, 1.0], "regression"),
         (torch.rand(4), "regression"),
         (np.eye(3), "multilabel"),
+        (np.eye(3) / 2, "regression"),
     ],
 )
 def test_the_task_is_read_from_the_labels(labels, task):
@@ -48,6 +49,8 @@ def test_classes_of_any_name_become_codes():
         (np.eye(2), np.eye(2), "classification", r"shape \[2, 2\]"),
         (np.eye(2) * 2, np.eye(2), None, "0 and 1; train labels hold 0.0, 2.0"),
         (np.eye(3), np.eye(2), None, "3 labels in the train part but 2"),
+        (np.eye(3) / 2, np.eye(2), None, r"as many numbers a sample, got \[3, 3\] and \[2, 2\]"),
+        (np.array([[0.5, 1], [0.2, 1]]), np.eye(2), None, "all labels of a part are equal"),
         (np.array([[1, 0], [1, 0]]), np.eye(2), None, "columns 1 are never 1"),
         (np.eye(2), np.zeros((2, 2)), None, "no test sample has any label"),
         ([0, 1], [0, 1], "multilabel", r"matrix \[samples, labels\]"),

@@ -136,6 +136,19 @@ def test_streamed_ridge_equals_scikit_learn(block_rows, n, dim):
     np.testing.assert_allclose(alone.weight[:, 0], plain.coef_, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(80, 6), (20, 60)])
+def test_several_outputs_are_as_many_ridges(shape):
+    generator = np.random.default_rng(0)
+    x = torch.from_numpy(generator.normal(size=shape))
+    y = torch.stack([x[:, 0], torch.from_numpy(generator.normal(size=len(x)))], dim=1)
+    together, apart = fit_ridge(x, y), [fit_ridge(x, y[:, output]) for output in range(2)]
+    torch.testing.assert_close(together.weight, torch.cat([one.weight for one in apart], dim=1))
+    torch.testing.assert_close(together.bias, torch.cat([one.bias for one in apart]))
+    assert together.strength == apart[1].strength > apart[0].strength
+    targets = read_targets(y[10:], y[:10])
+    assert linear_probe(x[10:], x[:10], targets)[0].shape == (10, 2)
+
+
 @pytest.mark.parametrize("task", ["classification", "multilabel", "regression"])
 def test_a_streamed_probe_scores_as_one_in_memory(task, tmp_path, monkeypatch):
     generator = np.random.default_rng(0)

@@ -54,6 +54,15 @@ def test_balanced_accuracy_joins_where_classes_are_uneven():
     assert [m.name for m in metrics_for(read_targets(uneven, uneven))] == ["accuracy", "balanced_accuracy"]
 
 
+def test_of_several_numbers_the_mean_is_taken():
+    generator = np.random.default_rng(0)
+    scores, target = generator.normal(size=(2, 30, 3))
+    weights = generator.integers(0, 3, (5, 30)).astype(float)
+    for name in ("r2", "mae"):
+        each = [METRICS[name].function(scores[:, i], target[:, i], weights) for i in range(3)]
+        np.testing.assert_allclose(METRICS[name].function(scores, target, weights), np.mean(each, axis=0))
+
+
 def test_a_resample_without_positives_has_no_average_precision():
     scores, target = np.array([[0.3], [0.2]]), np.array([[1.0], [0.0]])
     found = METRICS["mean_average_precision"].function(scores, target, np.array([[0.0, 2.0], [1.0, 1.0]]))

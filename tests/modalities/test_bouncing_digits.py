@@ -5,7 +5,7 @@ import pytest
 from scipy.ndimage import center_of_mass
 
 from jepakit.errors import UserError
-from jepakit.modalities.bouncing_digits import DIRECTIONS, TRAIN, BouncingDigits
+from jepakit.modalities.bouncing_digits import AHEAD, DIRECTIONS, TRAIN, BouncingDigits
 from jepakit.modalities.image_arrays import digits
 
 IDS = np.arange(400)
@@ -43,6 +43,22 @@ def test_digits_move_along_their_direction_and_bounce():
     assert 0.2 < turned / len(IDS) < 0.7
     assert facts.position.min() >= 0
     assert facts.position.max() <= 20
+
+
+def test_velocity_and_future_are_those_of_the_same_motion_in_a_longer_clip():
+    facts = BouncingDigits(frames=8).facts(IDS)
+    longer = BouncingDigits(frames=16).facts(IDS)  # the middle is the same, so that the clip begins 4 frames earlier
+    np.testing.assert_array_equal(longer.position[:, 4:12], facts.position)
+    np.testing.assert_array_equal(longer.position[:, 11 + AHEAD], facts.future)
+    speed = np.abs(facts.velocity).sum(axis=1)
+    assert ((facts.velocity == 0).sum(axis=1) == 1).all()
+    assert 1 <= speed.min() < speed.max() <= 2.5
+    seen = longer.position[:, 12] - longer.position[:, 11]
+    free = ((longer.position[:, 10:14] > 2) & (longer.position[:, 10:14] < 18)).all(axis=(1, 2))  # turns near no edge
+    assert free.sum() > 50
+    assert np.abs(seen - facts.velocity)[free].max() <= 1  # both places are rounded
+    turned = (np.sign(facts.velocity) != np.sign(np.asarray([(0, 1), (1, 0), (0, -1), (-1, 0)])[facts.direction])).any(axis=1)
+    assert 0.1 < turned.mean() < 0.5
 
 
 def test_digits_and_directions_come_evenly_and_independently():

@@ -98,8 +98,9 @@ def test_arrays():
     assert array_labels(np.array([7, 3, 7])).classes == ["3", "7"]
     assert array_labels(np.array(["b", "a"])).values.tolist() == [1, 0]
     assert array_labels(np.array([[0.5], [2.0]])).task == "regression"
+    assert array_labels(np.array([[0.5, 1.0], [2.0, 3.0]])).task == "regression"
     assert array_labels(np.eye(3)).task == "multilabel"
     assert array_labels(np.array([True, False])).task == "classification"
-    for wrong in (np.zeros((2, 2)) + 0.5, np.zeros((2, 2, 2)), np.array([None, 1])):
+    for wrong in (np.full((2, 2), 2), np.zeros((2, 2, 2)), np.array([None, 1])):
         with pytest.raises(UserError, match="not understood"):
             array_labels(wrong)

@@ -40,6 +40,10 @@ def test_bouncing_digits_labels():
         np.testing.assert_array_equal(data.test.labels, expected[4000:])
         assert data.train[7]["label"] == expected[7]
         assert np.array_equal(data.train[7]["clip"], clips.read(7))
+    for labels, expected in (("velocity", facts.velocity), ("position", facts.position[:, -1]), ("future", facts.future)):
+        data = opened(labels=labels)
+        assert (data.task, data.classes, data.test.labels.dtype) == ("regression", None, np.float64)
+        np.testing.assert_array_equal(data.test.labels, expected[4000:])
     assert opened(labels="none").task is None
     with pytest.raises(UserError, match="Did you mean 'direction'"):
         opened(labels="directions")

@@ -207,6 +207,8 @@ def test_regression_and_several_classes(tmp_path):
     page = write(tmp_path, full(labels=values, embedding_labels=np.linspace(0, 1, 45)))
     assert "share the label" not in page.text
     assert "ranges of the label" in page.text
+    page = write(tmp_path, full(labels=values[:, None] * [1.0, 2.0], embedding_labels=np.eye(45)[:, :2]))
+    assert "Labels of several numbers have no single colour" in page.text
     many = np.eye(10, dtype=np.int64)[data.labels]
     page = write(tmp_path, full(labels=many, embedding_labels=np.ones((45, 10), dtype=np.int64)))
     assert "several classes each have no single colour" in page.text

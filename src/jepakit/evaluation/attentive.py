@@ -6,7 +6,7 @@ The usual probe of masked systems, whose information is in the tokens rather tha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,21 +76,28 @@ def task_loss(scores: Float[Tensor, "n outputs"], targets: Tensor, task: str) ->
         return F.cross_entropy(scores, targets)
     if task == "multilabel":
         return F.binary_cross_entropy_with_logits(scores, targets.to(scores))
-    return F.mse_loss(scores[:, 0], targets.to(scores))
+    return F.mse_loss(scores, targets.to(scores).reshape(scores.shape))
 
 
 def outputs_of(targets: Targets) -> int:
     """How many numbers a model must give for one sample."""
-    if targets.task == "regression":
-        return 1
-    return len(targets.classes) if targets.task == "classification" else targets.train.shape[1]
+    if targets.task == "classification":
+        return len(targets.classes)
+    return targets.train.shape[1] if targets.train.ndim == 2 else 1
 
 
-def scaled_targets(targets: Targets) -> tuple[Tensor, float, float]:
-    """Training targets as a tensor, with the mean and scale that turn a model's output back into the label's unit."""
-    mean, scale = (targets.train.mean(), targets.train.std()) if targets.task == "regression" else (0.0, 1.0)
-    train = targets.train if targets.task == "classification" else (targets.train - mean) / scale
-    return torch.as_tensor(train), float(mean), float(scale)
+def scaled_targets(targets: Targets) -> tuple[Tensor, Callable[[Tensor], np.ndarray]]:
+    """Training targets as a tensor, of a regression standardised; and what turns a model's outputs `[n, outputs]` into scores,
+    in the label's own unit and shape."""
+    if targets.task != "regression":
+        return torch.as_tensor(targets.train), lambda outputs: outputs.double().cpu().numpy()
+    mean, scale = targets.train.mean(axis=0), targets.train.std(axis=0)
+    shape = targets.train.shape[1:]
+
+    def scores(outputs: Tensor) -> np.ndarray:
+        return outputs.double().cpu().numpy().reshape(-1, *shape) * scale + mean
+
+    return torch.as_tensor((targets.train - mean) / scale), scores
 
 
 def attentive_probe(
@@ -103,7 +110,7 @@ def attentive_probe(
     """Scores of the test samples `[m, tokens, dim]`, and what was chosen. Tokens are read a batch at a time."""
     config = config or AttentiveConfig()
     train, test = as_tensor(train), as_tensor(test)
-    labels, mean, scale = scaled_targets(targets)
+    labels, in_units = scaled_targets(targets)
     rows = np.arange(len(train))
     if len(rows) > config.max_samples:
         rows = rows[held_out(targets.strata, config.max_samples / len(rows), derive_seed(seed, "attentive samples"))]
@@ -122,9 +129,8 @@ def attentive_probe(
     probe = _new_probe(train, everything, targets, config, seed)
     for _ in _train(probe, train, labels, everything, targets.task, rate, epochs, config, seed):
         pass
-    scores = _scores(probe, test, torch.arange(len(test))).double().cpu().numpy() * scale + mean
     detail = {"learning_rate": rate, "epochs": epochs, "train": len(rows)}
-    return scores[:, 0] if targets.task == "regression" else scores, detail
+    return in_units(_scores(probe, test, torch.arange(len(test)))), detail
 
 
 def _new_probe(

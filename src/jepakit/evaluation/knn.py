@@ -98,7 +98,7 @@ def knn_scores(
     """Scores of the test samples `[m, dim]` from their neighbours in the train part `[n, dim]`.
 
     Classification: share of the vote `[test, classes]`; multilabel: `[test, labels]`; regression: the (weighted) mean
-    of the neighbours' labels `[test]`. `targets` as in `Targets.train`.
+    of the neighbours' labels `[test]` or `[test, numbers]`. `targets` as in `Targets.train`.
     """
     config = config or KNNConfig()
     if config.k > len(train):
@@ -118,5 +118,5 @@ def knn_scores(
     elif task == "multilabel":
         scores = torch.einsum("nk,nkl->nl", weights, labels.double())
     else:
-        scores = (weights * labels.double()).sum(dim=1)
+        scores = torch.einsum("nk,nk...->n...", weights, labels.double())
     return scores.cpu().numpy()

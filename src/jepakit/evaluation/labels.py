@@ -22,7 +22,7 @@ class Targets:
     """Labels of the training and the test part, ready to be fitted.
 
     train, test: classification: class codes `[n]` int64 (positions in `classes`); multilabel: `[n, labels]` of 0 and 1,
-    float64; regression: `[n]` float64.
+    float64; regression: `[n]`, or several numbers a sample `[n, numbers]`, float64.
     """
 
     task: Task
@@ -42,10 +42,12 @@ def as_array(labels: ArrayLike | Tensor) -> NDArray:
 
 
 def infer_task(labels: ArrayLike | Tensor) -> Task:
-    """The task that labels pose: a `[n, labels]` matrix is multilabel, floats are regression, all else are classes."""
+    """The task that labels pose: a `[n, labels]` matrix is multilabel, or regression if it holds a fraction; floats `[n]` are
+    regression, all else are classes."""
     array = as_array(labels)
     if array.ndim == 2 and array.shape[1] > 1:
-        return "multilabel"
+        fractions = np.issubdtype(array.dtype, np.floating) and bool((array % 1 != 0).any())
+        return "regression" if fractions else "multilabel"
     return "regression" if np.issubdtype(array.dtype, np.floating) else "classification"
 
 
@@ -74,15 +76,9 @@ def read_targets(train_labels: ArrayLike | Tensor, test_labels: ArrayLike | Tens
             raise UserError(f"{part} labels: {bad} of {len(labels)} are NaN or infinite. Leave those samples out.")
     if task == "multilabel":
         return _multilabel(train, test)
-    train, test = _one_each("train", train, task), _one_each("test", test, task)
     if task == "regression":
-        try:
-            train, test = train.astype(np.float64), test.astype(np.float64)
-        except ValueError as error:
-            raise UserError(f"regression needs numbers as labels ({error}). Use task='classification'.") from error
-        if train.std() == 0 or test.std() == 0:
-            raise UserError("regression: all labels of a part are equal, so nothing can be told apart.")
-        return Targets(task="regression", train=train, test=test)
+        return _regression(train, test)
+    train, test = _one_each("train", train, task), _one_each("test", test, task)
     names = np.unique(train)
     if len(names) < 2:
         raise UserError(f"classification needs at least two classes; all {len(train)} train labels are {names[0]!s}.")
@@ -106,6 +102,21 @@ def _one_each(part: str, labels: NDArray, task: str) -> NDArray:
     if labels.ndim != 1:
         raise UserError(f"{task} needs one label for each sample; {part} labels have shape {list(labels.shape)}.")
     return labels
+
+
+def _regression(train: NDArray, test: NDArray) -> Targets:
+    if train.ndim != 2 or train.shape[1] == 1:
+        train, test = _one_each("train", train, "regression"), _one_each("test", test, "regression")
+    elif test.shape[1:] != train.shape[1:]:
+        shapes = f"{list(train.shape)} and {list(test.shape)}"
+        raise UserError(f"regression: train and test labels need as many numbers a sample, got {shapes}.")
+    try:
+        train, test = train.astype(np.float64), test.astype(np.float64)
+    except ValueError as error:
+        raise UserError(f"regression needs numbers as labels ({error}). Use task='classification'.") from error
+    if (train.std(axis=0) == 0).any() or (test.std(axis=0) == 0).any():
+        raise UserError("regression: all labels of a part are equal, so nothing can be told apart.")
+    return Targets(task="regression", train=train, test=test)
 
 
 def _multilabel(train: NDArray, test: NDArray) -> Targets:

@@ -200,15 +200,17 @@ def _threads_for(x: Matrix) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def fit_ridge(x: Matrix, y: Float[Tensor, "n"], strengths: Sequence[float] = RIDGE_STRENGTHS) -> Linear:
-    """Ridge regression of `x [n, dim]` in closed form; the strength with the least exact leave-one-out error.
+def fit_ridge(x: Matrix, y: Float[Tensor, "n *outputs"], strengths: Sequence[float] = RIDGE_STRENGTHS) -> Linear:
+    """Ridge regression of `x [n, dim]` in closed form; for each output the strength with the least exact leave-one-out error
+    (the result names the largest of them).
 
     Minimises mean squared error + strength ‖weight‖²; the bias is free. Reads `x` three times: for its mean, for x'x, and
     for the errors.
     """
     n, like = len(x), x[:1]
-    x_mean, y_mean = moments(x)[0], y.double().mean()
-    target = y.double() - y_mean
+    y = y.double().reshape(n, -1)
+    x_mean, y_mean = moments(x)[0], y.mean(dim=0)
+    target = y - y_mean
     inner: Matrix = Rows(x, lambda rows: rows.double() - x_mean)
     basis = None
     if n < x.shape[1]:
@@ -216,16 +218,18 @@ def fit_ridge(x: Matrix, y: Float[Tensor, "n"], strengths: Sequence[float] = RID
     values, axes = torch.linalg.eigh(gram(inner))
     values, turned = values.clamp_min(0), Rows(inner, lambda rows: rows @ axes)
     shrink = 1 / (values + n * torch.tensor(strengths, dtype=values.dtype, device=values.device)[:, None])
-    along = sum(rows.T @ wanted for rows, wanted in blocks(turned, target))
-    errors = shrink.new_zeros(len(strengths))
+    along = torch.as_tensor(sum(rows.T @ wanted for rows, wanted in blocks(turned, target)))
+    shrunk = shrink[..., None] * along  # [strengths, axes, outputs]
+    errors = shrink.new_zeros(len(strengths), y.shape[1])
     for rows, wanted in blocks(turned, target):
         leverage = 1 / n + rows.square() @ shrink.T
-        left_out = (wanted[:, None] - rows @ (shrink * along).T) / (1 - leverage).clamp_min(1e-9)
+        fitted = (rows @ shrunk.transpose(0, 1).flatten(1)).unflatten(1, errors.shape)
+        left_out = (wanted[:, None] - fitted) / (1 - leverage).clamp_min(1e-9)[..., None]
         errors += left_out.square().sum(dim=0)
-    chosen = int(errors.argmin())
-    weight = axes @ (shrink[chosen] * along)
+    chosen = errors.argmin(dim=0)
+    weight = axes @ torch.stack([shrunk[number, :, output] for output, number in enumerate(chosen)], dim=1)
     weight = weight if basis is None else basis @ weight
-    return Linear(weight[:, None].to(like), (y_mean - x_mean @ weight)[None].to(like), strengths[chosen])
+    return Linear(weight.to(like), (y_mean - x_mean @ weight).to(like), max(strengths[int(one)] for one in chosen))
 
 
 def linear_probe(train: Array, test: Array, targets: Targets, seed: int = 0) -> tuple[np.ndarray, dict[str, float]]:
@@ -237,7 +241,7 @@ def linear_probe(train: Array, test: Array, targets: Targets, seed: int = 0) -> 
     x, x_test = standardise(train, test)
     if targets.task == "regression":
         fit = fit_ridge(x, torch.as_tensor(targets.train).to(x[:1]))
-        return fit(x_test)[:, 0].double().cpu().numpy(), {"strength": fit.strength}
+        return fit(x_test).double().cpu().numpy().reshape(-1, *targets.train.shape[1:]), {"strength": fit.strength}
     link: Link = "softmax" if targets.task == "classification" else "sigmoid"
     y, strata = _wanted(targets, x[:1]), targets.strata
     fit = fit_classifier(x, y, link, lambda inner: choose_strength(inner, y, strata, link, seed))

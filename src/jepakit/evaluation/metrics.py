@@ -1,7 +1,7 @@
 """Metrics, each written for weighted samples: a row of weights is one bootstrap resample, so a thousand cost one call.
 
-`scores` are `[n, classes]`, `[n, labels]` or, for regression, `[n]`; `weights [resamples, n]` count how often a sample
-occurs. Every metric returns `[resamples]`.
+`scores` are `[n, classes]`, `[n, labels]` or, for regression, `[n]` or `[n, numbers]`; `weights [resamples, n]` count how often
+a sample occurs. Every metric returns `[resamples]`.
 """
 
 from __future__ import annotations
@@ -50,18 +50,19 @@ def mean_average_precision(
     return np.divide(total, count, out=np.full(len(weights), np.nan), where=count > 0)
 
 
-def r2(scores: Float[np.ndarray, "n"], target: Float[np.ndarray, "n"], weights: Weights) -> Values:
-    """Share of the variance explained: 1 is perfect, 0 is as good as the test mean."""
+def r2(scores: Float[np.ndarray, "n *numbers"], target: Float[np.ndarray, "n *numbers"], weights: Weights) -> Values:
+    """Share of the variance explained: 1 is perfect, 0 is as good as the test mean. Of several numbers the mean of theirs."""
     share = weights / weights.sum(axis=1, keepdims=True)
-    centred = target - target.mean()  # keeps the difference of moments below accurate
+    scores, target = scores.reshape(len(scores), -1), target.reshape(len(target), -1)
+    centred = target - target.mean(axis=0)  # keeps the difference of moments below accurate
     variance = share @ centred**2 - (share @ centred) ** 2
     error = share @ (scores - target) ** 2
-    return 1 - np.divide(error, variance, out=np.full(len(weights), np.nan), where=variance > 0)
+    return (1 - np.divide(error, variance, out=np.full(error.shape, np.nan), where=variance > 0)).mean(axis=1)
 
 
-def mae(scores: Float[np.ndarray, "n"], target: Float[np.ndarray, "n"], weights: Weights) -> Values:
-    """Mean absolute error, in the label's unit."""
-    return weights @ np.abs(scores - target) / weights.sum(axis=1)
+def mae(scores: Float[np.ndarray, "n *numbers"], target: Float[np.ndarray, "n *numbers"], weights: Weights) -> Values:
+    """Mean absolute error, in the label's unit. Of several numbers the mean of theirs."""
+    return weights @ np.abs(scores - target).reshape(len(target), -1).mean(axis=1) / weights.sum(axis=1)
 
 
 def _mean_defined(parts: Float[np.ndarray, "resamples k"], wholes: Float[np.ndarray, "resamples k"]) -> Values:

@@ -78,15 +78,14 @@ def train_supervised(
     check_lengths("supervised", first, (train_labels, test_labels))
     targets = read_targets(train_labels, test_labels, task)
     device = next(encoder.parameters()).device
-    labels, mean, scale = scaled_targets(targets)
+    labels, in_units = scaled_targets(targets)
     held = held_out(targets.strata, config.validation_fraction, derive_seed(seed, "supervised validation"))
     fit, check = torch.from_numpy(np.flatnonzero(~held)), torch.from_numpy(np.flatnonzero(held))
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(derive_seed(seed, "supervised"))
         model = _Classifier(copy.deepcopy(encoder), _rows(train_inputs, slice(2), device), outputs_of(targets)).to(device)
         epochs = _fit(model, train_inputs, labels, fit, check, targets, config, augment, seed)
-    scores = _outputs(model, test_inputs).double().numpy() * scale + mean
-    scores = scores[:, 0] if targets.task == "regression" else scores
+    scores = in_units(_outputs(model, test_inputs))
     train, test = (_outputs(model, inputs, embedded=True) for inputs in (train_inputs, test_inputs))
     features = Features("supervised", train, test)
     rows = []

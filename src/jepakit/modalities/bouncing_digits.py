@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, check_range
@@ -24,17 +24,21 @@ TRAIN, TEST = 4_000, 1_000
 DIRECTIONS = ("right", "down", "left", "up")
 SHARE = 3 / 8  # of the frame's shorter side: a digit's side
 SPEED = (1 / 32, 2.5 / 32)  # of the shorter side, for each frame: 1 to 2.5 pixels of 32
+AHEAD = 4  # frames from a clip's last one to the label "future"
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of clips: which handwriting, what it says, where it goes (index of `DIRECTIONS`), and its top left corner
-    in every frame. The direction is that of the middle of the clip, as it may turn before and after."""
+    in every frame. The direction is that of the middle of the clip, as it may turn before and after; `velocity` is that of the
+    last frame, in pixels a frame (down, right); `future` the corner `AHEAD` frames after it."""
 
     sprite: Int[np.ndarray, "clips"]
     digit: Int[np.ndarray, "clips"]
     direction: Int[np.ndarray, "clips"]
     position: Int[np.ndarray, "clips frames 2"]
+    velocity: Float[np.ndarray, "clips 2"]
+    future: Int[np.ndarray, "clips 2"]
 
 
 @dataclass(frozen=True)
@@ -82,10 +86,12 @@ class BouncingDigits:
         room = np.asarray(self.image_size) - self.side
         middle = draws.uniform(2) * room
         velocity = speed[:, None] * np.asarray([(0, 1), (1, 0), (0, -1), (-1, 0)])[direction]
-        time = np.arange(self.frames) - (self.frames - 1) / 2
+        time = np.append(np.arange(self.frames), self.frames - 1 + AHEAD) - (self.frames - 1) / 2
         straight = middle[:, None] + velocity[:, None] * time[:, None]
-        bounced = room - np.abs(np.mod(straight, 2 * room) - room)
-        return Facts(sprite, labels[sprite], direction, np.round(bounced).astype(np.int64))
+        there_and_back = np.mod(straight, 2 * room)
+        places = np.round(room - np.abs(there_and_back - room)).astype(np.int64)
+        last = np.where(there_and_back[:, -2] < room, velocity, -velocity)
+        return Facts(sprite, labels[sprite], direction, places[:, :-1], last, places[:, -1])
 
 
 @lru_cache(maxsize=4)

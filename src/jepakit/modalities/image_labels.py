@@ -31,7 +31,7 @@ _LABEL_COLUMNS = ("label", "class", "target")
 
 @dataclass
 class Labels:
-    """Labels of all pictures: `values` `[n]` int64 (classes), `[n]` float64, or `[n, k]` of 0 and 1."""
+    """Labels of all pictures: `values` `[n]` int64 (classes), `[n]` or `[n, k]` float64, or `[n, k]` of 0 and 1."""
 
     values: NDArray
     task: Task
@@ -105,17 +105,18 @@ def multilabel(lists: Sequence[Sequence[str]]) -> Labels:
 
 
 def array_labels(values: NDArray, where: str = "the labels") -> Labels:
-    """Labels from an array: whole numbers, names or booleans `[n]`, real numbers `[n]`, or a 0/1 matrix `[n, k]`; `where` is
-    what errors call it."""
+    """Labels from an array: whole numbers, names or booleans `[n]`, real numbers `[n]` or several a sample `[n, k]`, or a 0/1
+    matrix `[n, k]`; `where` is what errors call it."""
     values = np.asarray(values)
     if values.ndim == 2 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 2 and values.dtype.kind in "biuf" and np.isin(values, (0, 1)).all():
         return Labels(values.astype(np.int64), "multilabel", [str(index) for index in range(values.shape[1])])
-    if values.ndim != 1 or values.dtype.kind not in "biufSU":
+    several = values.ndim == 2 and values.dtype.kind == "f"
+    if (values.ndim != 1 and not several) or values.dtype.kind not in "biufSU":
         raise UserError(
             f"labels: {where}: shape {values.shape} and type {values.dtype} are not understood; expected [n] whole numbers or "
-            "names (classes), [n] real numbers (regression), or [n, k] of 0 and 1 (several labels a picture)."
+            "names (classes), [n] or [n, k] real numbers (regression), or [n, k] of 0 and 1 (several labels a picture)."
         )
     if values.dtype.kind == "f":
         return _regression(values.astype(np.float64), where)
@@ -194,7 +195,7 @@ def _parse(cells: list[str], where: str) -> Labels:
 
 
 def _regression(values: NDArray[np.float64], where: str) -> Labels:
-    finite = np.isfinite(values)
+    finite = np.isfinite(values).reshape(len(values), -1).all(axis=1)
     if not finite.all():
         raise UserError(f"labels: {where}: value {int(np.argmin(finite))} is NaN or infinite. Remove that picture.")
     return Labels(values, "regression")

@@ -66,8 +66,12 @@ class VideoInputs(Inputs):
         batch, frames = clips.shape[:2]
         sizes = torch.tensor(clips.shape[3:]).expand(batch * frames, 2)
         pictures = center_view(clips.flatten(0, 1), sizes, self.image_size)
+        return self.normalise(pictures).unflatten(0, (batch, frames)).transpose(1, 2)
+
+    def normalise(self, pixels: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch channels height width"]:
+        """Pictures in [0, 1] with mean 0 and standard deviation 1 over the training data."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
-        return ((pictures - mean) / std).unflatten(0, (batch, frames)).transpose(1, 2)
+        return (pixels - mean) / std
 
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The prepared pixels of all frames, one vector a clip."""

@@ -27,7 +27,9 @@ class VideoDataConfig:
     height, width], or the built-in bouncing-digits."""
     labels: str | None = None
     """For files, a CSV (columns path, label); for an array file, a .npy of labels beside it; for bouncing-digits digit (the
-    default) or direction; "none" to ignore labels. Default: labels from sub-folders, from the list, or those in the .npz."""
+    default), direction, velocity (pixels a frame, down and right, at the clip's end), position (top left corner in the last
+    frame) or future (the same 4 frames later); "none" to ignore labels. Default: labels from sub-folders, from the list, or
+    those in the .npz."""
     frames: int | None = None
     """Frames of a clip the model sees. Default: 16 of a file; of an array all (bouncing-digits: 8), fewer are spread evenly."""
     fps: float | None = None

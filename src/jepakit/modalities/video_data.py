@@ -193,7 +193,7 @@ def _open(config: VideoDataConfig, source: object | None) -> tuple[Clips, Labels
     if config.data != "bouncing-digits" or source is not None:
         return read_clips(config.data, config.labels, source)
     asked = "digit" if config.labels is None else config.labels
-    check_choice("labels", asked, ("digit", "direction", "none"))
+    check_choice("labels", asked, ("digit", "direction", "velocity", "position", "future", "none"))
     clips = BouncingDigits(8 if config.frames is None else config.frames, config.image_size or (32, 32))
     ids = np.arange(len(clips))
     facts, labels = clips.facts(ids), None
@@ -201,6 +201,9 @@ def _open(config: VideoDataConfig, source: object | None) -> tuple[Clips, Labels
         labels = Labels(facts.digit, "classification", [str(digit) for digit in range(10)])
     elif asked == "direction":
         labels = Labels(facts.direction, "classification", list(DIRECTIONS))
+    elif asked != "none":
+        known = {"velocity": facts.velocity, "position": facts.position[:, -1], "future": facts.future}
+        labels = Labels(known[asked].astype(np.float64), "regression")
     return clips, labels, ids >= TRAIN
 
 

@@ -87,12 +87,12 @@ class FileClips:
         return self.clock.frames
 
     def read(
-        self, index: int, frame: int | None = None, epoch: int | None = None
+        self, index: int, frame: int | None = None, epoch: int | None = None, frames: slice = slice(None)
     ) -> UInt8[np.ndarray, "frames 3 height width"]:
-        """A clip, or one frame of it. It begins in the middle of where it can; in an epoch of training where (seed, epoch,
-        number) says."""
+        """A clip, one frame of it, or some (`frames`). It begins in the middle of where it can; in an epoch of training where
+        (seed, epoch, number) says."""
         file, _ = divmod(index, self.clips)
-        chosen = self.chosen(index, frame, epoch)
+        chosen = self.chosen(index, frame, epoch)[frames]
         return self.footage.read(file, chosen, self.image_size)
 
     def chosen(self, index: int, frame: int | None = None, epoch: int | None = None) -> Int[np.ndarray, "clip"]:
@@ -114,6 +114,6 @@ class UndecodedClip:
     index: int
     frame: int | None = None
 
-    def decode(self, epoch: int | None = None) -> UInt8[Tensor, "frames 3 height width"]:
-        """Its pixels. Raises `UserError`, naming a file that is damaged."""
-        return torch.from_numpy(self.clips.read(self.index, self.frame, epoch))
+    def decode(self, epoch: int | None = None, frames: slice = slice(None)) -> UInt8[Tensor, "frames 3 height width"]:
+        """Its pixels, or those of some of its frames. Raises `UserError`, naming a file that is damaged."""
+        return torch.from_numpy(self.clips.read(self.index, self.frame, epoch, frames))

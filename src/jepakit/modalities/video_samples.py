@@ -82,7 +82,7 @@ class StillDataset(Dataset[dict[str, Any]]):
         return StillDataset(self.clips, self.ids[np.asarray(indices, dtype=np.int64)])
 
 
-def pixels_of(sample: dict[str, Any]) -> Shaped[Tensor, "frames channels height width"]:
-    """The pixels of a sample: as they are, or decoded, in training for the sample's epoch."""
+def pixels_of(sample: dict[str, Any], frames: slice = slice(None)) -> Shaped[Tensor, "frames channels height width"]:
+    """The pixels of a sample, or of some of its frames: as they are, or decoded, in training for the sample's epoch."""
     clip = sample["clip"]
-    return clip.decode(sample.get("epoch")) if isinstance(clip, UndecodedClip) else clip
+    return clip.decode(sample.get("epoch"), frames) if isinstance(clip, UndecodedClip) else clip[frames]

@@ -63,6 +63,8 @@ def _label(data: ReportData, i: int) -> str:
     if data.labels is None:
         return ""
     value = np.asarray(data.labels[i])
+    if value.ndim and np.issubdtype(value.dtype, np.floating):
+        return ", ".join(short(float(number)) for number in value)
     if value.ndim:
         names = [_class_name(data, int(j)) for j in np.flatnonzero(value)]
         return ", ".join(names) or "no class"
@@ -160,6 +162,8 @@ def _groups(data: ReportData, ids: np.ndarray) -> tuple[np.ndarray, list[str], s
     if data.embedding_labels is None:
         return none, [], " There are no labels, so the points have no colours."
     labels = np.asarray(data.embedding_labels)[ids]
+    if labels.ndim > 1 and np.issubdtype(labels.dtype, np.floating):
+        return none, [], " Labels of several numbers have no single colour."
     if labels.ndim > 1:
         return none, [], " Images with several classes each have no single colour."
     if np.issubdtype(labels.dtype, np.integer):
