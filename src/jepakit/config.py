@@ -52,6 +52,8 @@ class RunConfig:
         """A copy with some options changed; a typo names the nearest valid option."""
         if options.get("epochs") is not None:
             options.setdefault("steps", None)  # those of the run that is reproduced, which epochs are given instead of
+        if options.get("fps") is not None and self.section("stride"):
+            options.setdefault("stride", None)  # that of the recipe or of the run, which a rate is given instead of
         sections: dict[str, dict[str, Any]] = {}
         for option, value in options.items():
             section = self.section(option)
@@ -78,7 +80,7 @@ def section_types(system: str) -> dict[str, type]:
         "dataset": kind.modality.Config,
         "model": kind.Config,
         "training": TrainingConfig,
-        "health": HealthConfig,
+        "health": getattr(kind, "Health", HealthConfig),
     }
 
 

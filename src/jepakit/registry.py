@@ -31,6 +31,9 @@ SYSTEMS = {
     "v-jepa-2.1": Entry(
         "jepakit.systems.v_jepa_2_1:VJEPA21", "predict hidden tubes of a clip, and what is visible, too (arXiv 2603.14482)"
     ),
+    "mc-jepa": Entry(
+        "jepakit.systems.mc_jepa:MCJEPA", "motion from pairs of frames, content from stills, in one encoder (arXiv 2307.12698)"
+    ),
     "llm-jepa": Entry(
         "jepakit.systems.llm_jepa:LLMJEPA", "a language model that predicts code's embedding from its text (arXiv 2509.14252)"
     ),
@@ -50,6 +53,13 @@ SYSTEMS = {
     ),
 }
 
+# What `jepakit finetune` writes into a run's config: no JEPA, and trained by no other verb. One for each modality.
+TUNED = {
+    "finetuned-images": Entry("jepakit.training.finetuning:FineTunedImages", "an encoder of images, tuned on labels"),
+    "finetuned-video": Entry("jepakit.training.finetuning:FineTunedVideo", "an encoder of clips, tuned on labels"),
+    "finetuned-graphs": Entry("jepakit.training.finetuning:FineTunedGraphs", "an encoder of graphs, tuned on labels"),
+}
+
 DATASETS = {
     "digits": Entry("jepakit.modalities.images:open_images", "1,797 grey 8 x 8 digits, 10 classes, shipped with scikit-learn"),
     "fashion-mnist": Entry(
@@ -64,6 +74,9 @@ DATASETS = {
         "jepakit.modalities.video:open_videos", "your mp4, mov, webm, mkv, avi, ...; labels from sub-folders, list or --labels"
     ),
     "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32, generated"),
+    "moving-photographs": Entry(
+        "jepakit.modalities.video:open_videos", "5,000 clips that slide over two photographs, 64 x 64, motion known, generated"
+    ),
     "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),
     "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),
     "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum: 3 numbers"),
@@ -130,10 +143,17 @@ def load_named(place: str) -> Any:
 
 def load_system(name: str) -> Any:
     """The class of the system with this name. Errors: an unknown name, with the nearest one."""
+    if name in TUNED:
+        return load_named(TUNED[name].place)
     if name not in SYSTEMS:
         find_installed()
     check_choice("system", name, SYSTEMS)
     return load_named(SYSTEMS[name].place)
+
+
+def verb_of(name: str) -> str:
+    """The verb that trains the system with this name."""
+    return "finetune" if name in TUNED else "pretrain"
 
 
 def register(name: str, system: type | str, about: str) -> None:

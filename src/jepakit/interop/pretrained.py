@@ -17,6 +17,8 @@ from jepakit.interop.strict_loading import build_empty, check_fit, claim_folder,
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
+from jepakit.nn.flow import FlowPredictor
+from jepakit.nn.frame_encoder import FrameEncoder
 from jepakit.nn.graph_network import GraphEncoder, GraphEncoderConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
@@ -34,6 +36,7 @@ ARCHITECTURES: dict[str, tuple[type, type]] = {
     "vit": (VisionTransformer, ViTConfig),
     "convnet": (ConvNet, ConvNetConfig),
     "video": (VideoTransformer, VideoTransformerConfig),
+    "frames": (FrameEncoder, ConvNetConfig),
     "graph": (GraphEncoder, GraphEncoderConfig),
 }
 Which = Literal["target", "encoder"]
@@ -84,6 +87,13 @@ class PretrainedEncoder(nn.Module):
     def embed(self, inputs: Any) -> Tensor:
         """Mean over tokens, `[batch, dim]`."""
         return self(inputs).mean()
+
+    def flow(self, first: Tensor, second: Tensor) -> Tensor:
+        """Motion from one prepared frame `[batch, channels, height, width]` to the next: `[batch, 2, height, width]`, in pixels
+        right and down. Errors: a model that learned none."""
+        if not isinstance(self.predictor, FlowPredictor):
+            raise UserError("This model finds no flow: only a run of mc-jepa with --motion above 0 does.")
+        return self.predictor.between(self.encoder, first, second)
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder."""

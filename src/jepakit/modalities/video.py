@@ -60,9 +60,12 @@ class VideoInputs(Inputs):
         )
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch channels frames height width"]:
-        """Clips as the encoder's input: decoded, resized, cut at the centre, normalised. All of as many frames. Without chance,
-        but that a training sample of a file (it has an epoch) begins where (seed, epoch, id) says."""
-        clips = unit(torch.stack([pixels_of(sample) for sample in samples]))
+        """Clips as the encoder's input: decoded, resized, cut at the centre, normalised. All of as many frames, of any size.
+        Without chance, but that a training sample of a file (it has an epoch) begins where (seed, epoch, id) says."""
+        found = [pixels_of(sample) for sample in samples]
+        if any(clip.shape != found[0].shape for clip in found):  # pictures of other sizes than their neighbours
+            found = [_cut(clip, self.image_size) for clip in found]
+        clips = unit(torch.stack(found))
         batch, frames = clips.shape[:2]
         sizes = torch.tensor(clips.shape[3:]).expand(batch * frames, 2)
         pictures = center_view(clips.flatten(0, 1), sizes, self.image_size)
@@ -70,8 +73,13 @@ class VideoInputs(Inputs):
 
     def normalise(self, pixels: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch channels height width"]:
         """Pictures in [0, 1] with mean 0 and standard deviation 1 over the training data."""
-        mean, std = (torch.tensor(values)[:, None, None] for values in (self.mean, self.std))
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
         return (pixels - mean) / std
+
+    def unit(self, pixels: Float[Tensor, "*batch channels height width"]) -> Float[Tensor, "*batch channels height width"]:
+        """The reverse of `normalise`."""
+        mean, std = (torch.tensor(values, device=pixels.device)[:, None, None] for values in (self.mean, self.std))
+        return pixels * std + mean
 
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The prepared pixels of all frames, one vector a clip."""
@@ -83,6 +91,11 @@ class VideoInputs(Inputs):
 
     def options(self) -> dict[str, Any]:
         return {"frames": self.frames, "image_size": self.image_size, "fps": self.fps, "stride": self.stride}
+
+
+def _cut(clip: Tensor, size: tuple[int, int]) -> Float[Tensor, "frames channels height width"]:
+    """The frames of a clip, in [0, 1], resized and cut at the centre."""
+    return center_view(unit(clip), torch.tensor(clip.shape[2:]).expand(len(clip), 2), size)
 
 
 VIDEO = Modality("video", VideoDataConfig, VideoInputs, open_videos, VideoInputs.of)

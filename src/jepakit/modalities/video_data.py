@@ -21,17 +21,20 @@ from jepakit.modalities.image_collection import ImageDataConfig
 from jepakit.modalities.image_files import BadFile
 from jepakit.modalities.image_labels import Labels
 from jepakit.modalities.image_survey import chosen_size, each
+from jepakit.modalities.images import open_images
 from jepakit.modalities.modality import Companion
+from jepakit.modalities.moving_photographs import MovingPhotographs
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import check_groups, held_out, limited
-from jepakit.modalities.video_arrays import read_clips, read_stills
+from jepakit.modalities.video_arrays import ArrayClips, read_clips, read_stills
 from jepakit.modalities.video_collection import VideoCollection, VideoDataConfig
 from jepakit.modalities.video_files import FileClips
-from jepakit.modalities.video_samples import ClipDataset, Clips, StillDataset, pixels_of
+from jepakit.modalities.video_samples import ClipDataset, Clips, StillDataset, StillPictures, pixels_of
 from jepakit.modalities.video_sources import names_files, read_videos
 from jepakit.modalities.video_timeline import Clock
 
 _STATISTICS = 200  # clips that mean and deviation of the pixels are computed from
+GENERATED = ("bouncing-digits", "moving-photographs")
 _FRAMES, _FPS = 16, 4.0  # of a clip of a file: V-JEPA 2 (arXiv 2506.09985)
 
 
@@ -67,15 +70,15 @@ def open_videos(config: VideoDataConfig, seed: int, source: object | None = None
     Raises:
         UserError: nothing there, bad files under `on_bad_file="error"`, shapes or labels that do not fit; with the remedy.
     """
-    if source is None and config.data != "bouncing-digits" and names_files(config.data):
+    if source is None and config.data not in GENERATED and names_files(config.data):
         return split_videos(read_videos(config), config, seed)
     if config.clips > 1 or config.group_by is not None:
         option = "clips" if config.clips > 1 else "group_by"
         raise UserError(f"{option} is for video files; {config.data} holds clips already, without paths. Leave it out.")
     notes = []
-    if config.fps is not None or config.stride is not None:
+    if config.fps is not None or (config.stride or 1) > 1:
         notes.append("fps and stride are for video files; the frames of these clips are taken evenly over their length.")
-        config = replace(config, fps=None, stride=None)
+    config = replace(config, fps=None, stride=None)
     clips, labels, test = _open(config, source)
     if test is None:
         classes = labels.values if labels is not None and labels.task == "classification" else None
@@ -96,7 +99,7 @@ def open_videos(config: VideoDataConfig, seed: int, source: object | None = None
         test=test_clips,
         config=config,
         name=config.data,
-        kind="bouncing-digits" if isinstance(clips, BouncingDigits) else "array",
+        kind="array" if isinstance(clips, ArrayClips) else config.data,
         classes=None if labels is None else labels.classes,
         task=None if labels is None else labels.task,
         channels=clips.channels,
@@ -190,8 +193,10 @@ def _short_notes(config: VideoDataConfig, short: int, files: int) -> list[str]:
 
 def _open(config: VideoDataConfig, source: object | None) -> tuple[Clips, Labels | None, NDArray[np.bool_] | None]:
     """The clips, their labels, and which are held out where the data says so."""
-    if config.data != "bouncing-digits" or source is not None:
+    if config.data not in GENERATED or source is not None:
         return read_clips(config.data, config.labels, source)
+    if config.data == "moving-photographs":
+        return _open_photographs(config)
     asked = "digit" if config.labels is None else config.labels
     check_choice("labels", asked, ("digit", "direction", "velocity", "position", "future", "none"))
     clips = BouncingDigits(8 if config.frames is None else config.frames, config.image_size or (32, 32))
@@ -207,6 +212,16 @@ def _open(config: VideoDataConfig, source: object | None) -> tuple[Clips, Labels
     return clips, labels, ids >= TRAIN
 
 
+def _open_photographs(config: VideoDataConfig) -> tuple[Clips, Labels | None, NDArray[np.bool_]]:
+    check_choice("labels", config.labels or "none", ("motion", "none"))
+    clips = MovingPhotographs(2 if config.frames is None else config.frames, config.image_size or (64, 64))
+    ids, labels = np.arange(len(clips)), None
+    if config.labels == "motion":
+        facts = clips.facts(ids)
+        labels = Labels(np.concatenate([facts.shift, facts.turn[:, None]], axis=1), "regression")
+    return clips, labels, ids >= TRAIN
+
+
 def _companions(config: VideoDataConfig, train: ClipDataset) -> dict[str, Companion]:
     if config.stills == "none":
         return {}
@@ -214,10 +229,19 @@ def _companions(config: VideoDataConfig, train: ClipDataset) -> dict[str, Compan
         count = train.clips.frames
         ids = (train.ids[:, None] * count + np.arange(count)).flatten()
         return {"image": Companion(StillDataset(train.clips, ids), config.stills_ratio)}
+    if not config.stills.endswith((".npy", ".npz")):
+        return {"image": Companion(_pictures(config, train.clips.channels), config.stills_ratio)}
     stills = read_stills(config.stills)
     if stills.channels != train.clips.channels:
         raise UserError(f"stills: {config.stills} has {stills.channels} channels, the clips {train.clips.channels}.")
     return {"image": Companion(StillDataset(stills, np.arange(len(stills))), config.stills_ratio)}
+
+
+def _pictures(config: VideoDataConfig, channels: int) -> StillDataset:
+    """The training pictures of a folder or of a built-in set, all of them where it has no split of its own."""
+    options = {"on_bad_file": config.on_bad_file, "image_size": config.image_size, "channels": channels}
+    opened = open_images(ImageDataConfig(data=config.stills, labels="none", test_fraction=0.0, **options), 0)
+    return StillDataset(StillPictures(opened.train.pictures, channels), opened.train.ids)
 
 
 def _statistics(train: ClipDataset) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -13,11 +13,30 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from jepakit.modalities.bouncing_digits import BouncingDigits
+from jepakit.modalities.image_collection import Pictures
+from jepakit.modalities.moving_photographs import MovingPhotographs
 from jepakit.modalities.names import Names
 from jepakit.modalities.video_arrays import ArrayClips
 from jepakit.modalities.video_files import FileClips, UndecodedClip
 
-Clips = ArrayClips | BouncingDigits | FileClips
+
+class StillPictures:
+    """Pictures as clips of one frame, each at its own size."""
+
+    frames = 1
+
+    def __init__(self, pictures: Pictures, channels: int):
+        self.pictures, self.channels = pictures, channels
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int, frame: int | None = None) -> Shaped[np.ndarray, "1 channels height width"]:
+        """A picture; it has no frame but the first."""
+        return self.pictures.read(index)[None]
+
+
+Clips = ArrayClips | BouncingDigits | MovingPhotographs | FileClips
 
 
 class ClipDataset(Dataset[dict[str, Any]]):
@@ -65,7 +84,7 @@ class StillDataset(Dataset[dict[str, Any]]):
     paths: list[str] | None = None
     labels: np.ndarray | None = None
 
-    def __init__(self, clips: Clips, ids: NDArray[np.int64]):
+    def __init__(self, clips: Clips | StillPictures, ids: NDArray[np.int64]):
         self.clips, self.ids = clips, ids
 
     def __len__(self) -> int:

@@ -1,0 +1,236 @@
+"""MC-JEPA: one encoder learns motion from pairs of frames, by optical flow nobody labelled, and content from still pictures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from einops import rearrange
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jepakit.core.anticollapse import VICReg, VICRegConfig
+from jepakit.core.batch import Batch
+from jepakit.core.energies import Energy
+from jepakit.core.motion import Likeness, mean_where, smoothness
+from jepakit.core.system import System
+from jepakit.errors import UserError, check_choice, check_range
+from jepakit.modalities.modality import Modality
+from jepakit.modalities.pair_collator import PairCollator
+from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.modalities.views import ViewConfig
+from jepakit.nn.convnet import ConvNetConfig
+from jepakit.nn.flow import FlowConfig, FlowPredictor, carry, image_pyramid, stays
+from jepakit.nn.frame_encoder import FrameEncoder
+from jepakit.nn.mlp import projection_head
+from jepakit.nn.pyramid import FeatureMap
+from jepakit.nn.tokens import Ids, Tokens
+from jepakit.registry import SIZES
+
+MOST_CELLS = 32  # a side: of larger maps the variance and covariance are those of evenly spaced cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionConfig:
+    """Weights of what is asked of the flow, beside each other; 0 leaves a term out. Each is a mean over levels."""
+
+    reconstruction: float = 1.0
+    """The first frame should be the second, carried back."""
+    regression: float = 0.1
+    """So should its features: squared distance."""
+    smoothness: float = 0.02
+    """Neighbouring places should move alike, but where the picture has an edge."""
+    cycle: float = 0.1
+    """Features carried there and back should be what they were: squared distance."""
+    variance: float = 0.02
+    """Each feature should have a standard deviation of at least 1, over the cells of all frames."""
+    covariance: float = 0.0008
+    """Features should not covary (the sum over pairs, divided by the width)."""
+    edges: float = 10.0
+    """How sharply smoothness ends at an edge: a step of the picture by 1/edges leaves 1/e of it."""
+    likeness: Likeness = field(default_factory=Likeness)
+
+    def __post_init__(self) -> None:
+        for name in ("reconstruction", "regression", "smoothness", "cycle", "variance", "covariance", "edges"):
+            check_range(f"terms.{name}", getattr(self, name), 0)
+        if not self.reconstruction + self.regression > 0:
+            raise UserError(
+                "terms: reconstruction and regression are both 0, and nothing else tells a right flow from a wrong one. Give "
+                "one a weight, or learn no motion: --motion 0."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MCJEPAConfig:
+    """The choices of MC-JEPA."""
+
+    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    """Encoder, a convnet: jepakit list sizes."""
+    finest: int = 1
+    """Finest level on which flow is found, after so many halvings of the picture; from there it is enlarged."""
+    motion: float = 1.0
+    """Weight of what is learned from pairs of frames; 0: no motion."""
+    content: float = 0.1
+    """Weight of what is learned from stills, where there are any (--stills none: no content)."""
+    terms: MotionConfig = field(default_factory=MotionConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
+    vicreg: VICRegConfig = field(default_factory=VICRegConfig)
+    augment: ViewConfig = field(default_factory=ViewConfig)
+    """How the views of stills are drawn."""
+    still_size: tuple[int, int] | None = None
+    """Height and width of a still's views. Default: those of a frame."""
+    projector: tuple[int, ...] = (512, 512, 512)
+    """Widths of the expander from the embedding of a view, its output last; the paper's: 8192 8192 8192."""
+
+    def __post_init__(self) -> None:
+        check_choice("size", self.size, SIZES)
+        for name in ("finest", "motion", "content"):
+            check_range(name, getattr(self, name), 0)
+        check_range("augment.views", self.augment.views, 2)
+        check_range("augment.local_views", self.augment.local_views, 0, 0)
+        if self.still_size is not None:
+            check_range("still_size", min(self.still_size), 4)
+        if not self.projector or min(self.projector) < 1:
+            raise UserError(f"projector must be one or more widths above 0, got {self.projector}.")
+
+
+class MCJEPA(System):
+    """MC-JEPA's parts put together. Batch: `frames [batch, channels, 2, height, width]` and, in a stream of their own, `views
+    [batch, views, channels, height, width]` of stills (see `PairCollator`)."""
+
+    Config: ClassVar[type] = MCJEPAConfig
+    modality: ClassVar[Modality] = VIDEO
+    data_defaults: ClassVar[dict[str, Any]] = {"stride": 1}
+    training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 8}
+
+    def __init__(self, config: MCJEPAConfig, inputs: VideoInputs, seed: int = 0):
+        super().__init__()
+        if config.content == 0 and inputs.stills:
+            raise UserError("content 0: nothing would be learned from the stills. Leave them out, too: --stills none.")
+        if config.motion == 0 and not inputs.stills:
+            raise UserError("motion 0 without stills: nothing is left to learn. Give stills (--stills frames), or a motion.")
+        shape = ConvNetConfig.of_size(config.size, inputs.image_size, inputs.channels)
+        check_range("finest", config.finest, 0, shape.stages)
+        self.config, self.inputs = config, inputs
+        self.levels = tuple(range(config.finest, shape.stages + 1))
+        self.encoder = FrameEncoder(shape)
+        widths = [shape.widths[level] for level in self.levels]
+        self.predictor = FlowPredictor(config.flow, self.levels, widths) if config.motion > 0 else None
+        head = (shape.dim, config.projector[:-1], config.projector[-1])
+        self.expander = projection_head(*head) if inputs.stills else None
+        terms = config.terms
+        self.spread = VICReg(VICRegConfig(invariance=0.0, variance=terms.variance, covariance=terms.covariance))
+        self.content, self.distance = VICReg(config.vicreg), Energy(name="l2")
+
+    def step(self, batch: Batch) -> dict[str, Tensor]:
+        """Motion both ways between two frames, content of two views, and one encoder that has to serve both."""
+        video, losses, terms = batch.get("video", batch), [], {}
+        if self.predictor is not None:
+            found = self._motion(video["frames"], int(batch["step"]))
+            losses.append(self.config.motion * found.pop("loss"))
+            terms.update(found)
+        if self.expander is not None:
+            found = self.content(rearrange(self._embed(batch["image"]["views"]), "b v d -> v b d"), int(batch["step"]))
+            losses.append(self.config.content * found.pop("loss"))
+            terms.update({f"content/{name}": term for name, term in found.items()})
+        return {"loss": torch.stack(losses).sum(), **terms}
+
+    def _motion(self, frames: Float[Tensor, "batch channels 2 h w"], step: int) -> dict[str, Tensor]:
+        """The terms of motion: of the flow from each frame to the other, on every level."""
+        weights, count = self.config.terms, len(frames)
+        both = frames.transpose(1, 2).transpose(0, 1).flatten(0, 1)  # all first frames, then all second ones
+        here = self.encoder(both, levels=self.levels)
+        there = [_swapped(level, count) for level in here]
+        flows = self.predictor(here, there)
+        terms: dict[str, list[Tensor]] = {}
+
+        def add(name: str, term: Tensor) -> None:
+            terms.setdefault(name, []).append(term)
+
+        pictures = image_pyramid(self.inputs.unit(both), self.levels[-1])
+        for level, (ours, theirs, flow) in enumerate(zip(here, there, flows, strict=True)):
+            valid, picture = stays(ours, flow.values), pictures[self.levels[level]]
+            carried = carry(theirs, flow.values)
+            if weights.reconstruction > 0:
+                seen = carry(_swapped(picture, count), flow.values)
+                add("reconstruction", mean_where(weights.likeness(picture.values, seen), valid))
+            if weights.regression > 0:
+                add("regression", mean_where((ours.values - carried).square().mean(1), valid))
+            if weights.smoothness > 0:
+                add("smoothness", smoothness(flow.values / flow.stride, picture.values, weights.edges))
+            if weights.cycle > 0:
+                back = _swapped(flow, count).values
+                there_again = FeatureMap(carry(ours, back), ours.stride, ours.offset)
+                returns = FeatureMap(stays(theirs, back)[:, None].to(back), flow.stride, flow.offset)
+                around = valid & (carry(returns, flow.values)[:, 0] > 0.99)
+                add("cycle", mean_where((ours.values - carry(there_again, flow.values)).square().mean(1), around))
+            if weights.variance + weights.covariance > 0:
+                every = [-(-side // MOST_CELLS) for side in ours.grid]
+                cells = ours.values[:, :, :: every[0], :: every[1]]
+                for name, term in self.spread(rearrange(cells, "b d r c -> 1 (b r c) d"), step).items():
+                    add("spread" if name == "loss" else name, term)
+        if weights.reconstruction > 0 and self.levels[0] > 0:
+            fine, seen_of = pictures[0], _swapped(pictures[0], count)
+            flow_there = flows[0].at(fine.positions)
+            apart = weights.likeness(fine.values, carry(seen_of, flow_there))
+            add("reconstruction", mean_where(apart, stays(fine, flow_there)))
+        means = {name: torch.stack(found).mean() for name, found in terms.items()}
+        spread = [means.pop("spread")] if "spread" in means else []
+        weighted = [getattr(weights, name) * term for name, term in means.items() if name not in ("variance", "covariance")]
+        return {"loss": torch.stack(weighted + spread).sum(), **means}
+
+    def _embed(self, views: Float[Tensor, "batch views channels h w"]) -> Float[Tensor, "batch views expanded"]:
+        """Each view, pooled and expanded."""
+        return self.expander(self.encoder(views.flatten(0, 1)).mean()).unflatten(0, views.shape[:2])
+
+    def flow(
+        self, first: Float[Tensor, "batch channels height width"], second: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch 2 height width"]:
+        """Motion from one frame to the next: where what each pixel of `first` shows lies in `second`, in pixels to the right
+        and down. Frames are prepared as the encoder's (`inputs.prepare` gives clips of them, `inputs.normalise` takes pixels in
+        [0, 1]).
+
+        Errors: a model that learned no motion; frames of unequal shapes.
+        """
+        if self.predictor is None:
+            raise UserError("This mc-jepa learned no motion (motion 0), so it finds no flow. Train one with --motion 1.")
+        return self.predictor.between(self.encoder, first, second)
+
+    def encode(self, inputs: Tensor, keep: Ids | None = None) -> Tokens:
+        return self.encoder(inputs) if keep is None else self.encoder(inputs, keep=keep)
+
+    def encoders(self) -> dict[str, nn.Module]:
+        return {"target": self.encoder, "encoder": self.encoder}
+
+    @staticmethod
+    def peak_lr(config: MCJEPAConfig) -> float:
+        """1e-3 at width 128."""
+        return 1e-3 * (128 / SIZES[config.size]["convnet"][0]) ** 0.5
+
+    def collator(self, seed: int, views: int | None = None) -> PairCollator:
+        return PairCollator(self.inputs, self.config.augment, seed, self.config.still_size, views)
+
+    def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
+        """Mean-pooled encoder output of each view."""
+        views = batch["views"]
+        return self.encoder(views.flatten(0, 1)).mean().unflatten(0, views.shape[:2])
+
+    def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
+        """Of content, where it is learned: mean squared distance of sample i's first view from the second of sample
+        `partners[i]`, expanded. Else of motion: of sample i's features from those of the partner's second frame, carried back
+        by the flow of sample i, mean over levels."""
+        if self.expander is not None:
+            expanded = self._embed(batch["views"])
+            return self.distance(expanded[:, 0], expanded[partners, 1])
+        first, second = (self.encoder(frame, levels=self.levels) for frame in batch["frames"].unbind(2))
+        apart = []
+        for ours, theirs, flow in zip(first, second, self.predictor(first, second), strict=True):
+            other = FeatureMap(theirs.values[partners], theirs.stride, theirs.offset)
+            apart.append((ours.values - carry(other, flow.values)).square().mean((1, 2, 3)))
+        return torch.stack(apart).mean(0)
+
+
+def _swapped(level: FeatureMap, count: int) -> FeatureMap:
+    """All second frames first: beside each frame its neighbour in time."""
+    return FeatureMap(level.values.roll(count, 0), level.stride, level.offset)
