@@ -119,6 +119,7 @@ EVALUATORS = {
     "low-shot-K": Entry("jepakit.evaluation.linear", "linear probe with K labels a class, mean of five draws"),
     "knn-K": Entry("jepakit.evaluation.knn", "exact K nearest neighbours"),
     "attentive": Entry("jepakit.evaluation.attentive", "attentive probe over tokens"),
+    "attentive-N": Entry("jepakit.evaluation.attentive", "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4"),
 }
 
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)

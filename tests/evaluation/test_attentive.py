@@ -4,11 +4,12 @@ import torch
 import torch.nn.functional as F
 
 from jepakit.errors import UserError
-from jepakit.evaluation.attentive import AttentiveConfig, AttentiveProbe, attentive_probe
+from jepakit.evaluation.attentive import AttentiveConfig, AttentiveProbe, attentive_probe, focal_loss, task_loss
 from jepakit.evaluation.labels import read_targets
 from jepakit.evaluation.linear import linear_probe
 from jepakit.evaluation.metrics import METRICS
 from jepakit.evaluation.pooling import pool
+from jepakit.nn.attentive_pooler import AttentiveClassifier, AttentivePoolerConfig
 
 QUICK = AttentiveConfig(epochs=8, learning_rates=(1e-2,), batch_size=64)
 
@@ -40,6 +41,55 @@ def test_attention_finds_what_the_mean_hides(haystack):
     assert accuracy(linear_probe(pool(train), pool(test), targets)[0], targets.test) < 0.7
     assert detail["learning_rate"] == 1e-2
     assert 1 <= detail["epochs"] <= 8
+
+
+@pytest.mark.parametrize(("blocks", "epochs"), [(1, 5), (2, 7)])
+def test_published_probes_find_it_too(haystack, blocks, epochs):
+    train, test, targets = haystack
+    config = AttentiveConfig(learning_rates=(1e-6, 1e-2), weight_decays=(0.01,), epochs=epochs, heads=2)
+    scores, detail = attentive_probe(train, test, targets, config, blocks=blocks)
+    assert METRICS["accuracy"](scores, targets.test) > 0.9
+    assert (detail["learning_rate"], detail["heads"], detail["train"], detail["chosen_on"]) == (1e-2, 2, 1500, 300)
+
+
+def test_a_published_probe_repeats_by_its_seed(haystack):
+    train, test, targets = haystack
+    config = AttentiveConfig(learning_rates=(1e-2,), weight_decays=(0.01,), epochs=1, max_samples=64)
+    first, again, other = (attentive_probe(train, test, targets, config, seed, blocks=2)[0] for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.allclose(first, other)
+
+
+def test_a_published_probe_has_the_released_shape(haystack, monkeypatch):
+    train, test, targets = haystack
+    made = []
+
+    def spy(shape, outputs):
+        made.append((shape, outputs))
+        return AttentiveClassifier(shape, outputs)
+
+    monkeypatch.setattr("jepakit.evaluation.attentive.AttentiveClassifier", spy)
+    quick = AttentiveConfig(learning_rates=(1e-3,), weight_decays=(0.01,), epochs=1, max_samples=64)
+    attentive_probe(train, test, targets, quick, blocks=4)
+    assert made[0] == (AttentivePoolerConfig(dim=8, heads=8, blocks=3), 3)
+    attentive_probe(train.repeat(1, 1, 6), test.repeat(1, 1, 6), targets, quick, blocks=1)
+    assert made[-1] == (AttentivePoolerConfig(dim=48, heads=16, blocks=0, eps=1e-5), 3)
+    with pytest.raises(UserError, match="heads 3 must divide"):
+        attentive_probe(train, test, targets, AttentiveConfig(heads=3), blocks=1)
+
+
+def test_the_focal_loss_is_its_formula_and_ranks_like_cross_entropy(haystack):
+    logits, wanted = torch.randn(5, 3, dtype=torch.float64), torch.eye(5, 3, dtype=torch.float64)
+    p = torch.sigmoid(logits)
+    expected = torch.where(wanted > 0, -0.25 * (1 - p) ** 2 * p.log(), -0.75 * p**2 * (1 - p).log())
+    torch.testing.assert_close(focal_loss(logits, wanted), expected)
+    classes = torch.tensor([0, 1, 2, 0, 1])
+    torch.testing.assert_close(
+        task_loss(logits, classes, "classification", "focal"), focal_loss(logits, F.one_hot(classes).double()).sum(1)
+    )
+    train, test, targets = haystack
+    config = AttentiveConfig(epochs=10, learning_rates=(1e-2,), batch_size=64, loss="focal")
+    assert METRICS["accuracy"](attentive_probe(train, test, targets, config)[0], targets.test) > 0.9
 
 
 def test_the_validation_part_rejects_a_hopeless_learning_rate(haystack):
@@ -106,7 +156,8 @@ def test_the_order_of_tokens_does_not_matter_and_constant_dimensions_are_silent(
     [
         ({"epochs": 0}, "epochs must be at least 1"),
         ({"learning_rates": ()}, "learning_rates"),
-        ({"weight_decay": -1.0}, "weight_decay"),
+        ({"weight_decays": (-1.0,)}, "weight_decays"),
+        ({"loss": "focal-loss"}, "Did you mean 'focal'"),
     ],
 )
 def test_messages(options, words):

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from jepakit.errors import UserError
-from jepakit.evaluation.evaluate import EVALUATORS, Evaluator, evaluate_arrays, evaluate_features
+from jepakit.evaluation.evaluate import BY_DEFAULT, Evaluator, evaluate_arrays, evaluate_features
 from jepakit.evaluation.features import Features, baseline_features
 from jepakit.evaluation.labels import low_shot_draws
 from jepakit.evaluation.rows import Row
@@ -110,7 +110,7 @@ def test_tokens_of_anybody_go_to_all_five_evaluators():
     labels = np.arange(300) % 2
     tokens = generator.normal(size=(300, 4, 6)) + labels[:, None, None]
     rows = evaluate_arrays(tokens, np.array(["cat", "dog"])[labels], name="mine")
-    assert [row.evaluator for row in rows] == list(EVALUATORS)
+    assert [row.evaluator for row in rows] == list(BY_DEFAULT)
     assert all(row.value > 0.9 for row in rows)
     assert {row.features for row in rows} == {"mine"}
     assert rows[0].detail["test"] == 60

@@ -54,6 +54,20 @@ def test_balanced_accuracy_joins_where_classes_are_uneven():
     assert [m.name for m in metrics_for(read_targets(uneven, uneven))] == ["accuracy", "balanced_accuracy"]
 
 
+def test_class_mean_recall_at_five_by_hand():
+    scores = np.tile(np.arange(7.0), (4, 1))  # 6 is best, 0 and 1 are not among the five
+    target = np.asarray([6, 6, 2, 1])
+    assert METRICS["recall_at_5"](scores, target) == pytest.approx((1 + 1 + 0) / 3)
+    assert METRICS["accuracy"](scores, target) == 0.5
+    scores[1, 6] = -1  # now 1 is among the five of that sample, 6 is not
+    assert METRICS["recall_at_5"](scores, target) == pytest.approx((0.5 + 1 + 0) / 3)
+    tied = METRICS["recall_at_5"](np.zeros((7, 7)), np.arange(7))  # of equal scores the first, as for accuracy
+    assert tied == pytest.approx(5 / 7)
+    uneven = read_targets(np.arange(70) % 7, np.arange(7))
+    assert [metric.name for metric in metrics_for(uneven, ahead=True)] == ["accuracy", "recall_at_5"]
+    assert [metric.name for metric in metrics_for(uneven)] == ["accuracy"]
+
+
 def test_of_several_numbers_the_mean_is_taken():
     generator = np.random.default_rng(0)
     scores, target = generator.normal(size=(2, 30, 3))

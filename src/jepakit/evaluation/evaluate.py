@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 
 from jepakit.errors import UserError, did_you_mean
-from jepakit.evaluation.attentive import attentive_probe
+from jepakit.evaluation.attentive import AttentiveConfig, attentive_probe
 from jepakit.evaluation.features import Array, Features, as_features
 from jepakit.evaluation.intervals import Interval, interval_of, over_draws, paired_difference
 from jepakit.evaluation.knn import KNNConfig, knn_scores
@@ -29,7 +29,9 @@ EVALUATORS = {
     "low-shot-10": "linear probe on 10 labels a class, five draws",
     "knn-20": "vote of the 20 nearest training samples by cosine (any number: knn-K)",
     "attentive": "attention over the tokens, then linear (features with tokens only)",
+    "attentive-1": "the same as V-JEPA published it, a transformer of 1 block; V-JEPA 2: attentive-4 (any number)",
 }
+BY_DEFAULT = ("linear", "low-shot-5", "low-shot-10", "knn-20", "attentive")
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,10 @@ class Evaluator:
 
     @classmethod
     def parse(cls, name: str) -> Evaluator:
-        """Read "linear", "attentive", "low-shot-K" or "knn-K"; a typo is answered with the nearest name."""
+        """Read "linear", "attentive", "attentive-N", "low-shot-K" or "knn-K"; a typo is answered with the nearest name."""
         if name in ("linear", "attentive"):
             return cls(name)  # type: ignore[arg-type]
-        found = re.fullmatch(r"(low-shot|knn)-([1-9]\d*)", name)
+        found = re.fullmatch(r"(low-shot|knn|attentive)-([1-9]\d*)", name)
         if found is None:
             raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, EVALUATORS)}")
         return cls(found[1], int(found[2]))  # type: ignore[arg-type]
@@ -61,7 +63,9 @@ class Evaluator:
             return "no features come with tokens (train_tokens, test_tokens): give them, or leave it out."
         return None
 
-    def scores(self, features: Features, targets: Targets, seed: int) -> tuple[list[np.ndarray], dict[str, Any]]:
+    def scores(
+        self, features: Features, targets: Targets, seed: int, attentive: AttentiveConfig | None = None
+    ) -> tuple[list[np.ndarray], dict[str, Any]]:
         """Scores of the test samples (for each draw, where there are draws), and what was chosen on the way."""
         if self.kind == "low-shot":
             return low_shot_probe(features.train, features.test, targets, self.number, seed=seed)
@@ -73,7 +77,8 @@ class Evaluator:
         elif features.train_tokens is None or features.test_tokens is None:
             raise UserError(f"attentive: features {features.name!r} have no tokens.")
         else:
-            scores, detail = attentive_probe(features.train_tokens, features.test_tokens, targets, seed=seed)
+            parts = features.train_tokens, features.test_tokens
+            scores, detail = attentive_probe(*parts, targets, attentive, seed, blocks=self.number)
         return [scores], detail
 
 
@@ -84,6 +89,9 @@ def evaluate_features(
     task: str | None = None,
     evaluators: Sequence[str] | None = None,
     seed: int = 0,
+    *,
+    attentive: AttentiveConfig | None = None,
+    ahead: bool = False,
 ) -> list[Row]:
     """Every evaluator on every kind of features, on the same labels, the same draws and the same resamples.
 
@@ -91,7 +99,9 @@ def evaluate_features(
         features: the features under test first, then what they are compared with (baselines). Each later row holds
             in `detail["difference"]` the paired difference *first minus this one* with its bounds.
         task: "classification", "multilabel" or "regression"; None reads it from the labels.
-        evaluators: names from `EVALUATORS`; None takes all of them that these labels and features allow.
+        evaluators: names from `EVALUATORS`; None takes those of `BY_DEFAULT` that these labels and features allow.
+        attentive: how attentive probes are trained.
+        ahead: the labels are of what comes after what was seen: class-mean recall@5 is measured, too.
 
     Raises:
         UserError: unknown evaluators, labels that do not fit, classes with too few labels for what was asked.
@@ -105,25 +115,33 @@ def evaluate_features(
         check_lengths(f"features {one.name!r}", (one.train, one.test), (train_labels, test_labels))
     targets = read_targets(train_labels, test_labels, task)
     rows: list[Row] = []
-    for name in dict.fromkeys(EVALUATORS if evaluators is None else evaluators):
+    for name in dict.fromkeys(BY_DEFAULT if evaluators is None else evaluators):
         evaluator = Evaluator.parse(name)
         obstacle = evaluator.obstacle(targets, features)
         if obstacle is not None:
             if evaluators is not None:
                 raise UserError(f"{name}: {obstacle}")
             continue
-        rows += _rows(name, evaluator, features, targets, seed)
+        rows += _rows(name, evaluator, features, targets, seed, attentive, ahead)
     return rows
 
 
-def _rows(name: str, evaluator: Evaluator, features: Sequence[Features], targets: Targets, seed: int) -> list[Row]:
+def _rows(
+    name: str,
+    evaluator: Evaluator,
+    features: Sequence[Features],
+    targets: Targets,
+    seed: int,
+    attentive: AttentiveConfig | None,
+    ahead: bool,
+) -> list[Row]:
     rows: list[Row] = []
     first: list[np.ndarray] | None = None
     for one in features:
         if evaluator.kind == "attentive" and one.train_tokens is None:
             continue
-        scores, chosen = evaluator.scores(one, targets, seed)
-        for metric in metrics_for(targets):
+        scores, chosen = evaluator.scores(one, targets, seed, attentive)
+        for metric in metrics_for(targets, ahead=ahead):
             interval = _interval(metric, scores, targets, seed)
             detail = {"train": len(targets.train), "test": len(targets.test), **chosen}
             if len(scores) > 1:

@@ -152,12 +152,12 @@ def _fit(
                 group["lr"] = config.learning_rate * min((step + 1) / warm_up, 0.5 * (1 + math.cos(math.pi * progress)))
             drawn = _rows(inputs, batch)
             drawn = drawn if augment is None else augment(drawn, epoch, batch)
-            loss = task_loss(model(_rows(drawn, slice(None), device)), labels[batch].to(device), targets.task)
+            loss = task_loss(model(_rows(drawn, slice(None), device)), labels[batch].to(device), targets.task).mean()
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
             step += 1
-        validation = float(task_loss(_outputs(model, _rows(inputs, check)), labels[check], targets.task))
+        validation = float(task_loss(_outputs(model, _rows(inputs, check)), labels[check], targets.task).mean())
         if validation < best_loss:
             best_loss, best_epoch, best = validation, epoch + 1, copy.deepcopy(model.state_dict())
         elif epoch + 1 - best_epoch >= config.patience:

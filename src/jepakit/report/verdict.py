@@ -84,6 +84,8 @@ def evaluator_name(evaluator: str) -> str:
         return f"{number} label{'s' * (number != '1')} a class"
     if kind == "knn" and number.isdigit():
         return f"{number} nearest neighbour{'s' * (number != '1')}"
+    if kind == "attentive" and number.isdigit():
+        return f"Attentive probe of {number} block{'s' * (number != '1')}"
     return {"linear": "Linear probe", "attentive": "Attentive probe"}.get(evaluator, evaluator)
 
 
@@ -92,7 +94,7 @@ def at(evaluator: str) -> str:
     name = evaluator_name(evaluator)
     if evaluator.startswith("low-shot"):
         return f"at {name}"
-    if evaluator in ("linear", "attentive"):
+    if evaluator == "linear" or evaluator.startswith("attentive"):
         return f"with {'a' if evaluator == 'linear' else 'an'} {name.lower()}"
     return f"with {name}"
 
