@@ -20,7 +20,7 @@ from jepakit.evaluation.labels import Targets, as_array, check_lengths, held_out
 from jepakit.evaluation.linear import linear_probe, low_shot_probe
 from jepakit.evaluation.metrics import Metric, metrics_for
 from jepakit.evaluation.pooling import pool
-from jepakit.evaluation.rows import Row
+from jepakit.evaluation.rows import Row, difference_detail
 from jepakit.randomness import derive_seed
 
 EVALUATORS = {
@@ -149,13 +149,7 @@ def _rows(
                 detail["draws"] = [metric(draw, targets.test) for draw in scores]
             if first is not None:
                 difference = _difference(metric, first, scores, targets, seed)
-                detail["difference"] = {
-                    "of": f"{features[0].name} - {one.name}",
-                    "value": difference.value,
-                    "low": difference.low,
-                    "high": difference.high,
-                    "interval": difference.how,
-                }
+                detail["difference"] = difference_detail(features[0].name, one.name, difference)
             rows.append(
                 Row(
                     features=one.name,

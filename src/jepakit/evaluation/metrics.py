@@ -74,6 +74,32 @@ def mae(scores: Float[np.ndarray, "n *numbers"], target: Float[np.ndarray, "n *n
     return weights @ np.abs(scores - target).reshape(len(target), -1).mean(axis=1) / weights.sum(axis=1)
 
 
+def mean_iou(scores: Int[np.ndarray, "n pixels"], target: Int[np.ndarray, "n pixels"], weights: Weights) -> Values:
+    """Intersection over union of each class that occurs or is said to, over all pixels, averaged. `scores` are classes;
+    pixels of a negative target are not counted."""
+    classes = int(max(scores.max(), target.max())) + 1
+    known = target >= 0
+    pairs = (np.nonzero(known)[0] * classes + target[known]) * classes + scores[known]
+    counts = np.bincount(pairs, minlength=len(target) * classes**2).reshape(len(target), -1)
+    table = (weights @ counts.astype(np.float64)).reshape(-1, classes, classes)  # [resamples, true, said]
+    both = np.diagonal(table, axis1=1, axis2=2)
+    return _mean_defined(both, table.sum(axis=1) + table.sum(axis=2) - both)
+
+
+def token_accuracy(scores: Int[np.ndarray, "n tokens"], target: Int[np.ndarray, "n tokens"], weights: Weights) -> Values:
+    """Share of tokens whose class is right. `scores` are classes; tokens of a negative target are not counted."""
+    known = target >= 0
+    right = ((scores == target) & known).sum(axis=1).astype(np.float64)
+    return weights @ right / (weights @ known.sum(axis=1).astype(np.float64))
+
+
+def rmse(scores: Float[np.ndarray, "n pixels"], target: Float[np.ndarray, "n pixels"], weights: Weights) -> Values:
+    """Root of the mean squared error over all pixels, in the map's unit; pixels of a NaN target are not counted."""
+    known = np.isfinite(target)
+    error = np.where(known, scores - np.where(known, target, 0), 0)
+    return np.sqrt(weights @ (error**2).sum(axis=1) / (weights @ known.sum(axis=1).astype(np.float64)))
+
+
 def _mean_defined(parts: Float[np.ndarray, "resamples k"], wholes: Float[np.ndarray, "resamples k"]) -> Values:
     """Mean over k of parts / wholes, where wholes are not zero."""
     occurs = wholes > 0
@@ -99,6 +125,9 @@ METRICS = {
         Metric("mean_average_precision", mean_average_precision),
         Metric("r2", r2),
         Metric("mae", mae, higher_is_better=False),
+        Metric("mean_iou", mean_iou),
+        Metric("token_accuracy", token_accuracy),
+        Metric("rmse", rmse, higher_is_better=False),
     )
 }
 

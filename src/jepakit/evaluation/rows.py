@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jepakit.errors import UserError
+from jepakit.evaluation.intervals import Interval
 from jepakit.evaluation.metrics import METRICS
 
 
@@ -41,6 +42,17 @@ class Row:
             return cls(**fields)
         except TypeError as error:
             raise UserError(f"not a row of an evaluation: {error}. Evaluate again with this version.") from error
+
+
+def difference_detail(first: str, other: str, difference: Interval) -> dict[str, Any]:
+    """What `detail["difference"]` of a row says: how much more the features `first` have than these."""
+    return {
+        "of": f"{first} - {other}",
+        "value": difference.value,
+        "low": difference.low,
+        "high": difference.high,
+        "interval": difference.how,
+    }
 
 
 def best_rows(rows: Sequence[Row]) -> set[int]:
