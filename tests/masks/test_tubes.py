@@ -119,3 +119,25 @@ def test_mistakes(options, message):
 def test_a_frame_of_few_tokens_is_refused():
     with pytest.raises(UserError, match="smaller patch_size"):
         draw((4, 1, 3))
+
+
+@given(grid=st.tuples(st.integers(2, 8), st.integers(3, 8), st.integers(3, 8)), seed=st.integers(0, 2**32))
+def test_a_mask_of_the_future_hides_the_end_of_a_clip_and_nothing_else(grid, seed):
+    drawn, plain = (draw(grid, range(6), seed, future=future) for future in ((0.2, 0.7), None))
+    places, time, hidden = grid[1] * grid[2], grid[0], []
+    for sample, tubes in zip(pairs(drawn), pairs(plain), strict=True):
+        assert sample[:2] == tubes  # the others are drawn as without it
+        context, targets = sample[2]
+        assert context + targets == list(range(time * places))
+        assert len(targets) % places == 0
+        hidden.append(len(targets) // places)
+        assert max(1, round(0.2 * time)) <= hidden[-1] <= max(1, round(0.7 * time))
+
+
+def test_futures_of_several_lengths_are_drawn_and_a_still_has_none():
+    drawn = draw((10, 4, 4), range(64), future=(0.1, 0.5))
+    assert set((drawn.target_lengths[:, 2, 0] // 16).tolist()) == {1, 2, 3, 4, 5}
+    assert draw((1, 4, 4), future=(0.1, 0.5)).context.shape[1] == 2
+    assert draw((10, 4, 4), masks=4, future=(0.1, 0.5)).context.shape[1] == 4
+    with pytest.raises(UserError, match=r"masks.future must be two numbers with 0 < low <= high < 1, got 0.5 1.0"):
+        TubeConfig(future=(0.5, 1.0))

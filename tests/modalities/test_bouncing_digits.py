@@ -94,3 +94,42 @@ def test_other_sizes():
     assert max(columns) > 38  # the width is used
     with pytest.raises(UserError, match="at least 16 x 16"):
         BouncingDigits(image_size=(12, 32))
+
+
+def test_noise_is_another_in_every_frame_and_hides_no_facts():
+    plain, noisy = BouncingDigits(), BouncingDigits(noise=0.1)
+    np.testing.assert_array_equal(noisy.facts(IDS).position, plain.facts(IDS).position)
+    ground, brightest = [], []
+    for index in range(60):
+        clip, shown = noisy.read(index).astype(float), plain.read(index)
+        np.testing.assert_array_equal(noisy.read(index), clip)
+        np.testing.assert_array_equal(noisy.read(index, frame=3), clip[3:4])
+        ground.append(clip[shown == 0])
+        brightest.append(clip[shown > 240].mean() / 255 if (shown > 240).any() else np.nan)
+    ground = np.concatenate(ground) / 255
+    assert abs(ground.mean() - 0.25) < 0.005
+    assert abs(ground.std() - 0.1) < 0.005
+    assert np.nanmin(brightest) < 0.62  # 0.25 + 0.6 * 0.5 to 0.25 + 0.6
+    assert np.nanmax(brightest) > 0.78
+    assert (noisy.read(0)[0] != noisy.read(0)[1]).mean() > 0.9
+    assert (BouncingDigits(noise=0.1, seed=1).read(0) != noisy.read(0)).mean() > 0.9
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_impossible_events(noise):
+    clips, plain = BouncingDigits(noise=noise), BouncingDigits()
+    facts = plain.facts(IDS)
+    for index in IDS[:20]:
+        clip = clips.read(int(index))
+        for kind in ("teleport", "vanish"):
+            np.testing.assert_array_equal(clips.read(int(index), event=(kind, 4))[:4], clip[:4])
+        assert not plain.read(int(index), event=("vanish", 4))[4:].any()
+        frame = plain.read(int(index), event=("teleport", 4))[6, 0]
+        still = facts.velocity[index] == 0
+        top, left = np.where(still, (facts.position[index, 6] + 10) % 20, facts.position[index, 6])
+        np.testing.assert_array_equal(frame[top : top + 12, left : left + 12], plain.read(int(index))[6, 0][
+            tuple(slice(p, p + 12) for p in facts.position[index, 6])
+        ])
+        assert frame.sum() == frame[top : top + 12, left : left + 12].sum()
+    with pytest.raises(UserError, match="teleport, vanish"):
+        clips.read(0, event=("explode", 4))

@@ -2,13 +2,17 @@
 
 After Moving MNIST (Srivastava et al. 2015, arXiv 1502.04681), with scikit-learn's 8 x 8 digits. Digit, direction and place
 are known. A clip is a function of (seed, id) and of nothing else. Held-out clips show held-out handwriting.
+
+With noise no pixel is the same in the next frame, and digits are of any brightness: what can be foretold is where the digit
+goes and what it is, and linear functions of pixels tell neither (after Sobal et al. 2022, arXiv 2211.10831, whose dot moves
+before noise).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,15 +20,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from numpy.typing import NDArray
 
-from jepakit.errors import UserError, check_range
+from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.image_arrays import digits
-from jepakit.randomness import Draws
+from jepakit.randomness import Draws, derive_seed
 
 TRAIN, TEST = 4_000, 1_000
 DIRECTIONS = ("right", "down", "left", "up")
 SHARE = 3 / 8  # of the frame's shorter side: a digit's side
 SPEED = (1 / 32, 2.5 / 32)  # of the shorter side, for each frame: 1 to 2.5 pixels of 32
 AHEAD = 4  # frames from a clip's last one to the label "future"
+NOISE = 0.1  # of `noisy-bouncing-digits`
+GROUND, RANGE, DIMMEST = 0.25, 0.6, 0.5  # with noise: brightness of the ground, what a digit adds to it, its least share of it
+
+Event = Literal["teleport", "vanish"]
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,14 @@ class BouncingDigits:
     frames: int = 8
     image_size: tuple[int, int] = (32, 32)
     seed: int = 0
+    noise: float = 0.0
+    """Deviation of every pixel of every frame, black to white being 1. 0: no noise, black ground and white digits."""
 
     channels: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
         check_range("frames", self.frames, 1)
+        check_range("noise", self.noise, 0)
         if min(self.image_size) < 16:
             raise UserError(f"image_size {self.image_size}: a bouncing digit needs frames of at least 16 x 16 pixels.")
 
@@ -64,15 +75,35 @@ class BouncingDigits:
         """Height and width of a digit in pixels."""
         return round(min(self.image_size) * SHARE)
 
-    def read(self, index: int, frame: int | None = None) -> UInt8[np.ndarray, "frames 1 height width"]:
-        """A clip, or one frame of it."""
+    def read(
+        self, index: int, frame: int | None = None, event: tuple[Event, int] | None = None
+    ) -> UInt8[np.ndarray, "frames 1 height width"]:
+        """A clip, or one frame of it; or what cannot happen: from the frame that `event` names on the digit is gone
+        ("vanish"), or half the room beside its way ("teleport")."""
         facts = _all_facts(self)
-        sprite = _sprites(self.side)[0][facts.sprite[index]]
-        places = facts.position[index] if frame is None else facts.position[index, frame : frame + 1]
+        sprite, places = _sprites(self.side)[0][facts.sprite[index]], facts.position[index]
+        shown = len(places)
+        if event is not None:
+            what, at = event
+            check_choice("event", what, get_args(Event))
+            if what == "vanish":
+                shown = at
+            else:  # along the axis on which it stands still
+                room = np.asarray(self.image_size) - self.side
+                moved = (np.arange(len(places)) >= at)[:, None] & (facts.velocity[index] == 0)
+                places = np.where(moved, (places + room // 2) % room, places)
         clip = np.zeros((len(places), 1, *self.image_size), dtype=np.uint8)
-        for picture, (top, left) in zip(clip, places, strict=True):
+        for picture, (top, left) in zip(clip[:shown], places, strict=False):
             picture[0, top : top + self.side, left : left + self.side] = sprite
-        return clip
+        if self.noise > 0:
+            clip = self._among_noise(clip, index)
+        return clip if frame is None else clip[frame : frame + 1]
+
+    def _among_noise(self, clip: UInt8[np.ndarray, "frames 1 height width"], index: int) -> NDArray[np.uint8]:
+        rng = np.random.default_rng(derive_seed(self.seed, f"noise of bouncing digits {index}"))
+        brightness = RANGE * rng.uniform(DIMMEST, 1)
+        grey = GROUND * 255 + brightness * clip + self.noise * 255 * rng.standard_normal(clip.shape, dtype=np.float32)
+        return np.clip(grey.round(), 0, 255).astype(np.uint8)
 
     def facts(self, ids: Int[np.ndarray, "clips"]) -> Facts:
         """What is known of these clips."""

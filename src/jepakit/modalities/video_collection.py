@@ -24,7 +24,7 @@ class VideoDataConfig:
     data: str
     """A folder of video files, a list of them (.txt with a path a line, .csv with a column path), one video file, a folder
     whose sub-folders hold the numbered pictures of a clip each, a .npy or .npz file with clips [n, frames, (channels,)
-    height, width], or the built-in bouncing-digits."""
+    height, width], or a built-in set: bouncing-digits, noisy-bouncing-digits, moving-photographs."""
     labels: str | None = None
     """For files, a CSV (columns path, label); for an array file, a .npy of labels beside it; for bouncing-digits digit (the
     default), direction, velocity (pixels a frame, down and right, at the clip's end), position (top left corner in the last

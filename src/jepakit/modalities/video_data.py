@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, check_choice
-from jepakit.modalities.bouncing_digits import DIRECTIONS, TRAIN, BouncingDigits
+from jepakit.modalities.bouncing_digits import DIRECTIONS, NOISE, TRAIN, BouncingDigits
 from jepakit.modalities.image_collection import ImageDataConfig
 from jepakit.modalities.image_files import BadFile
 from jepakit.modalities.image_labels import Labels
@@ -34,7 +34,7 @@ from jepakit.modalities.video_sources import names_files, read_videos
 from jepakit.modalities.video_timeline import Clock
 
 _STATISTICS = 200  # clips that mean and deviation of the pixels are computed from
-GENERATED = ("bouncing-digits", "moving-photographs")
+GENERATED = ("bouncing-digits", "noisy-bouncing-digits", "moving-photographs")
 _FRAMES, _FPS = 16, 4.0  # of a clip of a file: V-JEPA 2 (arXiv 2506.09985)
 
 
@@ -199,7 +199,8 @@ def _open(config: VideoDataConfig, source: object | None) -> tuple[Clips, Labels
         return _open_photographs(config)
     asked = "digit" if config.labels is None else config.labels
     check_choice("labels", asked, ("digit", "direction", "velocity", "position", "future", "none"))
-    clips = BouncingDigits(8 if config.frames is None else config.frames, config.image_size or (32, 32))
+    noise = NOISE if config.data == "noisy-bouncing-digits" else 0.0
+    clips = BouncingDigits(8 if config.frames is None else config.frames, config.image_size or (32, 32), noise=noise)
     ids = np.arange(len(clips))
     facts, labels = clips.facts(ids), None
     if asked == "digit":

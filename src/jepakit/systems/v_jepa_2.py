@@ -79,7 +79,7 @@ class VJEPA2(Masked):
             config.size, inputs.frames, inputs.image_size, inputs.channels, config.patch_size, tubelet=config.tubelet,
             positions=config.positions,
         )  # fmt: skip
-        encoder, kinds = VideoTransformer(shape), len(config.masks.kinds)
+        encoder, kinds = VideoTransformer(shape), config.masks.count
         predictor = PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth)
         super().__init__(
             encoder,

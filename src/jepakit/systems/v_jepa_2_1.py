@@ -100,7 +100,7 @@ class VJEPA21(Masked):
             tubelet=config.tubelet, stills=inputs.stills, levels=levels, positions=config.positions,
         )  # fmt: skip
         shape = replace(shape, stretch=config.stretch)
-        encoder, kinds = VideoTransformer(shape), len(config.masks.kinds)
+        encoder, kinds = VideoTransformer(shape), config.masks.count
         streams = self._streams(config, inputs.stills)
         predictor = MaskedPredictor(
             PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth),
