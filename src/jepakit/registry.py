@@ -74,6 +74,9 @@ DATASETS = {
         "jepakit.modalities.video:open_videos", "your mp4, mov, webm, mkv, avi, ...; labels from sub-folders, list or --labels"
     ),
     "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32, generated"),
+    "noisy-bouncing-digits": Entry(
+        "jepakit.modalities.video:open_videos", "the same before noise that changes, digits of any brightness"
+    ),
     "moving-photographs": Entry(
         "jepakit.modalities.video:open_videos", "5,000 clips that slide over two photographs, 64 x 64, motion known, generated"
     ),
