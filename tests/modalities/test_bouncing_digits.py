@@ -45,6 +45,16 @@ def test_digits_move_along_their_direction_and_bounce():
     assert facts.position.max() <= 20
 
 
+def test_a_mask_is_where_the_digit_is_seen():
+    clips = BouncingDigits()
+    for index in IDS[:20]:
+        mask, clip = clips.mask(int(index)), clips.read(int(index))[:, 0]
+        np.testing.assert_array_equal(mask, clip >= 64)
+        assert 0.3 < mask[0].sum() / (clips.side**2) < 0.9
+    noisy = BouncingDigits(noise=0.1)
+    np.testing.assert_array_equal(noisy.mask(3), clips.mask(3))  # noise hides it, the truth is the same
+
+
 def test_velocity_and_future_are_those_of_the_same_motion_in_a_longer_clip():
     facts = BouncingDigits(frames=8).facts(IDS)
     longer = BouncingDigits(frames=16).facts(IDS)  # the middle is the same, so that the clip begins 4 frames earlier

@@ -1,8 +1,8 @@
 """Dense probes: a linear layer reads each token, its outputs are drawn out to the label map's pixels, bilinearly.
 
 The usual linear segmentation and depth of frozen features (DINOv2, arXiv 2304.07193; V-JEPA 2.1, arXiv 2603.14482). Maps of
-whole numbers pose "segmentation" (mean IoU, and the accuracy of tokens), maps of real numbers "depth", or whatever else is to be
-read off pixel by pixel (RMSE). The head is chosen on a part of the training data, as of every other probe.
+whole numbers pose "segmentation" (mean IoU, and the accuracy of tokens), maps of real numbers "depth", or whatever else is to
+be read off pixel by pixel (RMSE). The head is chosen on a part of the training data, as of every other probe.
 """
 
 from __future__ import annotations

@@ -3,18 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from jepakit.errors import UserError
 from jepakit.evaluation.pooling import Pooling, pool
 from jepakit.modalities.modality import Inputs
 from jepakit.nn.tokens import Tokens
+from jepakit.nn.transformer import TokenTransformer
 from jepakit.training.device import to_device
 from jepakit.training.signals import outlive_signals, start_workers
+
+
+def at_levels(encoder: nn.Module, levels: Sequence[int] | None) -> Callable[[Any], Tokens]:
+    """The encoder, its tokens of these blocks (1-based, each normalised) side by side: `[batch, tokens, levels * dim]`; None: as
+    it is, its last block's.
+
+    Errors: not a transformer; blocks that it does not have, or has no norm for.
+    """
+    if levels is None:
+        return encoder
+    if not isinstance(encoder, TokenTransformer):
+        raise UserError(f"levels are of transformers; this encoder is a {type(encoder).__name__}. Leave them out.")
+
+    def encode(inputs: Any) -> Tokens:
+        tokens = encoder(inputs, levels=tuple(levels))
+        return replace(tokens, values=tokens.values.flatten(2))
+
+    return encode
 
 
 def embed_samples(

@@ -29,6 +29,7 @@ DIRECTIONS = ("right", "down", "left", "up")
 SHARE = 3 / 8  # of the frame's shorter side: a digit's side
 SPEED = (1 / 32, 2.5 / 32)  # of the shorter side, for each frame: 1 to 2.5 pixels of 32
 AHEAD = 4  # frames from a clip's last one to the label "future"
+DIGIT = 0.25  # of full brightness: where a digit, which is blurred, begins
 NOISE = 0.1  # of `noisy-bouncing-digits`
 GROUND, RANGE, DIMMEST = 0.25, 0.6, 0.5  # with noise: brightness of the ground, what a digit adds to it, its least share of it
 
@@ -104,6 +105,16 @@ class BouncingDigits:
         brightness = RANGE * rng.uniform(DIMMEST, 1)
         grey = GROUND * 255 + brightness * clip + self.noise * 255 * rng.standard_normal(clip.shape, dtype=np.float32)
         return np.clip(grey.round(), 0, 255).astype(np.uint8)
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "frames height width"]:
+        """Which pixels of a clip are the digit's: 1, and 0 the ground's. A pixel is the digit's from `DIGIT` of its brightness
+        on."""
+        facts = _all_facts(self)
+        sprite = _sprites(self.side)[0][facts.sprite[index]] >= DIGIT * 255
+        mask = np.zeros((self.frames, *self.image_size), dtype=np.uint8)
+        for picture, (top, left) in zip(mask, facts.position[index], strict=True):
+            picture[top : top + self.side, left : left + self.side] = sprite
+        return mask
 
     def facts(self, ids: Int[np.ndarray, "clips"]) -> Facts:
         """What is known of these clips."""
