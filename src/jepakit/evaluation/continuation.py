@@ -56,13 +56,13 @@ def continuation_energy(
 
 def _of_clips(system: System) -> tuple[Masked, tuple[int, int, int]]:
     """The system, and the grid of a clip's tokens."""
-    grid = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
+    grid: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
     if not isinstance(system, Masked) or len(grid) != 3 or grid[0] < 2:
         raise UserError(
-            "continuations are of masked systems (v-jepa, v-jepa-2, v-jepa-2.1) of clips with two time steps of tokens or more; "
+            "continuations are of masked systems of clips (v-jepa, v-jepa-2, v-jepa-2.1) with two time steps of tokens or more; "
             f"{type(system).__name__} with tokens of {' x '.join(map(str, grid)) or 'another kind'} is none."
         )
-    return system, grid
+    return system, (grid[0], grid[1], grid[2])
 
 
 def _energies(system: Masked, batch: dict[str, Any], grid: tuple[int, int, int], seen: int) -> Tensor:
