@@ -59,7 +59,7 @@ def _of_clips(system: System) -> tuple[Masked, tuple[int, int, int]]:
     grid: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
     if not isinstance(system, Masked) or len(grid) != 3 or grid[0] < 2:
         raise UserError(
-            "continuations are of masked systems of clips (v-jepa, v-jepa-2, v-jepa-2.1) with two time steps of tokens or more; "
+            "continuations are of masked systems of clips (v-jepa, v-jepa-2, v-jepa-2.1), of two time steps or more; "
             f"{type(system).__name__} with tokens of {' x '.join(map(str, grid)) or 'another kind'} is none."
         )
     return system, (grid[0], grid[1], grid[2])
