@@ -28,7 +28,7 @@ lint: .venv/test
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt .venv/bin/python
-	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[test,onnx,tensorboard,datasets,worlds,graphs,parquet,hdf5,video,minigrid]"
+	$(BIN)/pip install -q $(PIP_ARGS) -c constraints.txt -e ".[test,onnx,tensorboard,datasets,worlds,graphs,parquet,hdf5,video,minigrid,lora]"
 	@touch $@
 
 clean:

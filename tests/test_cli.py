@@ -14,9 +14,10 @@ import pytest
 
 import jepakit
 from jepakit.cli import VERBS, main
-from jepakit.commands import pretrain_options
-from jepakit.config import SECTIONS, default_config
+from jepakit.commands import finetune_options, pretrain_options
+from jepakit.config import SECTIONS, default_config, section_types
 from jepakit.registry import SIZES, SYSTEMS
+from jepakit.training.finetuning_config import FineTuningOptions
 
 
 def run(*words):
@@ -187,7 +188,7 @@ def test_python_and_the_command_line_have_the_same_verbs():
     assert python - {"agent", "load", "register", "stream"} == set(VERBS)
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("pretrain", "plan-run", "list")])
+@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in ("pretrain", "finetune", "plan-run", "list")])
 def test_python_and_the_command_line_have_the_same_options(capsys, verb):
     """`source` and `opened` are objects, which only Python can give; what is positional is so in both."""
     parameters = list(inspect.signature(getattr(jepakit, verb)).parameters.values())
@@ -196,6 +197,14 @@ def test_python_and_the_command_line_have_the_same_options(capsys, verb):
     assert run(verb, "--help") == 0
     shown = {flag.removeprefix("no-").replace("-", "_") for flag in flags(capsys.readouterr().out)}
     assert shown - {"help"} == {option.name for option in options} - {"source", "opened"}
+
+
+def test_python_and_the_command_line_have_the_same_options_for_finetune():
+    kinds = section_types("finetuned-images")
+    line = {field.name for field in dataclasses.fields(finetune_options("finetuned-images"))}
+    assert set(inspect.signature(jepakit.finetune).parameters) - {"run", "options", "data"} <= line
+    hidden = {f.name for f in dataclasses.fields(kinds["model"])} - {f.name for f in dataclasses.fields(FineTuningOptions)}
+    assert hidden == {"encoder", "answers"}  # what is found, or given by position
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

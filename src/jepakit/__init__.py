@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from jepakit.verbs.embed import embed
     from jepakit.verbs.evaluate import evaluate
     from jepakit.verbs.export import export
+    from jepakit.verbs.finetune import finetune
     from jepakit.verbs.inspect import inspect
     from jepakit.verbs.listing import list_names as list
     from jepakit.verbs.pack import pack
@@ -37,6 +38,7 @@ _PLACES = {
     "agent": "jepakit.verbs.agent",
     "pretrain": "jepakit.verbs.pretrain",
     "resume": "jepakit.verbs.pretrain",
+    "finetune": "jepakit.verbs.finetune",
     "evaluate": "jepakit.verbs.evaluate",
     "embed": "jepakit.verbs.embed",
     "export": "jepakit.verbs.export",
@@ -52,8 +54,8 @@ _PLACES = {
 }
 
 __all__ = [
-    "act", "agent", "collect", "embed", "evaluate", "export", "inspect", "list", "load", "pack", "plan_run", "pretrain",
-    "register", "report", "resume", "stream",
+    "act", "agent", "collect", "embed", "evaluate", "export", "finetune", "inspect", "list", "load", "pack", "plan_run",
+    "pretrain", "register", "report", "resume", "stream",
 ]  # fmt: skip
 
 

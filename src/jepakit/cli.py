@@ -14,6 +14,7 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
 
   jepakit pretrain SYSTEM --data DATA --out RUN   pretrain without labels, evaluate, write a report
   jepakit resume RUN                              continue an interrupted run
+  jepakit finetune RUN --data DATA --out TUNED    tune an encoder on labels: all of it, its last blocks, or adapters
   jepakit evaluate RUN                            probes and neighbours, beside random init, raw input and PCA
   jepakit embed RUN --data DATA --out FILE.npy    embeddings of your data
   jepakit export RUN --out FOLDER                 weights as safetensors, torch.export or ONNX
@@ -34,7 +35,8 @@ HELP = """jepakit — train a JEPA, see whether it learned, use it
   jepakit VERB --help lists a verb's options; jepakit pretrain SYSTEM --help those of a system.
 """
 VERBS = (
-    "pretrain", "resume", "evaluate", "embed", "export", "report", "inspect", "pack", "collect", "act", "plan-run", "list",
+    "pretrain", "resume", "finetune", "evaluate", "embed", "export", "report", "inspect", "pack", "collect", "act", "plan-run",
+    "list",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ def run(verb: str, words: Sequence[str]) -> int:
     return {
         "pretrain": _pretrain,
         "resume": _resume,
+        "finetune": _finetune,
         "evaluate": _evaluate,
         "embed": _embed,
         "export": _export,
@@ -38,6 +39,43 @@ def _pretrain(words: list[str]) -> int:
     from jepakit.verbs.pretrain import run_config  # after the options: `--help` need not wait for it
 
     return _status(run_config(_run_of(system, asked), asked.out, init=asked.init))
+
+
+def _finetune(words: list[str]) -> int:
+    from jepakit.interop.pretrained import load
+    from jepakit.verbs.finetune import read_tuned_config, tune, tuned_system
+
+    run, given = words.pop(0) if words and not words[0].startswith("-") else None, _value_of("--config", words)
+    base = None if given is None else read_tuned_config(given)
+    if base is not None and run is None:
+        run = base.model.encoder
+    model = None if run is None else load(run, _value_of("--which", words))  # type: ignore[arg-type]
+    if model is None and not {"-h", "--help"} & set(words):
+        raise UserError("finetune needs a run or weights: jepakit finetune runs/a --data ./photos --out runs/tuned")
+    system = "finetuned-images" if model is None else tuned_system(model)
+    if base is not None and _value_of("--epochs", words) is not None:
+        base = base.override(steps=None)
+    asked: Any = tyro.cli(finetune_options(system, base, model), args=words, prog="jepakit finetune RUN")
+    if model is None or run is None:
+        return 0
+    return _status(tune(_run_of(system, asked), run, asked.out, model))
+
+
+def finetune_options(system: str, base: RunConfig | None = None, model: Any = None) -> type:
+    """A dataclass with all options of `finetune` for a model; `base` gives the defaults of a reproduced run."""
+    from jepakit.verbs.finetune import finetune
+
+    fields: list[Any] = [
+        ("out", _described(Path, "The run folder to create.")),
+        ("config", _described(Path | None, "A tuned run's config.yaml to reproduce; options override it."), None),
+    ]
+    if base is not None:
+        shown = {field.name: getattr(base.model, field.name) for field in dataclasses.fields(load_system(system).Options)}
+        base = dataclasses.replace(base, model=load_system(system).Options(**shown))
+    expected = {} if model is None else model.inputs.options()
+    options = _with_sections("Finetune", fields, system, base, {"model": load_system(system).Options}, expected)
+    options.__doc__ = (inspect.getdoc(finetune) or "").partition("\n\nArgs:")[0]
+    return options
 
 
 def _plan_run(words: list[str]) -> int:
@@ -91,17 +129,29 @@ def pretrain_options(system: str, base: RunConfig | None = None) -> type:
     return options
 
 
-def _with_sections(name: str, fields: Sequence[Any], system: str, base: RunConfig | None) -> type:
-    """A dataclass of a verb's own options and all those of a run; without `base` --data must be given."""
+def _with_sections(
+    name: str,
+    fields: Sequence[Any],
+    system: str,
+    base: RunConfig | None,
+    kinds: Mapping[str, type] | None = None,
+    expected: Mapping[str, Any] | None = None,
+) -> type:
+    """A dataclass of a verb's own options and all those of a run; without `base` --data must be given.
+
+    kinds: classes that stand for those of a section; expected: further defaults of the data.
+    """
     fields, defaults = list(fields), base or default_config(system, "unset")
-    for section, kind in section_types(system).items():
+    for section, kind in {**section_types(system), **(kinds or {})}.items():
         if section == "dataset" and base is None:
-            kind = _with_defaults(kind, load_system(system).data_defaults)
+            kind = _with_defaults(kind, {**load_system(system).data_defaults, **(expected or {})})
         flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
         if section == "dataset" and base is None:
             fields.insert(1, (section, flat))
         else:
-            fields.append((section, flat, dataclasses.field(default=getattr(defaults, section))))
+            default = getattr(defaults, section)
+            default = default if isinstance(default, kind) and (base or section not in (kinds or {})) else kind()
+            fields.append((section, flat, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
 
 

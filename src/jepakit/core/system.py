@@ -79,6 +79,12 @@ class System(nn.Module):
         plain = [p for _, p in trained if p.ndim <= 1 or _is_token(p)]
         return [{"params": decayed, "decay": True}, {"params": plain, "decay": False}]
 
+    def begin_training(self) -> None:
+        """Called before training, and before a checkpoint is read: puts in what only training needs (adapters)."""
+
+    def end_training(self) -> None:
+        """Called after training: takes that away again; what is left is what `model.safetensors` holds."""
+
     def after_step(self, progress: float) -> dict[str, float]:
         """Called after each optimiser step with the share of training done; returns what to log (EMA momentum)."""
         return {}

@@ -13,6 +13,7 @@ from jepakit.config import RunConfig, from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice, shown
 from jepakit.files import read_json, write_json
+from jepakit.interop.predictor_files import PREDICTOR, PredictorShape, read_predictor
 from jepakit.interop.strict_loading import build_empty, check_fit, claim_folder, load_strictly
 from jepakit.modalities.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
@@ -23,7 +24,7 @@ from jepakit.nn.graph_network import GraphEncoder, GraphEncoderConfig
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
-from jepakit.registry import MODALITIES, load_named, load_system
+from jepakit.registry import MODALITIES, TUNED, load_named, load_system
 from jepakit.training.checkpoints import read_checkpoint
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
@@ -77,12 +78,21 @@ class PretrainedEncoder(nn.Module):
         return self._predictor[0]
 
     def forward(self, inputs: Any) -> Tokens:
+        self.check_prepared(inputs)
+        return self.encoder(inputs)
+
+    @staticmethod
+    def check_prepared(inputs: Any) -> None:
+        """Raise `UserError` for samples that were not prepared."""
         if isinstance(inputs, (np.ndarray, list, tuple, str, Path)):
             raise UserError(
                 f"An encoder takes prepared inputs, got {shown(type(inputs).__name__)}. Prepare samples first: "
                 "model(model.inputs.prepare(samples))."
             )
-        return self.encoder(inputs)
+
+    def predict(self, inputs: Any) -> Any:
+        """Answers, of a model that was tuned on labels (`interop.tuned`). Errors: this one was not."""
+        raise UserError("This encoder was tuned on no labels, so it has no answers. Tune it first: jepakit finetune.")
 
     def embed(self, inputs: Any) -> Tensor:
         """Mean over tokens, `[batch, dim]`."""
@@ -95,12 +105,16 @@ class PretrainedEncoder(nn.Module):
             raise UserError("This model finds no flow: only a run of mc-jepa with --motion above 0 does.")
         return self.predictor.between(self.encoder, first, second)
 
-    def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `model.safetensors` and `config.json` into a folder."""
-        folder = Path(folder)
-        claim_folder(folder, self.describe())
+    def save_pretrained(self, folder: str | Path, *, predictor: bool = False) -> Path:
+        """Write `model.safetensors` and `config.json` into a folder; predictor: that of masked tokens, too."""
+        folder, description = Path(folder), self.describe()
+        if predictor:
+            description["predictor"] = to_plain(PredictorShape.of(self.predictor))
+        claim_folder(folder, description)
         write_weights(folder / "model.safetensors", self.encoder.state_dict())
-        write_json(folder / "config.json", self.describe())
+        if predictor:
+            write_weights(folder / PREDICTOR, self.predictor.state_dict())
+        write_json(folder / "config.json", description)
         return folder
 
     def describe(self) -> dict[str, Any]:
@@ -153,10 +167,16 @@ class PretrainedEncoder(nn.Module):
         check_fit(encoder, weights, folder / "model.safetensors")
         load_strictly(encoder.to_empty(device="cpu"), weights, folder / "model.safetensors")
         licence = description.get("licence")
-        return cls(
+        predictor = read_predictor(folder, description["predictor"]) if "predictor" in description else None
+        model = cls(
             encoder, inputs, str(description.get("system", "")), str(description.get("which", "encoder")), modality,
-            licence=None if licence is None else str(licence),
+            predictor=predictor, licence=None if licence is None else str(licence),
         )  # fmt: skip
+        if "tuning" not in description:
+            return model
+        from jepakit.interop.tuned import read_tuned
+
+        return read_tuned(model, folder, description["tuning"])
 
 
 def is_run_checkpoint(path: Path) -> bool:
@@ -178,7 +198,8 @@ def teacher_of(config: RunConfig, folder: RunFolder) -> Any:
     asked = getattr(config.model, "encoder", None)
     if asked is None:
         return None
-    teacher = load(folder.encoder if (folder.encoder / "config.json").exists() else asked)
+    copied = (folder.encoder / "config.json").exists()
+    teacher = load(folder.encoder) if copied else load(asked, getattr(config.model, "which", None))
     kind = load_system(config.system)
     allowed = kind.encoder_modalities or (kind.modality.name,)
     if teacher.modality.name not in allowed:
@@ -207,7 +228,9 @@ def load_run_system(run: str | Path, device: torch.device | None = None) -> tupl
         state = read_checkpoint(run, torch.device("cpu"))
         config = read_config(run.parents[1])
         system = build_system(config, teacher_of(config, RunFolder(run.parents[1])))
+        system.begin_training()
         load_strictly(system, state["system"], run)
+        system.end_training()
         return system.to(device or torch.device("cpu")).eval(), config
     config = read_config(run)
     if config.inputs is None:
@@ -246,6 +269,10 @@ def load(path: str | Path, which: Which | None = None, variant: Variant | None =
     if is_run_checkpoint(path) or (path / "config.yaml").exists():
         system, config = load_run_system(path)
         encoder, chosen = encoder_of(system, which)
+        if config.system in TUNED:
+            from jepakit.interop.tuned import TunedEncoder
+
+            return TunedEncoder(system, chosen, licence_of(path))  # type: ignore[arg-type]
         modality, predictor = load_system(config.system).modality, getattr(system, "predictor", None)
         return PretrainedEncoder(
             encoder, config.inputs, config.system, chosen, modality, predictor=predictor, licence=licence_of(path)

@@ -8,10 +8,12 @@ from xml.etree.ElementTree import Element
 
 import yaml
 
+from jepakit.registry import verb_of
 from jepakit.report.charts import short
 from jepakit.report.data import ReportData, series
 from jepakit.report.markup import missing, tag
-from jepakit.report.results import interval, number
+from jepakit.report.results import METRICS, interval, number
+from jepakit.report.tuning import PROBE, TUNED_MODEL, answer_rows
 from jepakit.report.verdict import Verdict, compare, evaluator_name, is_finite, progress, raw_input
 
 
@@ -52,7 +54,7 @@ def _tiles(data: ReportData) -> list[Element]:
                         says = "intervals overlap" if found.outcome == "open" else "intervals apart"
                         tiles.append(_tile(name, f"{gain:+.3f}".replace("-", "−"), says))
             break
-    tiles += _world_tiles(data)
+    tiles += _tuning_tiles(data) + _world_tiles(data)
     _, rank = series(data.metrics, "health", "health/rankme")
     if len(rank):
         tiles.append(
@@ -68,6 +70,19 @@ def _tiles(data: ReportData) -> list[Element]:
     if is_finite(seconds):
         tiles.append(_tile("Wall time", _duration(float(seconds)), str(data.environment.get("device", ""))))
     return tiles
+
+
+def _tuning_tiles(data: ReportData) -> list[Element]:
+    """The tuned model's score, and what it has over a probe of the frozen encoder."""
+    main = {row["features"]: row for row in reversed(answer_rows(data.evaluation))}  # the main metric comes first
+    if not {TUNED_MODEL, PROBE} <= main.keys():
+        return []
+    ours, probe = main[TUNED_MODEL], main[PROBE]
+    gain = f"{ours['value'] - probe['value']:+.3f}".replace("-", "−")
+    return [
+        _tile(METRICS.get(ours["metric"], str(ours["metric"])), number(ours["value"]), interval(ours)),
+        _tile("Over the frozen probe", gain, "on held-out samples"),
+    ]
 
 
 def _world_tiles(data: ReportData) -> list[Element]:
@@ -97,7 +112,8 @@ def what_was_run(data: ReportData) -> list[Element]:
     """Command, environment, configuration."""
     parts = []
     command = data.environment.get("command")
-    again = f"jepakit pretrain --config {shlex.quote((data.folder or data.name).rstrip('/') + '/config.yaml')}"
+    verb = verb_of(str(data.config.get("system")))
+    again = f"jepakit {verb} --config {shlex.quote((data.folder or data.name).rstrip('/') + '/config.yaml')}"
     if command == "python":
         parts.append(tag("p", {"class": "lead"}, "The run was started from Python, not by a command."))
     elif command:

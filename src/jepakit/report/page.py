@@ -7,12 +7,13 @@ from pathlib import Path
 from xml.etree.ElementTree import Element
 
 from jepakit.files import write_atomic
-from jepakit.report import acting, curves, episodes, frame, galleries, results, world_sections
+from jepakit.report import acting, curves, episodes, frame, galleries, results, tuning, world_sections
 from jepakit.report.data import ReportData
 from jepakit.report.markup import serialise, tag
 from jepakit.report.verdict import judge
 
 _SECTIONS = (
+    ("gained", "What tuning gained", tuning.gained),
     ("results", "What it learned", results.results),
     ("acting", "How it acts", acting.acting),
     ("episodes", "Episodes", episodes.episodes),
@@ -28,6 +29,7 @@ _SECTIONS = (
     ("run", "What was run", frame.what_was_run),
 )
 _OF_PICTURES = ("hidden", "colours", "neighbours")
+_OF_TUNING = ("gained",)
 _OF_WORLDS = ("acting", "episodes", "imagined", "rollouts", "states", "surprise")
 
 
@@ -49,9 +51,10 @@ def build_page(data: ReportData) -> Element:
         tag("title", f"{data.name} · jepakit"),
         tag("style", (files(__package__) / "style.css").read_text("utf-8")),
     )
-    verdict = judge(data.metrics, data.evaluation)
+    tuned = bool(tuning.answer_rows(data.evaluation))
+    verdict = tuning.judge_tuning(data.evaluation) if tuned else judge(data.metrics, data.evaluation)
     seen = data.images is not None or data.embeddings is None  # else what was embedded is nothing to look at
-    left_out = (() if seen else _OF_PICTURES) + (() if data.world_model else _OF_WORLDS)
+    left_out = (() if seen else _OF_PICTURES) + (() if data.world_model else _OF_WORLDS) + (() if tuned else _OF_TUNING)
     sections = [section for section in _SECTIONS if section[0] not in left_out]
     nav = tag("nav", {"aria-label": "Sections"}, [tag("a", {"href": f"#{key}"}, title) for key, title, _ in sections])
     main = tag("main", [tag("section", {"id": key}, tag("h2", title), part(data)) for key, title, part in sections])

@@ -20,9 +20,10 @@ from jepakit.report.verdict import (
     spoken,
 )
 
-_METRICS = {
+METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
+    "recall_at_5": "Class-mean recall@5",
     "r2": "R²",
     "mae": "Mean absolute error (lower is better)",
     "mse": "Mean squared error (lower is better)",
@@ -33,7 +34,7 @@ _METRICS = {
 
 def results(data: ReportData) -> list[Element]:
     """The table with intervals, and the same as dots with whiskers."""
-    rows = [row for row in (data.evaluation or {}).get("rows", ()) if is_finite(row["value"])]
+    rows = [row for row in (data.evaluation or {}).get("rows", ()) if is_finite(row["value"]) and row["evaluator"] != "answers"]
     if not rows:
         return [missing("The encoder has not been evaluated.", data.command("evaluate"))]
     about = (data.evaluation or {}).get("data", {})
@@ -46,7 +47,7 @@ def results(data: ReportData) -> list[Element]:
     parts = [tag("p", {"class": "lead"}, lead)]
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
-        parts += [tag("h3", _METRICS.get(metric, metric)), _charts(chosen, raw), _table(chosen, raw)]
+        parts += [tag("h3", METRICS.get(metric, metric)), _charts(chosen, raw), _table(chosen, raw)]
     kinds: dict[str, list[str]] = {}
     for row in rows:
         names = kinds.setdefault(str(row.get("interval") or "no interval"), [])

@@ -33,7 +33,7 @@ from jepakit.training.device import choose_device
 Value = TypeVar("Value")
 LEFT: list[Any] = []  # process groups that have ended
 TIMEOUT = timedelta(minutes=30)  # ranks may wait this long for one: a cold disk at the start, a slow save
-COLLECTIVE_METHODS = ("encode", "views", "energy")  # ways into a sharded system besides `forward`
+COLLECTIVE_METHODS = ("encode", "views", "energy", "scores")  # ways into a sharded system besides `forward`
 
 
 def torchrun_ranks() -> tuple[int, int, int]:
@@ -187,7 +187,8 @@ def _shard(system: System) -> nn.Module:
     # The root holds what lies in no block. It too gives its gathered parameters back: health measures between steps.
     fully_shard(system, reshard_after_forward=True)
     for name in COLLECTIVE_METHODS:
-        register_fsdp_forward_method(system, name)
+        if hasattr(system, name):
+            register_fsdp_forward_method(system, name)
     return system
 
 

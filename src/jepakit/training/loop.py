@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import nn
@@ -27,7 +27,6 @@ from jepakit.training.device import autocast, to_device
 from jepakit.training.distributed import full, gradient_sync, is_main, largest_over_ranks, of_main, wait_for_all, wrap
 from jepakit.training.faults import data_fault
 from jepakit.training.guard import IN_A_ROW, OutlierGuard
-from jepakit.training.health import HealthMonitor
 from jepakit.training.loggers import Logger
 from jepakit.training.optimizer import build_optimizer, set_schedule
 from jepakit.training.order import DrawnDataset, StreamSampler
@@ -48,6 +47,21 @@ class Outcome:
     signal: int | None = None
 
 
+@runtime_checkable
+class Monitor(Protocol):
+    """What looks at a system now and then, as the `HealthMonitor` does."""
+
+    config: Any  # where a verdict is "collapsed" or "diverged", its `stop_on_collapse` is asked
+
+    def due(self, step: int, last: bool) -> bool: ...
+
+    def measure(self, step: int, steps: int) -> dict[str, Any]: ...
+
+    def state_dict(self) -> dict[str, float]: ...
+
+    def load_state_dict(self, state: dict[str, float]) -> None: ...
+
+
 class Trainer:
     """Trains a system and leaves metrics, checkpoints and weights in the run folder.
 
@@ -59,7 +73,7 @@ class Trainer:
         dataset: gives samples by index; picklable when `config.workers` is above 0.
         config: `steps` and `workers` decided. `batch_size` is that of all ranks together.
         folder: created.
-        monitor: measures the health.
+        monitor: measures the health, or what else is to be watched.
         progress: what a person sees.
         loggers: where metrics go besides `metrics.jsonl`.
         device, dtype: where and in which autocast precision.
@@ -73,7 +87,7 @@ class Trainer:
         dataset: Any,
         config: TrainingConfig,
         folder: RunFolder,
-        monitor: HealthMonitor,
+        monitor: Monitor,
         progress: Progress,
         loggers: list[Logger],
         device: torch.device,
@@ -141,7 +155,7 @@ class Trainer:
     @property
     def ended(self) -> str:
         """ "collapsed" (where that is to end a run) or "finished"; empty while there is more to train."""
-        if self.monitor.config.stop_on_collapse and self.verdict in ("collapsed", "diverged"):
+        if self.verdict in ("collapsed", "diverged") and self.monitor.config.stop_on_collapse:
             return "collapsed"
         return "finished" if self.step >= self.steps else ""
 

@@ -60,6 +60,9 @@ class Progress:
     def health(self, values: dict[str, Any], step: int, changed: bool) -> None:
         """Show a health line; a changed verdict is told in full."""
         if "health/verdict" not in values:
+            seen = [f"{name.replace('/', ' ')} {value:.3f}" for name, value in values.items() if isinstance(value, float)]
+            if seen and all("/" in name and not name.startswith("health/") for name in values):
+                self.say(f"step {step}: {', '.join(seen)}")
             return
         verdict = values["health/verdict"]
         if changed and verdict != "start":

@@ -14,6 +14,7 @@ import torch
 import jepakit
 from jepakit.config import RunConfig
 from jepakit.files import read_json, write_json
+from jepakit.registry import verb_of
 from jepakit.training.device import choose_precision
 from jepakit.training.run_folder import RunFolder
 
@@ -25,7 +26,7 @@ def write_environment(folder: RunFolder, config: RunConfig, device: torch.device
         folder.environment,
         {
             "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line()
-            else f"jepakit pretrain --config {shlex.quote(str(folder.config))} --out NEW",
+            else f"jepakit {verb_of(config.system)} --config {shlex.quote(str(folder.config))} --out NEW",
             "jepakit": jepakit.__version__,
             "python": platform.python_version(),
             "torch": torch.__version__,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,8 +32,10 @@ from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
 from jepakit.report.world_data import check_acting
 from jepakit.training.device import choose_device
+from jepakit.training.finetuning import FineTuned
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import write_weights
+from jepakit.verbs.tuning_evaluation import fresh_encoder, is_cheap, measure_answers
 from jepakit.verbs.world_evaluation import measure_world, world_table
 
 FORMAT = 1
@@ -59,7 +62,8 @@ def evaluate(
     Args:
         run: the run folder.
         data: other data than the run's, read with the run's options.
-        evaluators: "linear", "low-shot-K", "knn-K", "attentive"; None: all that fit but the attentive probe.
+        evaluators: "linear", "low-shot-K", "knn-K", "attentive"; None: all that fit but the attentive probe. Of a tuned run the
+            answers of its head are measured in any case.
         which: "target" or "encoder".
         pooling: how tokens become one vector.
         supervised: also train the same encoder with labels, from random weights.
@@ -71,14 +75,17 @@ def evaluate(
     folder, where = RunFolder(run), choose_device(device)
     system, config = load_run_system(run, where)
     given = config.dataset.data == OBJECT
-    modality, dataset = load_system(config.system).modality, dataclasses.replace(config.dataset, limit=None)
+    modality, dataset = load_system(config.system).modality, config.dataset
+    if not isinstance(system, FineTuned):
+        dataset = dataclasses.replace(dataset, limit=None)
     if data is not None:
         other = {"labels": None} if hasattr(dataset, "labels") else {}  # a CSV is of the run's own data
         opened = modality.open(dataclasses.replace(dataset, data=str(data), **other), 0)
     elif opened is None and given:
         raise UserError(f"{folder.path} was trained on a data set object, which is not in the run folder: give --data.")
-    elif opened is None or (config.dataset.limit is not None and not given):
-        # `limit` is about what was trained on; probes take all labels, so that runs can be compared.
+    elif opened is None or (config.dataset.limit != dataset.limit and not given):
+        # `limit` is about what was trained on; probes take all labels, so that runs can be compared. Where labels were what was
+        # trained on, no probe may have more of them.
         opened = modality.open(dataset, config.training.seed)
     world_model = isinstance(system, Dynamics)
     if opened.task is None and not (world_model and evaluators is None):
@@ -97,7 +104,12 @@ def evaluate(
     rows: list[Row] = []
     if opened.task is not None:
         asked = (evaluators, which, pooling, supervised)
-        rows = _label_rows(config, (system, untrained), (train, test), opened.task, *asked, where)
+        if isinstance(system, FineTuned) and isinstance(untrained, FineTuned):
+            seen = (config.training.steps or 0) * config.training.batch_size
+            scratch = partial(_in_chunks, config.inputs.prepare) if supervised or is_cheap(system, train, seen) else None
+            rows = measure_answers(system, untrained, (train, test), scratch, seed, where)
+        if evaluators is None or evaluators:
+            rows = _label_rows(config, (system, untrained), (train, test), opened.task, *asked, where) + rows
     found: dict[str, Any] = {
         "format": FORMAT,
         "command": _command(run, data, evaluators, which, pooling, supervised),
@@ -131,6 +143,9 @@ def _label_rows(
     (system, untrained), (train, test), seed = systems, parts, config.training.seed
     tokens = evaluators is not None and "attentive" in evaluators
     encoders = {"encoder": encoder_of(system, which)[0], "random init": encoder_of(untrained, which)[0]}
+    if isinstance(untrained, FineTuned):
+        encoders["pretrained"] = encoders["random init"]
+        encoders["random init"] = fresh_encoder(untrained.encoder, seed).to(where).eval()
     features = []
     for name, encoder in encoders.items():
         found = [embed_samples(encoder, config.inputs, part, device=where, pooling=pooling) for part in (train, test)]

@@ -21,19 +21,22 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
-from jepakit.interop.pretrained import build_system, initialise, teacher_of
+from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
-from jepakit.registry import DATASETS, load_system
+from jepakit.registry import DATASETS, TUNED, load_system, verb_of
+from jepakit.training.answers import Answers
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
 from jepakit.training.device import available_cores, choose_precision, keep_freed_memory
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.faults import faults_explained
+from jepakit.training.finetuning import FineTuned
 from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
+from jepakit.training.watch import AnswerMonitor, some_prepared
 from jepakit.verbs.environment import add_wall_time, write_environment
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
@@ -75,6 +78,8 @@ def pretrain(
     source = None if data is None or isinstance(data, str | os.PathLike) else data
     if config is not None:
         chosen = read_config(config)
+        if chosen.system in TUNED:
+            raise UserError(f"{config} is of a tuned run: reproduce it by jepakit finetune --config {config}.")
         if system not in (None, chosen.system):
             raise UserError(f"{config} is a run of {chosen.system!r}, not of {system!r}. Leave the system out.")
         if data is not None:
@@ -86,14 +91,19 @@ def pretrain(
     return run_config(chosen.override(**options), Path(out), init=init, source=source)
 
 
-def run_config(chosen: RunConfig, out: Path, init: str | Path | None = None, source: Any = None) -> Pretrained:
-    """Pretrain what a config describes, on all processes that torchrun started (or on this one)."""
+def run_config(
+    chosen: RunConfig, out: Path, init: str | Path | None = None, source: Any = None, teacher: Any = None
+) -> Pretrained:
+    """Train what a config describes, on all processes that torchrun started (or on this one).
+
+    teacher: what `teacher_of` would find, where it is loaded already.
+    """
     with launched(chosen.training.device) as device:
-        return _start(chosen, RunFolder(out), device, init, source)
+        return _start(chosen, RunFolder(out), device, init, source, teacher)
 
 
 def _start(
-    chosen: RunConfig, folder: RunFolder, device: torch.device, init: str | Path | None, source: Any
+    chosen: RunConfig, folder: RunFolder, device: torch.device, init: str | Path | None, source: Any, teacher: Any
 ) -> Pretrained:
     if restarted() and of_main(folder.config.exists()):  # one of its processes died, and torchrun gives the command again
         return resume(folder.path, source=source)
@@ -101,7 +111,9 @@ def _start(
     wait_for_all()
     data = open_data(chosen, source)
     decided = decide(chosen, data)
-    teacher = teacher_of(decided, folder)
+    teacher = teacher or teacher_of(decided, folder)
+    if decided.system in TUNED:  # it reads what its encoder read, and answers what the labels ask
+        decided = dataclasses.replace(decided, model=decided.model.settled(Answers.of(data)), inputs=teacher.inputs)
     system = prepare_system(decided, device, teacher)
     licence = getattr(teacher, "licence", None)
     if init is not None:
@@ -112,11 +124,24 @@ def _start(
         folder.create()  # only now: a run that could not start leaves nothing behind
         write_environment(folder, decided, device, licence)
         if teacher is not None:
-            teacher.save_pretrained(folder.path / teacher.option)  # the run must load when the teacher's own folder is gone
+            keep_teacher(teacher, decided, folder)
         write_atomic(folder.config, lambda path: write_config(path, decided))
     wait_for_all()
     with faults_explained(folder, decided.training), folder.held() if is_main() else nullcontext():
         return _train(trainer, folder, data)
+
+
+def keep_teacher(teacher: Any, config: RunConfig, folder: RunFolder) -> None:
+    """Copy what a run stands on into its folder: it must load when the teacher's own folder is gone."""
+    if config.system in TUNED:
+        # Its encoder alone, also of a model that was tuned before; and the predictor that is tuned.
+        plain = PretrainedEncoder(
+            teacher.encoder, teacher.inputs, teacher.system, teacher.which, teacher.modality, predictor=teacher.predictor,
+            licence=teacher.licence,
+        )  # fmt: skip
+        plain.save_pretrained(folder.encoder, predictor=config.model.predictor == "kept")
+    else:
+        teacher.save_pretrained(folder.path / teacher.option)
 
 
 def resume(run: str | Path, *, source: Any = None) -> Pretrained:
@@ -129,7 +154,8 @@ def resume(run: str | Path, *, source: Any = None) -> Pretrained:
     folder = RunFolder(run)
     decided = read_config(folder.path)
     if decided.inputs is None:
-        raise UserError(f"{folder.config} was written by no run. Start one: jepakit pretrain --config {folder.config}")
+        verb = verb_of(decided.system)
+        raise UserError(f"{folder.config} was written by no run. Start one: jepakit {verb} --config {folder.config}")
     if decided.dataset.data == OBJECT and source is None:
         raise UserError(
             f"{folder.path} was trained on a data set object: jepakit.resume({str(run)!r}, source=DATASET) in Python."
@@ -210,7 +236,10 @@ def _absolute(place: str) -> str:
 
 
 def held_out_count(config: RunConfig, count: int) -> int:
-    """Training samples set aside for the health monitor: a tenth at most."""
+    """Training samples set aside for the health monitor: a tenth at most; of a tuned run none, which is watched on its test
+    part."""
+    if config.system in TUNED:
+        return 0
     return min(config.health.health_samples, max(4, count // 10))
 
 
@@ -219,7 +248,9 @@ def prepare_system(config: RunConfig, device: torch.device, teacher: Any) -> Sys
     torch.manual_seed(derive_seed(config.training.seed, "initialisation"))
     if config.training.threads is not None:
         torch.set_num_threads(config.training.threads)
-    system = build_system(config, teacher).to(device)
+    system = build_system(config, teacher)
+    system.begin_training()
+    system = system.to(device)
     return system.double() if config.training.precision == "float64" else system
 
 
@@ -236,10 +267,18 @@ def build_trainer(
     held_out = [data.train[int(i)] for i in order[:held]]
     if device.type == "cpu":
         keep_freed_memory()
-    bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if task else []
+    if isinstance(system, FineTuned):
+        if training.keep_best != "none":
+            raise UserError(f"keep_best {training.keep_best} is of pretraining: tuning keeps its last weights. Leave it out.")
+        watch: Any = config.health
+        monitor: Any = AnswerMonitor(system, training_set, data.test, watch, training, device)
+        system.standardise(some_prepared(system.inputs, training_set, device, monitor.dtype))
+    else:
+        bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if task else []
+        monitor = HealthMonitor(system, held_out, bank, task, config.health, training, device)
     return Trainer(
         system, training_set, training, folder,
-        monitor=HealthMonitor(system, held_out, bank, task, config.health, training, device),
+        monitor=monitor,
         progress=Progress(training.steps or 0, Console(stderr=True, quiet=not is_main())),
         loggers=open_loggers(training.loggers, folder, config) if is_main() else [],
         device=device,
@@ -275,6 +314,7 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
         say(f"Saved at step {outcome.step}. Continue with: jepakit resume {shlex.quote(str(folder.path))}")
         return Pretrained(folder.path, outcome, [])
     if trained or not folder.model.exists():
+        trainer.system.end_training()
         folder.save_model(trainer.system)
     if outcome.ended == "collapsed":
         say(f"Ended at step {outcome.step}: {outcome.verdict}. The last checkpoint is in {folder.checkpoints}.")
@@ -283,6 +323,7 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
     if is_main():
         measurable = data.task is not None or isinstance(trainer.system, Dynamics)  # a world model needs no labels
         wanted = measurable and len(data.test) > 0 and (trained or not folder.evaluation.exists())
-        rows = evaluate(folder.path, opened=data) if wanted else []
+        evaluators = () if isinstance(trainer.system, FineTuned) else None  # of a tuned model its answers count
+        rows = evaluate(folder.path, evaluators=evaluators, opened=data) if wanted else []
         say(f"Report: {report(folder.path, opened=data)}")
     return Pretrained(folder.path, outcome, rows)
