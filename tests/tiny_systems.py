@@ -59,6 +59,14 @@ TINY: dict[str, dict[str, Any]] = {
         "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "stills_ratio": 0.9, "patch_size": 4,
         "predictor_dim": 24, "predictor_depth": 1, "masks": {"min_keep": 1}, "visible": {"ramp": [0.0, 0.5]},
     },
+    "mc-jepa": {
+        "data": "moving-photographs", "limit": 40, "image_size": [16, 16], "stills": "digits", "stills_ratio": 0.9,
+        "still_size": [8, 8], "projector": [16, 8], "finest": 1, "flow": {"dim": 8, "width": 8},
+    },
+    "mc-jepa of motion": {
+        "system": "mc-jepa", "data": "bouncing-digits", "limit": 40, "frames": 4, "image_size": [16, 16], "labels": "none",
+        "stills": "none", "finest": 1, "flow": {"dim": 8, "width": 8},
+    },
     "lewm": {"data": "pendulum", "limit": 64, "embedding": 8, "projector": [16, 16], "sigreg": {"slices": 16}},
     "pldm": {"data": "pendulum", "limit": 64, "horizon": 2, "embedding": 8, "widths": [2], "inverse_hidden": 16},
     "v-jepa-2-ac": {

@@ -240,8 +240,11 @@ def _companions(config: VideoDataConfig, train: ClipDataset) -> dict[str, Compan
 
 def _pictures(config: VideoDataConfig, channels: int) -> StillDataset:
     """The training pictures of a folder or of a built-in set, all of them where it has no split of its own."""
-    options = {"on_bad_file": config.on_bad_file, "image_size": config.image_size, "channels": channels}
-    opened = open_images(ImageDataConfig(data=config.stills, labels="none", test_fraction=0.0, **options), 0)
+    asked = ImageDataConfig(
+        data=config.stills, labels="none", image_size=config.image_size, channels=channels, test_fraction=0.0,
+        on_bad_file=config.on_bad_file,
+    )  # fmt: skip
+    opened = open_images(asked, 0)
     return StillDataset(StillPictures(opened.train.pictures, channels), opened.train.ids)
 
 

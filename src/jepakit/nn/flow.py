@@ -39,8 +39,8 @@ class FlowPredictor(nn.Module):
     """`predictor(first, second) -> flows`: of two pyramids, finest level first, the flow of each level, in the same order.
 
     On each level, from the coarsest: the second frame's features are carried back by the flow so far, compared with the first's
-    around each cell, and one small network, the same for all levels, says in cells what the flow lacks. Features are compared
-    by their cosine, whatever their scale.
+    around each cell, and one small network, the same for all levels, says in cells what the flow lacks. (PWC-Net shows it the
+    first frame's features, too; on moving photographs that made no difference but in time.)
 
     Args:
         levels: those of the encoder's pyramid that are read, finest first.
@@ -53,7 +53,7 @@ class FlowPredictor(nn.Module):
         self.projections = nn.ModuleList(nn.Conv2d(width, config.dim, 1) for width in widths)
         compared, inner = (2 * config.radius + 1) ** 2, config.width
         self.network = nn.Sequential(
-            nn.Conv2d(compared + config.dim + 2, inner, 3, padding=1), nn.GELU(),
+            nn.Conv2d(compared + 2, inner, 3, padding=1), nn.GELU(),
             nn.Conv2d(inner, inner, 3, padding=1), nn.GELU(),
             nn.Conv2d(inner, inner // 2 or 1, 3, padding=1), nn.GELU(),
             nn.Conv2d(inner // 2 or 1, 2, 3, padding=1),
@@ -64,15 +64,15 @@ class FlowPredictor(nn.Module):
             raise UserError(f"Flow is found on {len(self.projections)} levels, got {len(first)} and {len(second)}.")
         flows: list[FeatureMap] = []
         for here, there, project in reversed(list(zip(first, second, self.projections, strict=True))):
-            ours, theirs = (F.normalize(project(level.values), dim=1) for level in (here, there))
+            ours, theirs = comparable(project(here.values), project(there.values))
             so_far = flows[-1].at(here.positions) if flows else ours.new_zeros(len(ours), 2, *here.grid)
             carried = carry(FeatureMap(theirs, there.stride, there.offset), so_far)
-            seen = torch.cat([correlation(ours, carried, self.config.radius), ours, so_far / here.stride], dim=1)
+            seen = torch.cat([correlation(ours, carried, self.config.radius), so_far / here.stride], dim=1)
             flows.append(FeatureMap(so_far + here.stride * self.network(seen), here.stride, here.offset))
         return flows[::-1]
 
     def between(
-        self, encoder: nn.Module, first: Float[Tensor, "batch channels h w"], second: Float[Tensor, "batch channels h w"]
+        self, encoder: nn.Module, first: Float[Tensor, "batch channels h w"], second: Tensor
     ) -> Float[Tensor, "batch 2 h w"]:
         """Motion from one prepared frame to the next, pixel by pixel: right and down, in pixels. `encoder`: whose pyramid it
         learned to read. Errors: frames of unequal shapes."""
@@ -83,6 +83,15 @@ class FlowPredictor(nn.Module):
             )
         flows = self(encoder(first, levels=self.levels), encoder(second, levels=self.levels))
         return flows[0].at(FeatureMap(first, 1).positions).flip(1)
+
+
+def comparable(
+    first: Float[Tensor, "batch dim h w"], second: Float[Tensor, "batch dim h w"]
+) -> tuple[Float[Tensor, "batch dim h w"], Float[Tensor, "batch dim h w"]]:
+    """Both with the mean over their cells taken off, of length 1: their products are cosines. What all cells share would else
+    hide what tells them apart: such normalisation matters much (Jonschkowski et al. 2020, arXiv 2006.04902)."""
+    mean = (first.mean((2, 3), keepdim=True) + second.mean((2, 3), keepdim=True)) / 2
+    return F.normalize(first - mean, dim=1), F.normalize(second - mean, dim=1)
 
 
 def carry(second: FeatureMap, flow: Float[Tensor, "batch 2 h w"]) -> Float[Tensor, "batch dim h w"]:

@@ -67,8 +67,9 @@ class MCJEPAConfig:
 
     size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
     """Encoder, a convnet: jepakit list sizes."""
-    finest: int = 1
-    """Finest level on which flow is found, after so many halvings of the picture; from there it is enlarged."""
+    finest: int | None = None
+    """Finest level on which flow is found, after so many halvings of the picture; from there it is enlarged. Default: 2, as in
+    PWC-Net, or the encoder's last. 1 is finer and takes twice as long."""
     motion: float = 1.0
     """Weight of what is learned from pairs of frames; 0: no motion."""
     content: float = 0.1
@@ -85,7 +86,7 @@ class MCJEPAConfig:
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)
-        for name in ("finest", "motion", "content"):
+        for name in ("motion", "content"):
             check_range(name, getattr(self, name), 0)
         check_range("augment.views", self.augment.views, 2)
         check_range("augment.local_views", self.augment.local_views, 0, 0)
@@ -111,9 +112,9 @@ class MCJEPA(System):
         if config.motion == 0 and not inputs.stills:
             raise UserError("motion 0 without stills: nothing is left to learn. Give stills (--stills frames), or a motion.")
         shape = ConvNetConfig.of_size(config.size, inputs.image_size, inputs.channels)
-        check_range("finest", config.finest, 0, shape.stages)
-        self.config, self.inputs = config, inputs
-        self.levels = tuple(range(config.finest, shape.stages + 1))
+        finest = min(2, shape.stages) if config.finest is None else config.finest
+        check_range("finest", finest, 0, shape.stages)
+        self.config, self.inputs, self.levels = config, inputs, tuple(range(finest, shape.stages + 1))
         self.encoder = FrameEncoder(shape)
         widths = [shape.widths[level] for level in self.levels]
         self.predictor = FlowPredictor(config.flow, self.levels, widths) if config.motion > 0 else None
@@ -127,7 +128,7 @@ class MCJEPA(System):
         """Motion both ways between two frames, content of two views, and one encoder that has to serve both."""
         video, losses, terms = batch.get("video", batch), [], {}
         if self.predictor is not None:
-            found = self._motion(video["frames"], int(batch["step"]))
+            found = self._motion(self.predictor, video["frames"], int(batch["step"]))
             losses.append(self.config.motion * found.pop("loss"))
             terms.update(found)
         if self.expander is not None:
@@ -136,13 +137,15 @@ class MCJEPA(System):
             terms.update({f"content/{name}": term for name, term in found.items()})
         return {"loss": torch.stack(losses).sum(), **terms}
 
-    def _motion(self, frames: Float[Tensor, "batch channels 2 h w"], step: int) -> dict[str, Tensor]:
+    def _motion(
+        self, predictor: FlowPredictor, frames: Float[Tensor, "batch channels 2 h w"], step: int
+    ) -> dict[str, Tensor]:
         """The terms of motion: of the flow from each frame to the other, on every level."""
         weights, count = self.config.terms, len(frames)
         both = frames.transpose(1, 2).transpose(0, 1).flatten(0, 1)  # all first frames, then all second ones
         here = self.encoder(both, levels=self.levels)
         there = [_swapped(level, count) for level in here]
-        flows = self.predictor(here, there)
+        flows = predictor(here, there)
         terms: dict[str, list[Tensor]] = {}
 
         def add(name: str, term: Tensor) -> None:
@@ -182,10 +185,11 @@ class MCJEPA(System):
 
     def _embed(self, views: Float[Tensor, "batch views channels h w"]) -> Float[Tensor, "batch views expanded"]:
         """Each view, pooled and expanded."""
+        assert self.expander is not None  # there are stills
         return self.expander(self.encoder(views.flatten(0, 1)).mean()).unflatten(0, views.shape[:2])
 
     def flow(
-        self, first: Float[Tensor, "batch channels height width"], second: Float[Tensor, "batch channels height width"]
+        self, first: Float[Tensor, "batch channels height width"], second: Tensor
     ) -> Float[Tensor, "batch 2 height width"]:
         """Motion from one frame to the next: where what each pixel of `first` shows lies in `second`, in pixels to the right
         and down. Frames are prepared as the encoder's (`inputs.prepare` gives clips of them, `inputs.normalise` takes pixels in
@@ -223,6 +227,7 @@ class MCJEPA(System):
         if self.expander is not None:
             expanded = self._embed(batch["views"])
             return self.distance(expanded[:, 0], expanded[partners, 1])
+        assert self.predictor is not None  # neither motion nor stills was refused
         first, second = (self.encoder(frame, levels=self.levels) for frame in batch["frames"].unbind(2))
         apart = []
         for ours, theirs, flow in zip(first, second, self.predictor(first, second), strict=True):
