@@ -3,9 +3,11 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from photographs import make_photographs
 
 from jepakit.errors import UserError
 from jepakit.modalities.bouncing_digits import BouncingDigits
+from jepakit.modalities.image_arrays import digits
 from jepakit.modalities.modality import Data, Samples
 from jepakit.modalities.video import VIDEO, VideoDataConfig, VideoInputs, open_videos
 
@@ -126,3 +128,36 @@ def test_prepared_clips_are_normalised_and_of_one_size():
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         opened(**options)
+
+
+def test_moving_photographs_and_their_labels():
+    data = opened("moving-photographs", stills="none")
+    assert (len(data.train), len(data.test), data.channels, data.task) == (4000, 1000, 3, None)
+    assert data.train[0]["clip"].shape == (2, 3, 64, 64)
+    data = opened("moving-photographs", labels="motion", frames=3, image_size=(32, 32))
+    facts = data.train.clips.facts(np.asarray([7]))
+    assert data.task == "regression"
+    np.testing.assert_allclose(data.train[7]["label"], [*facts.shift[0], facts.turn[0]])
+    with pytest.raises(UserError, match="labels"):
+        opened("moving-photographs", labels="digit")
+
+
+def test_stills_from_pictures(tmp_path):
+    """Of a built-in set its training part alone, of a folder all; in the clips' number of channels."""
+    data = opened("moving-photographs", stills="digits", stills_ratio=3.0)
+    stills = data.companions["image"]
+    assert (len(stills.dataset), stills.ratio) == (1200, 3.0)
+    assert stills.dataset[0]["clip"].shape == (1, 3, 8, 8)
+    assert not set(stills.dataset.ids) & set(np.flatnonzero(digits()[1]))
+    make_photographs(tmp_path)
+    for source, channels in (("moving-photographs", 3), ("bouncing-digits", 1)):
+        opened_beside = opened(source, stills=str(tmp_path), on_bad_file="skip", image_size=(32, 32))
+        pictures = opened_beside.companions["image"].dataset
+        samples = [pictures[i] for i in range(len(pictures))]
+        assert {sample["clip"].shape[1] for sample in samples} == {channels}
+        assert VideoInputs.of(opened_beside).prepare(samples).shape == (len(samples), channels, 1, 32, 32)
+    with pytest.raises(UserError, match="stills: "):
+        opened(stills=str(tmp_path / "empty"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="stills: "):
+        opened(stills=str(tmp_path / "empty"))

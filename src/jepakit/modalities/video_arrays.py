@@ -99,7 +99,8 @@ def _array_file(path: str, option: str) -> Path:
     file = Path(path).expanduser()
     if file.suffix not in (".npy", ".npz") or not file.is_file():
         others = "a folder or a list of video files, or the name bouncing-digits"
-        known = {"data": f", {others}", "stills": ", or frames or none", "labels": ', or "none"'}[option]
+        pictures = "a folder of pictures, the name of a built-in set of them, or frames or none"
+        known = {"data": f", {others}", "stills": f", {pictures}", "labels": ', or "none"'}[option]
         raise UserError(f"{option}: {path} is no .npy or .npz file. Give one{known}.")
     return file
 

@@ -28,10 +28,12 @@ class VideoDataConfig:
     labels: str | None = None
     """For files, a CSV (columns path, label); for an array file, a .npy of labels beside it; for bouncing-digits digit (the
     default), direction, velocity (pixels a frame, down and right, at the clip's end), position (top left corner in the last
-    frame) or future (the same 4 frames later); "none" to ignore labels. Default: labels from sub-folders, from the list, or
-    those in the .npz."""
+    frame) or future (the same 4 frames later), for moving-photographs motion (from frame to frame: the shift in pixels, right
+    and down, and the turn in radians; by default none); "none" to ignore labels. Default: labels from sub-folders, from the
+    list, or those in the .npz."""
     frames: int | None = None
-    """Frames of a clip the model sees. Default: 16 of a file; of an array all (bouncing-digits: 8), fewer are spread evenly."""
+    """Frames of a clip the model sees. Default: 16 of a file; of an array all (bouncing-digits: 8, moving-photographs: 2),
+    fewer are spread evenly."""
     fps: float | None = None
     """Frames a second of a clip of a file, whatever the file's own rate is. Default: 4 (V-JEPA 2), unless stride is given."""
     stride: int | None = None
@@ -42,11 +44,11 @@ class VideoDataConfig:
     on_short_file: Literal["hold", "skip"] = "hold"
     """What to do with files that end before a clip would: hold their last frame, or leave them out."""
     image_size: tuple[int, int] | None = None
-    """Height and width of a frame. Default: as stored (bouncing-digits: 32 32); files that differ or whose shorter side is
-    above 64: 96 96."""
+    """Height and width of a frame. Default: as stored (bouncing-digits: 32 32, moving-photographs: 64 64); files that differ or
+    whose shorter side is above 64: 96 96."""
     stills: str = "frames"
     """Pictures to learn from beside the clips: frames (single ones of the training clips), a .npy or .npz file of
-    pictures, or none."""
+    pictures, a folder of them, a built-in set of pictures (its training part), or none."""
     stills_ratio: float = 1.0
     """Pictures for each clip of a step; the released recipe has 18."""
     test_fraction: float = 0.2

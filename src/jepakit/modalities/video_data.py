@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -230,7 +231,7 @@ def _companions(config: VideoDataConfig, train: ClipDataset) -> dict[str, Compan
         count = train.clips.frames
         ids = (train.ids[:, None] * count + np.arange(count)).flatten()
         return {"image": Companion(StillDataset(train.clips, ids), config.stills_ratio)}
-    if not config.stills.endswith((".npy", ".npz")):
+    if config.stills in ("digits", "fashion-mnist") or Path(config.stills).expanduser().is_dir() or ".tar" in config.stills:
         return {"image": Companion(_pictures(config, train.clips.channels), config.stills_ratio)}
     stills = read_stills(config.stills)
     if stills.channels != train.clips.channels:
@@ -244,7 +245,10 @@ def _pictures(config: VideoDataConfig, channels: int) -> StillDataset:
         data=config.stills, labels="none", image_size=config.image_size, channels=channels, test_fraction=0.0,
         on_bad_file=config.on_bad_file,
     )  # fmt: skip
-    opened = open_images(asked, 0)
+    try:
+        opened = open_images(asked, 0)
+    except UserError as error:
+        raise UserError(f"stills: {error}") from error
     return StillDataset(StillPictures(opened.train.pictures, channels), opened.train.ids)
 
 
