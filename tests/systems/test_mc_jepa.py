@@ -8,6 +8,7 @@ import torch
 from scipy.ndimage import map_coordinates
 
 import jepakit
+from jepakit.config import default_config
 from jepakit.core.anticollapse import VICReg, VICRegConfig
 from jepakit.errors import UserError
 from jepakit.evaluation.flow_error import end_point_error
@@ -270,6 +271,15 @@ def test_terms_that_tell_no_flow_from_another_are_refused():
         MotionConfig(reconstruction=0.0, regression=0.0)
     with pytest.raises(UserError, match=r"terms.cycle must be at least 0"):
         MotionConfig(cycle=-0.1)
+
+
+def test_a_rate_takes_the_place_of_the_stride_of_the_recipe():
+    config = default_config("mc-jepa", "videos")
+    assert (config.dataset.stride, config.dataset.fps) == (1, None)
+    rated = config.override(fps=8.0).dataset
+    assert (rated.stride, rated.fps) == (None, 8.0)
+    with pytest.raises(UserError, match="fps or stride, not both"):
+        config.override(fps=8.0, stride=2)
 
 
 def test_from_data_to_flow(tmp_path):
