@@ -123,6 +123,8 @@ EVALUATORS = {
     "knn-K": Entry("jepakit.evaluation.knn", "exact K nearest neighbours"),
     "attentive": Entry("jepakit.evaluation.attentive", "attentive probe over tokens"),
     "attentive-N": Entry("jepakit.evaluation.attentive", "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4"),
+    "segmentation": Entry("jepakit.evaluation.dense", "linear probe of tokens for maps of classes"),
+    "depth": Entry("jepakit.evaluation.dense", "the same for maps of quantities"),
 }
 
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from jepakit.modalities.crops import center_view, crop_resize
+from jepakit.modalities.crops import center_view, crop_resize, nearest_view
 
 
 def canvas_of(images: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,3 +117,16 @@ def test_center_view():
     assert torch.equal(center_view(canvas, sizes, (12, 20)), canvas)
     wide = center_view(canvas, sizes, (5, 20))
     torch.testing.assert_close(wide, (canvas[:, :, 3:8] + canvas[:, :, 4:9]) / 2, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (4, 4), (6, 12), (16, 16), (12, 20), (3, 5)])
+def test_label_maps_get_the_crop_of_their_picture(size):
+    """Of a picture that is a slope down and right, the nearest labels and the view differ by less than a pixel's step."""
+    slopes = np.stack(np.meshgrid(np.arange(12.0), np.arange(20.0), indexing="ij"))
+    view = center_view(torch.from_numpy(slopes)[None].float(), torch.tensor([[12, 20]]), size)[0].numpy()
+    found = nearest_view(slopes, size)
+    assert found.shape == (2, *size)
+    assert np.abs(found - view).max() <= 0.51
+    assert set(np.unique(nearest_view(slopes.astype(np.uint8), size))) <= set(range(20))
+    if size == (12, 20):
+        np.testing.assert_array_equal(found, slopes)

@@ -42,8 +42,8 @@ class Anticipating(nn.Module):
         if not isinstance(encoder, VideoTransformer) or not isinstance(predictor, MaskedPredictor):
             found = f"{type(encoder).__name__} and {type(predictor).__name__}"
             raise UserError(
-                f"Anticipation needs a video transformer and the masked predictor it was trained with, got {found}. Systems that "
-                "have both: v-jepa, v-jepa-2, v-jepa-2.1."
+                f"Anticipation needs a video transformer and the masked predictor it was trained with, got {found}. Systems "
+                "that have both: v-jepa, v-jepa-2, v-jepa-2.1."
             )
         tubelet = encoder.config.tubelet
         check_range("seen", seen, tubelet)
@@ -83,8 +83,8 @@ class Anticipating(nn.Module):
         predicted = self.predictor(context, Ids(asked), kind=self.kind, **further)
         if predicted.shape[-1] != seen.values.shape[-1]:
             raise UserError(
-                f"This predictor gives tokens of {predicted.shape[-1]} numbers, its encoder of {seen.values.shape[-1]}: a probe "
-                "cannot read both. Take the encoder that it was trained with."
+                f"This predictor gives tokens of {predicted.shape[-1]} numbers, its encoder of {seen.values.shape[-1]}: a "
+                "probe cannot read both. Take the encoder that it was trained with."
             )
         values = torch.cat([seen.values, predicted.to(seen.values.dtype)], dim=1)
         return Tokens(values, positions.expand(len(clips), -1, -1))

@@ -46,7 +46,7 @@ class Evaluator:
             return cls(name)  # type: ignore[arg-type]
         found = re.fullmatch(r"(low-shot|knn|attentive)-([1-9]\d*)", name)
         if found is None:
-            raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, EVALUATORS)}")
+            raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, [*EVALUATORS, 'segmentation', 'depth'])}")
         return cls(found[1], int(found[2]))  # type: ignore[arg-type]
 
     def obstacle(self, targets: Targets, features: Sequence[Features]) -> str | None:

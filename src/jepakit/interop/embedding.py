@@ -21,8 +21,8 @@ from jepakit.training.signals import outlive_signals, start_workers
 
 
 def at_levels(encoder: nn.Module, levels: Sequence[int] | None) -> Callable[[Any], Tokens]:
-    """The encoder, its tokens of these blocks (1-based, each normalised) side by side: `[batch, tokens, levels * dim]`; None: as
-    it is, its last block's.
+    """The encoder with its tokens of these blocks (1-based, each normalised) side by side, `[batch, tokens, levels * dim]`;
+    None: as it is, those of its last block.
 
     Errors: not a transformer; blocks that it does not have, or has no norm for.
     """

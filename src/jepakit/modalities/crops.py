@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 
@@ -119,3 +120,15 @@ def _background(canvas: Tensor, sizes: Tensor) -> Float[Tensor, "batch channels 
     edge = (rows == 0) | (columns == 0) | (rows == last[:, 0]) | (columns == last[:, 1])
     edge_pixels = torch.where(edge & _inside(canvas, sizes), canvas, torch.nan)
     return edge_pixels.flatten(2).nanmedian(dim=2).values[:, :, None, None]
+
+
+def nearest_view(
+    maps: Num[np.ndarray, "*frames height width"], out_size: tuple[int, int]
+) -> Num[np.ndarray, "*frames out_height out_width"]:
+    """`center_view` of label maps: the same crop, each pixel's label that of the nearest one, as labels cannot be mixed."""
+    places = []
+    scale = min(side / out for side, out in zip(maps.shape[-2:], out_size, strict=True))
+    for side, out in zip(maps.shape[-2:], out_size, strict=True):
+        centres = (side - scale * out) / 2 + scale * (np.arange(out) + 0.5)
+        places.append(np.clip(centres.astype(np.int64), 0, side - 1))
+    return maps[..., places[0][:, None], places[1]]
