@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import jepakit
 from jepakit.errors import UserError
+from jepakit.interop.pretrained import load_run_system
 from jepakit.interop.transformers_weights import write_transformers
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.video import VideoInputs
@@ -138,3 +140,19 @@ def test_what_was_trained_goes_into_transformers(tmp_path):
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         build(**options)
+
+
+def test_a_training_cools_down_on_more_frames_and_pixels(tmp_path):
+    small = {
+        "data": "bouncing-digits", "labels": "none", "limit": 16, "patch_size": 4, "predictor_dim": 24, "predictor_depth": 1,
+        "steps": 1, "batch_size": 4, "threads": 1,
+    }  # fmt: skip
+    jepakit.pretrain("v-jepa-2", out=tmp_path / "long", frames=4, image_size=(16, 16), **small)
+    larger = {"frames": 8, "image_size": (24, 24), "schedule": "linear", "lr": 0.0, "weight_decay": 0.0, "ema": 1.0}
+    jepakit.pretrain("v-jepa-2", out=tmp_path / "cooled", init=tmp_path / "long", **{**small, **larger})
+    first, last = (load_run_system(tmp_path / name)[0] for name in ("long", "cooled"))
+    for (name, one), other in zip(first.state_dict().items(), last.state_dict().values(), strict=True):
+        torch.testing.assert_close(one, other, msg=name)  # predictor and average come along
+    assert (first.grids["video"], last.grids["video"]) == ((2, 4, 4), (4, 6, 6))
+    with pytest.raises(UserError, match="pos_embed"):
+        jepakit.pretrain("v-jepa", out=tmp_path / "other", init=tmp_path / "long", **{**small, "frames": 8})

@@ -10,6 +10,7 @@ from jepakit.errors import UserError
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.video import VideoInputs
 from jepakit.nn.tokens import Ids
+from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.systems.v_jepa_2_1 import VJEPA21, VJEPA21Config
 
 INPUTS = VideoInputs(frames=4, image_size=(16, 16), channels=1, mean=(0.4,), std=(0.3,), stills=True)
@@ -270,3 +271,52 @@ def test_it_learns_to_predict_a_fixed_batch():
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):
         build(**options).collator(0)(samples())
+
+
+class Teacher(torch.nn.Module):
+    """A pretrained encoder, as `--encoder` brings it."""
+
+    def __init__(self, encoder, inputs):
+        super().__init__()
+        self.encoder, self.inputs = encoder, inputs
+
+
+def test_distillation_predicts_the_last_level_of_a_frozen_teacher_in_its_own_scale():
+    alone = replace(INPUTS, stills=False)
+    theirs = replace(alone, mean=(0.1,), std=(0.7,))
+    torch.manual_seed(3)
+    shape = VideoTransformerConfig(
+        frames=8, image_size=(24, 24), patch_size=4, channels=1, dim=48, depth=2, heads=3, positions="paired"
+    )
+    teacher = Teacher(VideoTransformer(shape), theirs)
+    torch.manual_seed(0)
+    config = VJEPA21Config(patch_size=4, predictor_dim=24, predictor_depth=1, encoder="teacher")
+    system = VJEPA21(config, alone, 0, encoder=teacher)
+    batch = system.collator(0)(samples(stills=()))
+    inputs = batch["inputs"]
+    with torch.no_grad():
+        seen = ((inputs * 0.3 + 0.4) - 0.1) / 0.7
+        wanted = F.layer_norm(teacher.encoder(seen).values, (48,))
+        context = system.encoder(inputs[:1], keep=Ids(batch["context"][:1, 0, : batch["context_lengths"][0, 0]]))
+        asked = batch["targets"][:1, 0, 0, : batch["target_lengths"][0, 0, 0]]
+        predicted = system.predictor(context, Ids(asked))
+        first = ("context", "context_lengths", "targets", "target_lengths")
+        one = {name: batch[name][:1, :1] for name in first}
+        found = system.energy({**batch, "inputs": inputs[:1], **one}, torch.zeros(1, dtype=torch.int64))
+    torch.testing.assert_close(found[0], (predicted - wanted[0, asked[0]]).abs().mean(), **EXACT)
+    before = {name: x.clone() for name, x in teacher.state_dict().items()}
+    assert set(system.step(batch)) == {"loss", "prediction", "visible"}
+    system.step(batch)["loss"].backward()
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert system.encoder.patch_embed.proj.weight.grad.abs().sum() > 0
+    assert system.after_step(0.5) == {}
+    assert all(torch.equal(x, before[name]) for name, x in teacher.state_dict().items())
+    torch.testing.assert_close(system.encode(inputs).values, system.encoder(inputs).values)  # the student is what was made
+    with pytest.raises(UserError, match="levels 2: a teacher"):
+        VJEPA21Config(encoder="teacher", levels=2)
+    with pytest.raises(UserError, match=r"trained on clips alone. Leave stills out: --stills none"):
+        VJEPA21(config, INPUTS, 0, encoder=teacher)
+    with pytest.raises(UserError, match="clips of 1 channels, this run has 3"):
+        VJEPA21(config, replace(alone, channels=3, mean=(0.4,) * 3, std=(0.3,) * 3), 0, encoder=teacher)
+    with pytest.raises(UserError, match=r"has 2 x 4 x 4 tokens a clip, this run has 2 x 2 x 2.*--patch-size 4"):
+        VJEPA21(replace(config, patch_size=8), alone, 0, encoder=teacher)

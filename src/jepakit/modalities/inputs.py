@@ -26,6 +26,7 @@ class ImageInputs(Inputs):
     std: tuple[float, ...]
 
     plain_name: ClassVar[str] = "pixels"
+    noun: ClassVar[str] = "an image"
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -63,6 +64,20 @@ class ImageInputs(Inputs):
 
         return in_pieces(prepared, samples, self.image_size)["images"]
 
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """What follows the channels in a prepared batch."""
+        return self.image_size
+
+    def check_reads(self, other: ImageInputs) -> None:
+        """Raise `UserError` where an encoder of these inputs cannot read what was prepared for the other."""
+        if (self.image_size, self.channels) != (other.image_size, other.channels):
+            size = " ".join(map(str, self.image_size))
+            raise UserError(
+                f"The encoder given was trained on {self.describe()} in {self.channels} channels, this run has "
+                f"{other.describe()} in {other.channels}. Use --image-size {size} --channels {self.channels}."
+            )
+
     def describe(self) -> str:
         """The input's size in words."""
         return f"{self.image_size[0]} x {self.image_size[1]} pixels"
@@ -76,38 +91,34 @@ class ImageInputs(Inputs):
 
 
 class AsPrepared(nn.Module):
-    """A pretrained encoder (with its `inputs`) that takes images prepared for another: their scale is changed to its own.
+    """A pretrained encoder (with its `inputs`) that takes images or clips prepared for another: their scale is changed to its
+    own.
 
-    Errors: images of another size or number of channels than it was trained on.
+    Errors: those of `check_reads` of its inputs.
     """
 
-    def __init__(self, pretrained: Any, ours: ImageInputs):
+    def __init__(self, pretrained: Any, ours: Any):
         super().__init__()
-        theirs: ImageInputs = pretrained.inputs
-        if (theirs.image_size, theirs.channels) != (ours.image_size, ours.channels):
-            size, channels = " ".join(map(str, theirs.image_size)), theirs.channels
-            raise UserError(
-                f"The encoder given was trained on {theirs.describe()} in {channels} channels, this run has {ours.describe()} "
-                f"in {ours.channels}. Use --image-size {size} --channels {channels}."
-            )
+        pretrained.inputs.check_reads(ours)
         self.encoder = pretrained.encoder
-        self.ours, self.theirs = ours, theirs
+        self.ours, self.theirs = ours, pretrained.inputs
 
-    def forward(self, images: Float[Tensor, "batch channels height width"], **asked: Any) -> Any:
-        if self.ours == self.theirs:
-            return self.encoder(images, **asked)
-        return self.encoder(self.theirs.normalise(self.ours.unit(images)), **asked)
+    def forward(self, prepared: Float[Tensor, "batch channels *frames height width"], **asked: Any) -> Any:
+        if (self.ours.mean, self.ours.std) != (self.theirs.mean, self.theirs.std):
+            # Clips have their frames between channels and height.
+            prepared = self.theirs.normalise(self.ours.unit(prepared.movedim(1, -3))).movedim(-3, 1)
+        return self.encoder(prepared, **asked)
 
     @torch.no_grad()
     def width_on(self, grid: tuple[int, ...]) -> int:
         """Width of its tokens. Errors: they do not lie on this grid."""
-        tokens = self.encoder(torch.zeros(1, self.ours.channels, *self.ours.image_size))
+        tokens = self.encoder(torch.zeros(1, self.ours.channels, *self.ours.extent))
         found = tuple((tokens.positions[0].amax(0) + 1).tolist())
         if found != tuple(grid):
             theirs, ours = (" x ".join(map(str, sides)) for sides in (found, grid))
             raise UserError(
-                f"The encoder given has {theirs} tokens an image, this run has {ours}: a target for each token needs the same. "
-                f"Use --patch-size {max(1, self.ours.image_size[0] // int(found[0]))}."
+                f"The encoder given has {theirs} tokens {self.ours.noun}, this run has {ours}: a target for each token needs "
+                f"the same. Use --patch-size {max(1, self.ours.image_size[0] // int(found[-2]))}."
             )
         return int(tokens.values.shape[-1])
 

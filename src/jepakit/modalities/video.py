@@ -36,6 +36,7 @@ class VideoInputs(Inputs):
     stride: int | None = None
 
     plain_name: ClassVar[str] = "pixels"
+    noun: ClassVar[str] = "a clip"
 
     def __post_init__(self) -> None:
         if len(self.mean) != self.channels or len(self.std) != self.channels:
@@ -84,6 +85,22 @@ class VideoInputs(Inputs):
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The prepared pixels of all frames, one vector a clip."""
         return self.prepare(samples).flatten(1)
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """What follows the channels in a prepared batch."""
+        return (self.frames, *self.image_size)
+
+    def check_reads(self, other: VideoInputs) -> None:
+        """Raise `UserError` where an encoder of these inputs cannot read what was prepared for the other. Of other sizes is no
+        reason: rotary positions read any, and fixed ones say so themselves."""
+        if self.channels != other.channels:
+            raise UserError(
+                f"The encoder given was trained on clips of {self.channels} channels, this run has {other.channels}. Give "
+                f"clips of {self.channels}."
+            )
+        if other.stills and not self.stills:
+            raise UserError("The encoder given was trained on clips alone. Leave stills out: --stills none.")
 
     def describe(self) -> str:
         rate = f" ({self.fps:g} a second)" if self.fps else f" (one in {self.stride})" if self.stride else ""

@@ -9,8 +9,8 @@ What differs from the paper by default: sizes; two levels for shallow encoders; 
 counts alike, instead of each kind of mask; no crops and flips; pictures and clips in one step of every process instead of on
 processes of their own. The released recipe: `--ema 0.99925 --levels 4 --predictor-depth 24 --schedule constant --weight-decay
 0.04 --stills-ratio 18 --stretch 16 16`, 135,000 steps of 128 clips (lambda rising between steps 15,000 and 30,000: the
-default's shares), then 12,000 steps at 64 frames of 384 pixels. Distillation from a larger encoder and the guard that skips
-steps are yet to come.
+default's shares), then 12,000 steps at 64 frames of 384 pixels. Smaller ones are distilled: `--encoder runs/large
+--predictor-depth 12` predicts the last level of a frozen teacher. The guard that skips steps is `--outlier`.
 
     python recipes/v_jepa_bouncing_digits.py --threads 1 --seeds 0
 
@@ -35,10 +35,11 @@ from typing import Any, ClassVar, Literal
 
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked, Stream, VisibleLoss
-from jepakit.core.targets import EMATarget
-from jepakit.errors import check_choice, check_range
+from jepakit.core.targets import EMATarget, FrozenTarget
+from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.clip_collator import STREAMS, ClipCollator
+from jepakit.modalities.inputs import AsPrepared
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.video import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
@@ -75,10 +76,15 @@ class VJEPA21Config:
     """Weight of the loss on still pictures, beside 1 for clips."""
     ema: float = 0.99
     """Momentum of the average, from the first step to the last."""
+    encoder: str | None = None
+    """Distillation: the frozen teacher whose last level is predicted, instead of an average; a run, an exported folder or
+    released weights, whose tokens lie on the same grid."""
     energy: Energy = field(default_factory=lambda: Energy(name="l1"))
 
     def __post_init__(self) -> None:
         check_choice("size", self.size, SIZES)
+        if self.encoder is not None and self.levels not in (None, 1):
+            raise UserError(f"levels {self.levels}: a teacher (encoder) is predicted at its last level. Leave levels out.")
         check_choice("positions", self.positions, ("paired", "sincos"))
         check_range("ema", self.ema, 0, 1)
         check_range("image_visible", self.image_visible, 0)
@@ -92,9 +98,11 @@ class VJEPA21(Masked):
     modality: ClassVar[Modality] = VIDEO
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32}
 
-    def __init__(self, config: VJEPA21Config, inputs: VideoInputs, seed: int = 0):
+    def __init__(self, config: VJEPA21Config, inputs: VideoInputs, seed: int = 0, encoder: Any = None):
+        """`encoder`: the frozen teacher with its `inputs`, where the config names one."""
         depth = SIZES[config.size]["vit"][1]
-        levels = (4 if depth >= 8 else 2) if config.levels is None else config.levels
+        teacher = None if encoder is None else AsPrepared(encoder, inputs)
+        levels = 1 if teacher else (4 if depth >= 8 else 2) if config.levels is None else config.levels
         shape = VideoTransformerConfig.of_size(
             config.size, inputs.frames, inputs.image_size, inputs.channels, config.patch_size,
             tubelet=config.tubelet, stills=inputs.stills, levels=levels, positions=config.positions,
@@ -106,6 +114,7 @@ class VJEPA21(Masked):
             PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth),
             levels * shape.dim,
             shape.grid,
+            None if teacher is None else teacher.width_on(shape.grid),
             embed_hidden=shape.dim,
             visible=any(stream.visible is not None for stream in streams.values()),
             condition_dim=len(STREAMS) if inputs.stills else None,  # a learnable embedding of the modality
@@ -116,13 +125,13 @@ class VJEPA21(Masked):
         super().__init__(
             encoder,
             predictor,
-            EMATarget(encoder),
+            EMATarget(encoder) if teacher is None else FrozenTarget(teacher),
             config.energy,
-            levels=shape.levels_at,
+            levels=None if teacher else shape.levels_at,
             streams=streams if inputs.stills else None,
             visible=None if inputs.stills else streams["video"].visible,
             mask_tokens=kinds,
-            momentum=(config.ema, config.ema),
+            momentum=None if teacher else (config.ema, config.ema),
         )
         self.config, self.inputs = config, inputs
         self.grids = dict(zip(STREAMS, (shape.grid, shape.still_grid), strict=True))
