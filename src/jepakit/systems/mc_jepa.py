@@ -140,48 +140,29 @@ class MCJEPA(System):
     def _motion(
         self, predictor: FlowPredictor, frames: Float[Tensor, "batch channels 2 h w"], step: int
     ) -> dict[str, Tensor]:
-        """The terms of motion: of the flow from each frame to the other, on every level."""
-        weights, count = self.config.terms, len(frames)
-        both = frames.transpose(1, 2).transpose(0, 1).flatten(0, 1)  # all first frames, then all second ones
+        """The terms of motion, of the flow from each frame to the other: means over levels."""
+        weights = self.config.terms
+        both = rearrange(frames, "b c t h w -> (t b) c h w")  # all first frames, then all second ones
         here = self.encoder(both, levels=self.levels)
-        there = [_swapped(level, count) for level in here]
-        flows = predictor(here, there)
-        terms: dict[str, list[Tensor]] = {}
-
-        def add(name: str, term: Tensor) -> None:
-            terms.setdefault(name, []).append(term)
-
+        flows = predictor(here, [_swapped(level) for level in here])
         pictures = image_pyramid(self.inputs.unit(both), self.levels[-1])
-        for level, (ours, theirs, flow) in enumerate(zip(here, there, flows, strict=True)):
-            valid, picture = stays(ours, flow.values), pictures[self.levels[level]]
-            carried = carry(theirs, flow.values)
-            if weights.reconstruction > 0:
-                seen = carry(_swapped(picture, count), flow.values)
-                add("reconstruction", mean_where(weights.likeness(picture.values, seen), valid))
-            if weights.regression > 0:
-                add("regression", mean_where((ours.values - carried).square().mean(1), valid))
-            if weights.smoothness > 0:
-                add("smoothness", smoothness(flow.values / flow.stride, picture.values, weights.edges))
-            if weights.cycle > 0:
-                back = _swapped(flow, count).values
-                there_again = FeatureMap(carry(ours, back), ours.stride, ours.offset)
-                returns = FeatureMap(stays(theirs, back)[:, None].to(back), flow.stride, flow.offset)
-                around = valid & (carry(returns, flow.values)[:, 0] > 0.99)
-                add("cycle", mean_where((ours.values - carry(there_again, flow.values)).square().mean(1), around))
-            if weights.variance + weights.covariance > 0:
-                every = [-(-side // MOST_CELLS) for side in ours.grid]
-                cells = ours.values[:, :, :: every[0], :: every[1]]
-                for name, term in self.spread(rearrange(cells, "b d r c -> 1 (b r c) d"), step).items():
-                    add("spread" if name == "loss" else name, term)
-        if weights.reconstruction > 0 and self.levels[0] > 0:
-            fine, seen_of = pictures[0], _swapped(pictures[0], count)
-            flow_there = flows[0].at(fine.positions)
-            apart = weights.likeness(fine.values, carry(seen_of, flow_there))
-            add("reconstruction", mean_where(apart, stays(fine, flow_there)))
-        means = {name: torch.stack(found).mean() for name, found in terms.items()}
-        spread = [means.pop("spread")] if "spread" in means else []
-        weighted = [getattr(weights, name) * term for name, term in means.items() if name not in ("variance", "covariance")]
-        return {"loss": torch.stack(weighted + spread).sum(), **means}
+        fine = FeatureMap(flows[0].at(pictures[0].positions), 1)
+        seen = list(zip([pictures[level] for level in self.levels], flows, strict=True))
+        whole = [(pictures[0], fine)] if self.levels[0] > 0 else []
+        asked = {
+            "reconstruction": lambda: (_explained(*pair, weights.likeness) for pair in [*whole, *seen]),
+            "regression": lambda: map(_regressed, here, flows),
+            "smoothness": lambda: (smoothness(f.values / f.stride, shown.values, weights.edges) for shown, f in seen),
+            "cycle": lambda: map(_returned, here, flows),
+        }
+        terms = {name: torch.stack(list(each())).mean() for name, each in asked.items() if getattr(weights, name) > 0}
+        losses = [getattr(weights, name) * term for name, term in terms.items()]
+        if weights.variance + weights.covariance > 0:
+            spread = [self.spread(_cells(level), step) for level in here]
+            means = {name: torch.stack([found[name] for found in spread]).mean() for name in spread[0]}
+            losses.append(means.pop("loss"))
+            terms.update(means)
+        return {"loss": torch.stack(losses).sum(), **terms}
 
     def _embed(self, views: Float[Tensor, "batch views channels h w"]) -> Float[Tensor, "batch views expanded"]:
         """Each view, pooled and expanded."""
@@ -236,6 +217,32 @@ class MCJEPA(System):
         return torch.stack(apart).mean(0)
 
 
-def _swapped(level: FeatureMap, count: int) -> FeatureMap:
-    """All second frames first: beside each frame its neighbour in time."""
-    return FeatureMap(level.values.roll(count, 0), level.stride, level.offset)
+def _swapped(level: FeatureMap) -> FeatureMap:
+    """Of first frames and then second ones, the second first: beside each frame its neighbour in time."""
+    return FeatureMap(level.values.roll(len(level.values) // 2, 0), level.stride, level.offset)
+
+
+def _explained(picture: FeatureMap, flow: FeatureMap, likeness: Likeness) -> Tensor:
+    """How far each picture is from its neighbour, carried back, where it does not leave."""
+    return mean_where(likeness(picture.values, carry(_swapped(picture), flow.values)), stays(picture, flow.values))
+
+
+def _regressed(level: FeatureMap, flow: FeatureMap) -> Tensor:
+    """The same of features: mean squared distance."""
+    apart = level.values - carry(_swapped(level), flow.values)
+    return mean_where(apart.square().mean(1), stays(level, flow.values))
+
+
+def _returned(level: FeatureMap, flow: FeatureMap) -> Tensor:
+    """How far features carried to the neighbour and back are from what they were, where they leave neither picture."""
+    back = _swapped(flow)
+    there = FeatureMap(carry(level, back.values), level.stride, level.offset)
+    returns = FeatureMap(stays(level, back.values)[:, None].to(back.values), level.stride, level.offset)
+    whole = stays(level, flow.values) & (carry(returns, flow.values)[:, 0] > 0.99)
+    return mean_where((level.values - carry(there, flow.values)).square().mean(1), whole)
+
+
+def _cells(level: FeatureMap) -> Float[Tensor, "1 cells dim"]:
+    """The cells of all frames as samples of one view; of large maps every second, third, ... of a row and of a column."""
+    rows, columns = (-(-side // MOST_CELLS) for side in level.grid)
+    return rearrange(level.values[:, :, ::rows, ::columns], "b d r c -> 1 (b r c) d")
