@@ -1,7 +1,10 @@
+import json
+
 import numpy as np
 import pytest
 import torch
 
+import jepakit
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.continuation import continuation_energy, continuation_row, continuation_rows
@@ -80,3 +83,15 @@ def test_mistakes():
         continuation_energy(system_of(opened(frames=2, stills="none")), [data.test[0]], 1)
     with pytest.raises(UserError, match="finite energy of each clip"):
         continuation_row("x", np.ones(2), np.array([1.0, np.nan]))
+
+
+def test_the_verb_measures_it_without_labels(tmp_path):
+    small = {"limit": 16, "frames": 4, "image_size": (16, 16), "steps": 1, "batch_size": 4, "threads": 1}
+    small |= {"data": "bouncing-digits", "labels": "none", "stills": "none", "patch_size": 4, "predictor_dim": 24}
+    jepakit.pretrain("v-jepa-2", out=tmp_path / "run", **small)
+    rows = jepakit.evaluate(tmp_path / "run", evaluators=["continuation"])
+    assert [row.features for row in rows] == ["encoder"] * 4 + ["random init"] * 4
+    assert "--evaluators continuation" in json.loads((tmp_path / "run" / "evaluation.json").read_text())["command"]
+    with pytest.raises(UserError, match="has no labels"):
+        jepakit.evaluate(tmp_path / "run", evaluators=["continuation", "linear"])
+    assert jepakit.report(tmp_path / "run").exists()

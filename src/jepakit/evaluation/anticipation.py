@@ -31,7 +31,8 @@ class Anticipating(nn.Module):
 
     Args:
         ahead: 0: only what was seen, to compare with.
-        kind: number of the mask token that asks. Default: that of long-range masks, as in the released evaluation.
+        kind: number of the mask token that asks. Default: that of futures where a run of ours has three (`masks.future`), else
+            that of long-range masks, as in the released evaluation.
 
     Errors: frames that are no whole number of tubelets, or beyond a fixed table; parts that are not a video transformer and its
     masked predictor.
@@ -58,7 +59,8 @@ class Anticipating(nn.Module):
                 "--ahead, or train with rotary positions (v-jepa-2)."
             )
         self.encoder, self.predictor, self.seen, self.ahead = encoder, predictor, seen, ahead
-        self.kind = min(1, len(predictor.mask_token) - 1) if kind is None else kind
+        kinds = len(predictor.mask_token)
+        self.kind = (2 if kinds == 3 else min(1, kinds - 1)) if kind is None else kind
         check_range("kind", self.kind, 0, len(predictor.mask_token) - 1)
         self.levels = encoder.config.levels_at if encoder.config.levels > 1 else None
 

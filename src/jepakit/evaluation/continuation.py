@@ -23,7 +23,9 @@ from jepakit.errors import UserError
 from jepakit.evaluation.intervals import wilson
 from jepakit.evaluation.rows import Row
 from jepakit.modalities.bouncing_digits import BouncingDigits, Event
-from jepakit.modalities.video_samples import ClipDataset, pixels_of
+from jepakit.modalities.video_samples import pixels_of
+
+CONTINUATION = "continuation"  # the evaluator's name
 
 
 @torch.no_grad()
@@ -83,12 +85,12 @@ def _energies(system: Masked, batch: dict[str, Any], grid: tuple[int, int, int],
 
 
 def continuation_rows(
-    system: System, clips: ClipDataset, features: str = "encoder", device: torch.device | None = None
+    system: System, clips: Any, features: str = "encoder", device: torch.device | None = None
 ) -> list[Row]:
     """How often a system's energy of a clip's second half is below that of a wrong one: the half of another clip, the first
     half's last frame held; of bouncing digits also of those that vanish and that leap to another place.
 
-    clips: held out; `features` names the system in the table.
+    clips: a held-out `ClipDataset`; `features` names the system in the table.
     """
     _, grid = _of_clips(system)
     seen = grid[0] // 2

@@ -18,6 +18,7 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.attentive import AttentiveConfig
+from jepakit.evaluation.continuation import CONTINUATION, continuation_rows
 from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
@@ -71,8 +72,9 @@ def evaluate(
         labels: other labels than the run's, as `pretrain` takes them. For segmentation and depth label maps: a .npy with one
             for each sample, in the data's order, a folder with one for each picture (.png, .npy), or of bouncing digits "mask".
         evaluators: "linear", "low-shot-K", "knn-K", "attentive", "attentive-N"; None: all that fit but the attentive probes.
-            Or, of label maps, "segmentation" (whole numbers) or "depth" (floats). Of a tuned run the answers of its head are
-            measured in any case, where the labels are its own.
+            Or, of label maps, "segmentation" (whole numbers) or "depth" (floats). Of masked systems of clips also, without
+            labels, "continuation": whether what came next has less energy than what did not. Of a tuned run the answers of its
+            head are measured in any case, where the labels are its own.
         which: "target" or "encoder".
         pooling: how tokens become one vector.
         levels: blocks of the encoder (1-based, its depth the last) whose tokens are read side by side; None: the last.
@@ -112,8 +114,12 @@ def evaluate(
         # `limit` is about what was trained on; probes take all labels, so that runs can be compared. Where labels were what was
         # trained on, no probe may have more of them.
         opened = modality.open(dataset, config.training.seed)
-    world_model = isinstance(system, Dynamics)
-    if opened.task is None and not dense and not (world_model and evaluators is None):
+    world_model, asked_for = isinstance(system, Dynamics), evaluators
+    if evaluators is not None:
+        evaluators = [name for name in evaluators if name != CONTINUATION]
+    continues = asked_for is not None and CONTINUATION in asked_for
+    unlabelled = (world_model and evaluators is None) or (continues and not evaluators)
+    if opened.task is None and not dense and not unlabelled:
         how = "Put images into one sub-folder a class, give --labels a.csv," if modality.name == "images" else "Give labels"
         raise UserError(
             f"{opened.name} has no labels, so there is nothing to evaluate against. {how} or evaluate other data: --data."
@@ -151,9 +157,12 @@ def evaluate(
         if evaluators is None or evaluators:
             asked = (evaluators, which, reading, supervised, attentive)
             rows = _label_rows(config, (system, untrained), (train, test), opened.task, *asked, where) + rows
+    if continues:
+        for name, one in (("encoder", system), ("random init", untrained)):
+            rows += continuation_rows(one.eval(), test, name, where)
     found: dict[str, Any] = {
         "format": FORMAT,
-        "command": _command(run, data, labels, evaluators, which, reading, supervised, attentive),
+        "command": _command(run, data, labels, asked_for, which, reading, supervised, attentive),
         "data": {"name": opened.name, "train": counts[0], "test": counts[1], "classes": opened.classes},
         "plain": config.inputs.plain_name,
         "which": which,
