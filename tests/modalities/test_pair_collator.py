@@ -2,9 +2,11 @@ import pickle
 
 import pytest
 import torch
+from videos import numbers, write_video
 
 from jepakit.modalities.pair_collator import PairCollator
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.video import VideoDataConfig, VideoInputs, open_videos
+from jepakit.modalities.video_samples import pixels_of
 from jepakit.modalities.views import ViewConfig
 
 INPUTS = VideoInputs(frames=5, image_size=(16, 16), channels=1, mean=(0.4,), std=(0.3,))
@@ -65,3 +67,19 @@ def test_views_of_clips_are_of_the_first_frame_of_their_pair():
     shown = INPUTS.unit(batch["views"])[:, :, 0, 8, 8] * 10
     torch.testing.assert_close(shown, torch.tensor(firsts(batch)).float()[:, None].expand(-1, 4), atol=1e-4, rtol=0)
     assert len(batch["id"]) == 20
+
+
+def test_of_files_the_two_frames_alone_are_decoded(tmp_path):
+    """They are neighbours as they were filmed, and those that the whole clip of this epoch would show."""
+    for name in "abcdefghij":
+        write_video(tmp_path / f"{name}.mkv", frames=12)
+    data = open_videos(VideoDataConfig(data=str(tmp_path), stride=1, frames=5, image_size=(48, 64), stills="none"), 0)
+    inputs = VideoInputs.of(data)
+    samples = [{**data.train[i], "epoch": 2, "step": 0, "progress": 0.0} for i in range(len(data.train))]
+    pairs = [PairCollator(inputs, ViewConfig(), 0)._pair(sample) for sample in samples]
+    for sample, pair in zip(samples, pairs, strict=True):
+        shown = numbers(pair)
+        assert shown[1] == shown[0] + 1
+        whole = numbers(pixels_of(sample))
+        assert shown in [whole[i : i + 2] for i in range(4)]
+    assert PairCollator(inputs, ViewConfig(), 0)(samples)["frames"].shape == (len(samples), 3, 2, 48, 64)
