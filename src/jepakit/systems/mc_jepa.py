@@ -1,4 +1,38 @@
-"""MC-JEPA: one encoder learns motion from pairs of frames, by optical flow nobody labelled, and content from still pictures."""
+"""MC-JEPA: one encoder learns motion from pairs of frames, by optical flow nobody labelled, and content from still pictures.
+
+Bardes, Ponce and LeCun 2023, arXiv 2307.12698. A convnet gives a pyramid of features of each frame; a flow predictor, coarse to
+fine, says where each place of one frame lies in the other (`nn.flow`). With x the features, I the picture, w(.) carried back by
+the flow:
+
+    motion  = 1 |I - w(I')|  +  0.1 |x - w(x')|^2  +  0.1 |x - w(w'(x))|^2  +  0.02 smoothness  +  variance and covariance of x
+    content = VICReg 25/25/1 of two views of a still, from the same encoder's pooled last map through an expander
+    loss    = motion + 0.1 content
+
+each term a mean over levels. Flow goes both ways between the frames; what leaves the picture does not count.
+
+What differs from the paper: sizes, and a small convnet for ConvNeXt-T; the weights of the terms are ours, as the paper's could
+not be read again; one learning rate; no data but what is given. `terms` has all weights, 0 leaves a term out; `--stills none`
+learns motion alone, `--motion 0` content alone.
+
+    python recipes/mc_jepa_motion_and_content.py --threads 1 --seeds 0
+
+400 steps of 8 pairs (moving photographs, 64 x 64), of 128 digits (16 x 16), or of both, ONE seed, on a core of an AMD EPYC
+(torch 2.13) that had other work to do, 9 to 19 minutes each. End-point error in pixels on 500 held-out clips, accuracy of a
+linear probe on 597 held-out digits:
+
+                          end-point error   digit, 5 labels a class   digit, all labels
+    both                            2.086                     0.935               0.985
+    motion alone                    2.082                     0.604               0.943
+    content alone                                             0.928               0.985
+    random init                     4.222                     0.717               0.884
+    no motion                       3.852
+    best whole-pixel shift          1.112
+    pixels                                                    0.852               0.972
+
+Sharing the encoder costs neither. Flow is far better than none, but a search for the one shift of each whole pair, on pictures
+in which everything moves together, is better still: at 350 steps the error was 1.4 on training clips and 2.2 on held-out parts
+of the photographs. Smoothness 0.1 gave 2.45 in place of 2.21 there. What each term does is not measured yet (`--change`).
+"""
 
 from __future__ import annotations
 
