@@ -29,9 +29,10 @@ linear probe on 597 held-out digits:
     best whole-pixel shift          1.112
     pixels                                                    0.852               0.972
 
-Sharing the encoder costs neither. Flow is far better than none, but a search for the one shift of each whole pair, on pictures
-in which everything moves together, is better still: at 350 steps the error was 1.4 on training clips and 2.2 on held-out parts
-of the photographs. Smoothness 0.1 gave 2.45 in place of 2.21 there. What each term does is not measured yet (`--change`).
+At this seed sharing the encoder costs neither. Flow is far better than none, but a search for the one shift of each whole pair,
+on pictures in which everything moves together, is better still: at 350 steps the error was 1.4 on training clips and 2.2 on
+held-out parts of the photographs. Smoothness 0.1 gave 2.45 in place of 2.21 there. What each term does is not measured yet
+(`--change`).
 """
 
 from __future__ import annotations
