@@ -59,7 +59,7 @@ def test_commands_run(page: Path, tmp_path: Path) -> None:
     write_files(page, tmp_path)
     for command in commands(page):
         words = shlex.split(command, comments=True)
-        if words[1] == "pretrain" and "--help" not in words and "--steps" not in words:
+        if words[1] in ("pretrain", "finetune") and "--help" not in words and "--steps" not in words:
             words += SHORT
         done = run([sys.executable, "-m", *words], tmp_path)
         assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"

@@ -12,7 +12,7 @@ import tyro
 
 from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain
 from jepakit.errors import UserError
-from jepakit.registry import SYSTEMS, load_system
+from jepakit.registry import SYSTEMS, TUNED, load_system
 
 
 def run(verb: str, words: Sequence[str]) -> int:
@@ -99,6 +99,8 @@ def _chosen(verb: str, words: list[str], example: str) -> tuple[str, RunConfig |
     base = None
     if given is not None:
         base = read_config(given)
+        if base.system in TUNED:
+            raise UserError(f"{given} is of a tuned run: reproduce it by jepakit finetune --config {given}.")
         if system not in (None, base.system):
             raise UserError(f"{given} is a run of {base.system!r}, not of {system!r}. Leave the system out.")
         system = base.system

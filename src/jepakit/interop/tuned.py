@@ -68,6 +68,14 @@ class TunedEncoder(PretrainedEncoder):
         return folder
 
 
+def untuned(model: PretrainedEncoder) -> PretrainedEncoder:
+    """What a run that tunes a model keeps of it: no head that it may have."""
+    return PretrainedEncoder(
+        model.encoder, model.inputs, model.system, model.which, model.modality, predictor=model.predictor,
+        licence=model.licence,
+    )  # fmt: skip
+
+
 def read_tuned(model: PretrainedEncoder, folder: Path, description: object) -> TunedEncoder:
     """The tuned model of an exported encoder, from the head beside it. Errors: a head that does not fit the description."""
     if not isinstance(description, dict) or set(description) != set(TUNING):

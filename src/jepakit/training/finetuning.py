@@ -28,8 +28,8 @@ from jepakit.modalities.video import VIDEO
 from jepakit.nn.predictor import MaskedPredictor
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.training.finetuning_config import FineTuningConfig, FineTuningOptions, WatchConfig
-from jepakit.training.heads import make_head
 from jepakit.training.lora import add_adapters, merge_adapters
+from jepakit.training.tuning_heads import make_head
 
 BLOCK = re.compile(r"(?:^|[._])blocks\.(\d+)\.")
 FIXED = "pos_embed"  # tables of positions end so, in encoder and predictor
@@ -198,9 +198,11 @@ def _depth(module: nn.Module) -> int:
 
 
 def _kept(encoder: Any) -> MaskedPredictor:
-    if isinstance(encoder.predictor, MaskedPredictor):
-        return encoder.predictor
     has = "has none" if encoder.predictor is None else f"has a {type(encoder.predictor).__name__}"
+    if isinstance(encoder.predictor, MaskedPredictor):
+        if encoder.predictor.condition_embed is None:
+            return encoder.predictor
+        has = "has one that expects a condition"
     raise UserError(
         f"predictor kept needs a predictor of masked tokens, as i-jepa's and v-jepa's, and this {encoder.system or 'encoder'} "
         f"{has}. Use --predictor dropped."

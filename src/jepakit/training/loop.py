@@ -8,7 +8,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import nn
@@ -27,6 +27,7 @@ from jepakit.training.device import autocast, to_device
 from jepakit.training.distributed import full, gradient_sync, is_main, largest_over_ranks, of_main, wait_for_all, wrap
 from jepakit.training.faults import data_fault
 from jepakit.training.guard import IN_A_ROW, OutlierGuard
+from jepakit.training.health import Monitor
 from jepakit.training.loggers import Logger
 from jepakit.training.optimizer import build_optimizer, set_schedule
 from jepakit.training.order import DrawnDataset, StreamSampler
@@ -45,21 +46,6 @@ class Outcome:
     step: int
     verdict: str
     signal: int | None = None
-
-
-@runtime_checkable
-class Monitor(Protocol):
-    """What looks at a system now and then, as the `HealthMonitor` does."""
-
-    config: Any  # where a verdict is "collapsed" or "diverged", its `stop_on_collapse` is asked
-
-    def due(self, step: int, last: bool) -> bool: ...
-
-    def measure(self, step: int, steps: int) -> dict[str, Any]: ...
-
-    def state_dict(self) -> dict[str, float]: ...
-
-    def load_state_dict(self, state: dict[str, float]) -> None: ...
 
 
 class Trainer:

@@ -152,7 +152,7 @@ def evaluate(
     elif opened.task is not None:
         if isinstance(system, FineTuned) and isinstance(untrained, FineTuned) and labels is None:
             shown = (config.training.steps or 0) * config.training.batch_size
-            scratch = partial(in_chunks, config.inputs.prepare) if supervised or is_cheap(system, train, shown) else None
+            scratch = partial(in_chunks, config.inputs.prepare) if supervised or is_cheap(system.inputs, train, shown) else None
             rows = measure_answers(system, untrained, (train, test), scratch, seed, where)
         if evaluators is None or evaluators:
             asked = (evaluators, which, reading, supervised, attentive)

@@ -21,7 +21,8 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
-from jepakit.interop.pretrained import PretrainedEncoder, build_system, initialise, teacher_of
+from jepakit.interop.pretrained import build_system, initialise, teacher_of
+from jepakit.interop.tuned import untuned
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, TUNED, load_system, verb_of
@@ -31,15 +32,14 @@ from jepakit.training.device import available_cores, choose_precision, keep_free
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.faults import faults_explained
 from jepakit.training.finetuning import FineTuned
-from jepakit.training.health import KNN_BANK, HealthMonitor
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
-from jepakit.training.watch import AnswerMonitor, some_prepared
 from jepakit.verbs.environment import add_wall_time, write_environment
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
+from jepakit.verbs.watching import monitor_of
 
 FEWEST_SAMPLES = 16
 
@@ -123,25 +123,14 @@ def _start(
     if is_main():
         folder.create()  # only now: a run that could not start leaves nothing behind
         write_environment(folder, decided, device, licence)
-        if teacher is not None:
-            keep_teacher(teacher, decided, folder)
+        if decided.system in TUNED:
+            untuned(teacher).save_pretrained(folder.encoder, predictor=decided.model.predictor == "kept")
+        elif teacher is not None:
+            teacher.save_pretrained(folder.path / teacher.option)  # the run must load when the teacher's own folder is gone
         write_atomic(folder.config, lambda path: write_config(path, decided))
     wait_for_all()
     with faults_explained(folder, decided.training), folder.held() if is_main() else nullcontext():
         return _train(trainer, folder, data)
-
-
-def keep_teacher(teacher: Any, config: RunConfig, folder: RunFolder) -> None:
-    """Copy what a run stands on into its folder: it must load when the teacher's own folder is gone."""
-    if config.system in TUNED:
-        # Its encoder alone, also of a model that was tuned before; and the predictor that is tuned.
-        plain = PretrainedEncoder(
-            teacher.encoder, teacher.inputs, teacher.system, teacher.which, teacher.modality, predictor=teacher.predictor,
-            licence=teacher.licence,
-        )  # fmt: skip
-        plain.save_pretrained(folder.encoder, predictor=config.model.predictor == "kept")
-    else:
-        teacher.save_pretrained(folder.path / teacher.option)
 
 
 def resume(run: str | Path, *, source: Any = None) -> Pretrained:
@@ -258,27 +247,16 @@ def build_trainer(
     config: RunConfig, folder: RunFolder, data: Data, system: System, device: torch.device
 ) -> Trainer:
     """The trainer of a run, with the samples that the health monitor looks at set aside."""
-    training, task = config.training, data.task
-    if training.keep_best == "knn" and task is None:
-        raise UserError(f"keep_best knn needs labels, and {data.name} has none. Keep the best by rankme or lidar.")
+    training = config.training
     order = np.random.default_rng(derive_seed(training.seed, "held out")).permutation(len(data.train))
     held = held_out_count(config, len(order))
     training_set = data.train.subset(order[held:])
     held_out = [data.train[int(i)] for i in order[:held]]
     if device.type == "cpu":
         keep_freed_memory()
-    if isinstance(system, FineTuned):
-        if training.keep_best != "none":
-            raise UserError(f"keep_best {training.keep_best} is of pretraining: tuning keeps its last weights. Leave it out.")
-        watch: Any = config.health
-        monitor: Any = AnswerMonitor(system, training_set, data.test, watch, training, device)
-        system.standardise(some_prepared(system.inputs, training_set, device, monitor.dtype))
-    else:
-        bank = [training_set[i] for i in range(min(KNN_BANK, len(training_set)))] if task else []
-        monitor = HealthMonitor(system, held_out, bank, task, config.health, training, device)
     return Trainer(
         system, training_set, training, folder,
-        monitor=monitor,
+        monitor=monitor_of(system, data, training_set, held_out, config, device),
         progress=Progress(training.steps or 0, Console(stderr=True, quiet=not is_main())),
         loggers=open_loggers(training.loggers, folder, config) if is_main() else [],
         device=device,

@@ -19,6 +19,7 @@ from jepakit.evaluation.metrics import metrics_for
 from jepakit.evaluation.rows import Row
 from jepakit.evaluation.supervised import SupervisedConfig, train_supervised
 from jepakit.interop.embedding import embed_samples
+from jepakit.modalities.modality import Inputs
 from jepakit.randomness import derive_seed
 from jepakit.report.tuning import EVALUATOR, NOTHING, PROBE, SCRATCH, TUNED_MODEL
 from jepakit.training.finetuning import FineTuned
@@ -81,14 +82,14 @@ def fresh_encoder(encoder: nn.Module, seed: int) -> nn.Module:
     return kind(encoder.config)
 
 
-def is_cheap(tuned: FineTuned, train: Any, seen: int) -> bool:
+def is_cheap(inputs: Inputs, train: Any, seen: int) -> bool:
     """Whether a training from random weights looks at no more samples than the tuning did (`seen`), and fits into memory."""
     sizes: list[int] = []
 
     def count(tensor: Tensor) -> None:
         sizes.append(tensor.numel())
 
-    map_tensors(count, tuned.inputs.prepare([train[0]]))
+    map_tensors(count, inputs.prepare([train[0]]))
     return SupervisedConfig().epochs * len(train) <= seen and sum(sizes) * len(train) <= MOST_NUMBERS
 
 
