@@ -13,10 +13,10 @@ from jepakit.errors import UserError
 from jepakit.modalities.views import (
     ViewConfig,
     _jitter,
-    _random_resized_boxes,
     draw_local_views,
     draw_views,
     gaussian_blur,
+    random_resized_boxes,
 )
 from jepakit.randomness import Draws
 
@@ -79,7 +79,7 @@ def test_nothing_switched_on_leaves_the_picture():
 )
 @settings(deadline=None)
 def test_boxes_lie_inside_with_the_proportions_asked_for(size, scale, out_size):
-    boxes = _random_resized_boxes(torch.tensor([size] * 20), scale, drawn(list(range(20))), 3, out_size).double()
+    boxes = random_resized_boxes(torch.tensor([size] * 20), scale, drawn(list(range(20))), 3, out_size).double()
     top, left, height, width = boxes.unbind(-1)
     tolerance = 1e-4 * max(size)
     assert (torch.minimum(top, left) >= -tolerance).all()
@@ -92,7 +92,7 @@ def test_boxes_lie_inside_with_the_proportions_asked_for(size, scale, out_size):
 
 
 def test_boxes_fill_their_range():
-    boxes = _random_resized_boxes(torch.tensor([[100, 100]] * 2000), (0.3, 1.0), drawn(list(range(2000))), 1, (96, 96))
+    boxes = random_resized_boxes(torch.tensor([[100, 100]] * 2000), (0.3, 1.0), drawn(list(range(2000))), 1, (96, 96))
     area = (boxes[..., 2] * boxes[..., 3] / 1e4).ravel()
     assert 0.3 <= area.min() < 0.31
     assert 0.97 < area.max() <= 1.0

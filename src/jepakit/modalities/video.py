@@ -18,7 +18,7 @@ from jepakit.modalities.video_collection import VideoDataConfig
 from jepakit.modalities.video_data import VideoData, open_videos
 from jepakit.modalities.video_samples import ClipDataset, StillDataset, pixels_of
 
-__all__ = ["VIDEO", "ClipDataset", "StillDataset", "VideoData", "VideoDataConfig", "VideoInputs", "open_videos"]
+__all__ = ["VIDEO", "ClipDataset", "StillDataset", "VideoData", "VideoDataConfig", "VideoInputs", "open_videos", "pixels_of"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,9 @@ from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.crops import center_view, crop_resize
 from jepakit.randomness import Draws
 
-__all__ = ["ViewConfig", "center_view", "crop_resize", "draw_local_views", "draw_views", "gaussian_blur"]
+__all__ = [
+    "ViewConfig", "center_view", "crop_resize", "draw_local_views", "draw_views", "gaussian_blur", "random_resized_boxes"
+]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +110,7 @@ def draw_views(
     if config.kind == "glyph":
         boxes = _shifted_boxes(sizes, config, draws)
     else:
-        boxes = _random_resized_boxes(sizes, config.scale, draws, config.views, out_size)
+        boxes = random_resized_boxes(sizes, config.scale, draws, config.views, out_size)
     return _finish(canvas, sizes, boxes, config, draws, out_size)
 
 
@@ -122,11 +124,11 @@ def draw_local_views(
     """`config.local_views` small crops; `out_size` is the size of the *global* views. Call it after `draw_views`."""
     config = config.resolved(canvas.shape[1], out_size)
     assert config.local_size is not None  # resolved
-    boxes = _random_resized_boxes(sizes, config.local_scale, draws, config.local_views, config.local_size)
+    boxes = random_resized_boxes(sizes, config.local_scale, draws, config.local_views, config.local_size)
     return _finish(canvas, sizes, boxes, config, draws, config.local_size)
 
 
-def _random_resized_boxes(
+def random_resized_boxes(
     sizes: Tensor, scale: tuple[float, float], draws: Draws, views: int, out_size: tuple[int, int]
 ) -> Float[Tensor, "batch views 4"]:
     """Boxes of a random part of the area, 3/4 to 4/3 of the output's proportions (Szegedy et al. 2015).

@@ -10,8 +10,8 @@ Positions are fixed sines and cosines; each kind of mask has a mask token of its
 
 What differs from the paper by default: sizes; the masks of a batch are not cut to the shortest (see `masks.tubes`); the
 average begins at a momentum of 0.99 instead of 0.998, for runs of thousands of steps instead of 90,000; no crops and flips.
-The released recipe: `--ema 0.998 1 --energy.name l1 --weight-decay 0.04 --weight-decay-end 0.4 --lr 6.25e-4 --clip 10`, batch
-3072 of 16 frames at a stride of 4 and 224 pixels.
+The released recipe: `--augment.crop 0.3 1 --augment.flip 0.5 --ema 0.998 1 --weight-decay 0.04 --weight-decay-end 0.4 --lr
+6.25e-4 --clip 10`, batch 3072 of 16 frames at a stride of 4 and 224 pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from jepakit.core.masked import Masked
 from jepakit.core.targets import EMATarget
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.clip_collator import ClipCollator
+from jepakit.modalities.clip_collator import ClipAugmentation, ClipCollator
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.video import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
@@ -47,6 +47,7 @@ class VJEPAConfig:
     predictor_depth: int | None = None
     """Blocks of the predictor. Default: the size's."""
     masks: TubeConfig = field(default_factory=TubeConfig)
+    augment: ClipAugmentation = field(default_factory=ClipAugmentation)
     ema: tuple[float, float] = (0.99, 1.0)
     """Momentum of the average, at the first step and at the last."""
     energy: Energy = field(default_factory=lambda: Energy(name="l1"))
@@ -89,4 +90,4 @@ class VJEPA(Masked):
         return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
 
     def collator(self, seed: int, views: int | None = None) -> ClipCollator:
-        return ClipCollator(self.inputs, self.config.masks, {"video": self.grid}, seed, views)
+        return ClipCollator(self.inputs, self.config.masks, {"video": self.grid}, seed, views, augment=self.config.augment)

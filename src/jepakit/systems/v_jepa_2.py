@@ -14,8 +14,9 @@ Pictures (`--stills`) are clips in which nothing moves, of one tubelet.
 What differs from the paper by default: sizes; the average's momentum is 0.99 instead of 0.99925, for runs of thousands of
 steps instead of 252,000; `positions` are right rotations, the released ones (`--positions tiled`, which `transformers`
 computes too) are not, see `nn.rotary`; the mask token is that of the kind of mask, where the released trainer always takes the
-first of ten; pictures are of one tubelet instead of 16 frames. The released recipe: `--ema 0.99925 --weight-decay 0.04 --lr
-5.25e-4`, batch 3072 of 16 frames at 4 a second and 256 pixels, 12,000 steps of warmup.
+first of ten; pictures are of one tubelet instead of 16 frames; no crops and flips. The released recipe: `--augment.crop 0.3 1
+--augment.flip 0.5 --ema 0.99925 --weight-decay 0.04 --lr 5.25e-4`, batch 3072 of 16 frames at 4 a second and 256 pixels, 12,000
+steps of warmup.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from jepakit.core.masked import Masked, Stream
 from jepakit.core.targets import EMATarget
 from jepakit.errors import check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.clip_collator import STREAMS, ClipCollator
+from jepakit.modalities.clip_collator import STREAMS, ClipAugmentation, ClipCollator
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.video import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
@@ -53,6 +54,7 @@ class VJEPA2Config:
     predictor_depth: int | None = None
     """Blocks of the predictor. Default: the size's."""
     masks: TubeConfig = field(default_factory=TubeConfig)
+    augment: ClipAugmentation = field(default_factory=ClipAugmentation)
     image_weight: float = 1.0
     """Weight of the loss on still pictures, beside 1 for clips."""
     ema: float = 0.99
@@ -99,4 +101,7 @@ class VJEPA2(Masked):
         return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
 
     def collator(self, seed: int, views: int | None = None) -> ClipCollator:
-        return ClipCollator(self.inputs, self.config.masks, self.grids, seed, views, still_frames=self.config.tubelet)
+        still_frames, augment = self.config.tubelet, self.config.augment
+        return ClipCollator(
+            self.inputs, self.config.masks, self.grids, seed, views, still_frames=still_frames, augment=augment
+        )

@@ -7,10 +7,11 @@ from what is hidden, asks for the visible tokens as well, which makes single tok
 
 What differs from the paper by default: sizes; two levels for shallow encoders; EMA 0.99 for short runs; every predicted token
 counts alike, instead of each kind of mask; no crops and flips; pictures and clips in one step of every process instead of on
-processes of their own. The released recipe: `--ema 0.99925 --levels 4 --predictor-depth 24 --schedule constant --weight-decay
-0.04 --stills-ratio 18 --stretch 16 16`, 135,000 steps of 128 clips (lambda rising between steps 15,000 and 30,000: the
-default's shares), then 12,000 steps at 64 frames of 384 pixels. Smaller ones are distilled: `--encoder runs/large
---predictor-depth 12` predicts the last level of a frozen teacher. The guard that skips steps is `--outlier`.
+processes of their own. The released recipe: `--augment.crop 0.3 1 --augment.flip 0.5 --ema 0.99925 --levels 4 --predictor-depth
+24 --schedule constant --weight-decay 0.04 --stills-ratio 18 --stretch 16 16`, 135,000 steps of 128 clips (lambda rising between
+steps 15,000 and 30,000: the default's shares), then 12,000 steps at 64 frames of 384 pixels. Smaller ones are distilled:
+`--encoder runs/large --predictor-depth 12` predicts the last level of a frozen teacher. The guard that skips steps is
+`--outlier`.
 
     python recipes/v_jepa_bouncing_digits.py --threads 1 --seeds 0
 
@@ -38,7 +39,7 @@ from jepakit.core.masked import Masked, Stream, VisibleLoss
 from jepakit.core.targets import EMATarget, FrozenTarget
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.clip_collator import STREAMS, ClipCollator
+from jepakit.modalities.clip_collator import STREAMS, ClipAugmentation, ClipCollator
 from jepakit.modalities.inputs import AsPrepared
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.video import VIDEO, VideoInputs
@@ -69,6 +70,7 @@ class VJEPA21Config:
     predictor_depth: int | None = None
     """Blocks of the predictor. Default: the size's."""
     masks: TubeConfig = field(default_factory=TubeConfig)
+    augment: ClipAugmentation = field(default_factory=ClipAugmentation)
     visible: VisibleLoss = field(default_factory=VisibleLoss)
     image_visible: float = 0.7
     """visible.weight for still pictures, with the same ramp."""
@@ -151,4 +153,5 @@ class VJEPA21(Masked):
         return 1e-3 * (128 / SIZES[config.size]["vit"][0]) ** 0.5
 
     def collator(self, seed: int, views: int | None = None) -> ClipCollator:
-        return ClipCollator(self.inputs, self.config.masks, self.grids, seed, views, tell=self.inputs.stills)
+        tell, augment = self.inputs.stills, self.config.augment
+        return ClipCollator(self.inputs, self.config.masks, self.grids, seed, views, tell=tell, augment=augment)
