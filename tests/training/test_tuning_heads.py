@@ -7,7 +7,10 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.nn.tokens import Tokens
+from jepakit.training.answers import Answers
 from jepakit.training.tuning_heads import make_head
+
+CLASSES = Answers(task="classification", outputs=3, classes=("a", "b", "c"))
 
 
 def tokens(count=50, lengths=None):
@@ -21,7 +24,8 @@ def tokens(count=50, lengths=None):
 def test_what_a_head_reads_has_mean_zero_and_deviation_one(kind):
     head = make_head(kind, 16, 3)
     given = tokens()
-    head.standardise([given, given])
+    labels = torch.arange(100) % 3
+    head.begin(torch.cat([head.read(given)] * 2).detach(), labels, CLASSES, 0)
     read = (head.read(given) - head.mean) * head.scale
     read = read.detach().flatten(0, -2)
     assert read.mean(0).abs().max() < 1e-3
@@ -31,9 +35,22 @@ def test_what_a_head_reads_has_mean_zero_and_deviation_one(kind):
     assert head(given).shape == (50, 3)
 
 
-def test_a_linear_head_answers_alike_at_first_and_reads_the_mean_of_real_tokens():
+def test_a_linear_head_begins_as_a_probe_of_what_it_reads():
+    torch.manual_seed(1)
+    x, direction = torch.randn(200, 16), torch.randn(16)
+    truth = x @ direction
+    classes, head = (truth > 0).long(), make_head("linear", 16, 2)
+    head.begin(x, classes, Answers(task="classification", outputs=2, classes=("a", "b")), 0)
+    given = Tokens(x[:, None], torch.zeros(200, 1, 2))
+    assert (head(given).argmax(1) == classes).float().mean() > 0.95
+    numbers = Answers(task="regression", outputs=1, mean=(3.0,), scale=(2.0,))
+    head = make_head("linear", 16, 1)
+    head.begin(x, 3 + 2 * truth, numbers, 0)
+    assert torch.allclose(numbers.values(head(given)), 3 + 2 * truth, atol=1e-2)
+
+
+def test_a_linear_head_reads_the_mean_of_real_tokens():
     head = make_head("linear", 16, 3)
-    assert torch.equal(head(tokens()), torch.zeros(50, 3))
     lengths = torch.arange(50) % 4 + 1
     assert torch.allclose(head.read(tokens(lengths=lengths))[1], tokens().values[1, :2].mean(0))
 

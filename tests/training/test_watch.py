@@ -66,4 +66,4 @@ def test_nothing_held_out_is_nothing_measured_there():
 
 def test_the_first_samples_are_prepared_in_pieces():
     pieces = list(some_prepared(tuned().inputs, Images(90, 0), CPU, torch.float32, most=70))
-    assert [len(piece) for piece in pieces] == [64, 6]
+    assert [(len(inputs), labels.tolist()[:4]) for inputs, labels in pieces] == [(64, [0, 1, 2, 0]), (6, [1, 2, 0, 1])]

@@ -96,7 +96,7 @@ def test_evaluate_takes_a_tuned_run_and_trains_from_random_weights_where_asked(f
 def test_loss_and_score_are_watched_on_held_out_and_on_training_samples(finished):
     seen = [line for line in untimed(finished("full").out) if line["kind"] == "health"]
     assert [line["step"] for line in seen] == [0, 3, 6]
-    assert seen[0]["held-out/loss"] == pytest.approx(np.log(10))
+    assert seen[0]["held-out/loss"] < np.log(10)  # it begins as a probe
     assert all(0 <= line[f"{part}/accuracy"] <= 1 for line in seen for part in ("held-out", "training"))
 
 

@@ -53,6 +53,16 @@ class Answers:
         names = tuple(map(str, data.classes)) if data.classes else tuple(map(str, range(outputs)))
         return cls(task=data.task, outputs=len(names), classes=names)
 
+    def wanted(self, labels: Tensor) -> Float[Tensor, "batch outputs"]:
+        """What each output should be: 1 for a sample's class or its labels, 0 else; of a regression the numbers in standard
+        deviations from their mean."""
+        if self.task == "classification":
+            return F.one_hot(labels.long(), self.outputs).double()
+        numbers = labels.double().reshape(len(labels), self.outputs)
+        if self.task == "multilabel":
+            return numbers
+        return (numbers - numbers.new_tensor(self.mean)) / numbers.new_tensor(self.scale)
+
     def losses(self, scores: Float[Tensor, "batch outputs"], labels: Tensor) -> Float[Tensor, "batch"]:
         """Of each sample: cross-entropy, the mean binary cross-entropy of its labels, or the mean squared error in units of the
         labels' variance."""
@@ -61,9 +71,7 @@ class Answers:
             return F.cross_entropy(scores, labels, reduction="none")
         if self.task == "multilabel":
             return F.binary_cross_entropy_with_logits(scores, labels.to(scores), reduction="none").mean(1)
-        mean, scale = (scores.new_tensor(values) for values in (self.mean, self.scale))
-        wanted = (labels.to(scores).reshape(scores.shape) - mean) / scale
-        return (scores - wanted).square().mean(1)
+        return (scores - self.wanted(labels).to(scores)).square().mean(1)
 
     def values(self, scores: Float[Tensor, "batch outputs"]) -> Tensor:
         """What the scores say: probabilities `[batch, outputs]`, or of a regression numbers in the labels' unit, `[batch]` or

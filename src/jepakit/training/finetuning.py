@@ -132,12 +132,13 @@ class FineTuned(System):
                 if part is not None:
                     merge_adapters(part)
 
-    def standardise(self, batches: Iterable[Any]) -> None:
-        """Give the head the scale of what it will read, from prepared inputs; once, before training."""
+    @torch.no_grad()
+    def begin_head(self, batches: Iterable[tuple[Any, Tensor]], seed: int) -> None:
+        """Let the head begin from what it will read of these prepared inputs and their labels; once, before training."""
         was_training = self.training
         self.eval()
-        with torch.no_grad():
-            self.head.standardise(self.read(inputs) for inputs in batches)
+        read, labels = zip(*((self.head.read(self.read(inputs)), labels) for inputs, labels in batches), strict=True)
+        self.head.begin(torch.cat(read), torch.cat(labels), self.answers, seed)
         self.train(was_training)
 
     def read(self, inputs: Any) -> Tokens:

@@ -1,21 +1,24 @@
 """What answers from an encoder's tokens: a linear layer on their mean, or the attentive probe of V-JEPA.
 
-Both read what the frozen encoder's tokens vary in: an encoder's embeddings are mostly alike (of an I-JEPA on digits two have a
-cosine of 0.9), and a head on them as they are learns that first.
+Both read what the frozen encoder's tokens vary in: embeddings of one encoder are mostly alike, and a head on them as they are
+learns that first. The linear head begins as the probe of the frozen encoder (LP-FT, Kumar et al. 2022, arXiv 2202.10054):
+from a head that knows nothing, the encoder is bent towards whatever that says at first.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from jepakit.errors import UserError
+from jepakit.evaluation.linear import Link, choose_strength, fit_classifier, fit_ridge
 from jepakit.nn.attentive_pooler import AttentiveClassifier, AttentivePoolerConfig
 from jepakit.nn.tokens import Tokens
+from jepakit.training.answers import Answers
 
 
 class Head(nn.Module):
@@ -34,22 +37,36 @@ class Head(nn.Module):
         raise NotImplementedError
 
     @torch.no_grad()
-    def standardise(self, batches: Iterable[Tokens]) -> None:
-        """Take mean and deviation from these tokens; a dimension that is constant becomes 0."""
-        read = torch.cat([self.read(tokens).flatten(0, -2).double() for tokens in batches])
-        std = read.std(0, correction=0)
-        self.mean.copy_(read.mean(0))
+    def begin(self, read: Tensor, labels: Tensor, answers: Answers, seed: int) -> None:
+        """Take mean and deviation from what is read of some samples; a dimension that is constant becomes 0."""
+        rows = read.flatten(0, -2).double()
+        std = rows.std(0, correction=0)
+        self.mean.copy_(rows.mean(0))
         self.scale.copy_(torch.where(std > 1e-6 * std.amax(), 1 / std.clamp_min(1e-30), 0))
 
 
 class LinearHead(Head):
-    """A linear layer on the mean over a sample's tokens."""
+    """A linear layer on the mean over a sample's tokens. It begins as the best probe of what it reads."""
 
     def __init__(self, dim: int, outputs: int):
         super().__init__(dim)
         self.linear = nn.Linear(dim, outputs)
-        nn.init.zeros_(self.linear.weight)  # all answers are alike at first
+        nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
+
+    @torch.no_grad()
+    def begin(self, read: Tensor, labels: Tensor, answers: Answers, seed: int) -> None:
+        super().begin(read, labels, answers, seed)
+        x = (read.double().cpu() - self.mean.double().cpu()) * self.scale.double().cpu()
+        y = answers.wanted(labels.cpu()).double()
+        if answers.task == "regression":
+            found = fit_ridge(x, y)
+        else:
+            strata = labels.cpu().numpy() if answers.task == "classification" else np.zeros(len(x), dtype=np.int64)
+            link: Link = "softmax" if answers.task == "classification" else "sigmoid"
+            found = fit_classifier(x, y, link, lambda inner: choose_strength(inner, y, strata, link, seed))
+        self.linear.weight.copy_(found.weight.T)
+        self.linear.bias.copy_(found.bias)
 
     def read(self, tokens: Tokens) -> Float[Tensor, "batch dim"]:
         return tokens.mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,16 +85,21 @@ class AnswerMonitor:
         """Prepared inputs and labels, in pieces."""
         order = np.random.default_rng(seed).permutation(len(part))[: self.config.watch_samples]
         samples = [part[int(number)] for number in order]
-        labels = torch.as_tensor(np.stack([as_array(sample["label"]) for sample in samples]))
+        labels = labels_of(samples)
         prepare = self.system.inputs.prepare
         starts = range(0, len(samples), PIECE)
         return [(prepare(samples[start : start + PIECE]), labels[start : start + PIECE]) for start in starts]
 
 
+def labels_of(samples: Sequence[dict[str, Any]]) -> Tensor:
+    """`[samples, ...]`"""
+    return torch.as_tensor(np.stack([as_array(sample["label"]) for sample in samples]))
+
+
 def some_prepared(
-    inputs: Any, part: Samples, device: torch.device, dtype: torch.dtype, most: int = 1024
-) -> Iterator[Any]:
-    """The first samples of a part (which is in random order) as prepared inputs on the device, in pieces."""
+    inputs: Any, part: Samples, device: torch.device, dtype: torch.dtype, most: int = 2048
+) -> Iterator[tuple[Any, Tensor]]:
+    """The first samples of a part (which is in random order) as prepared inputs on the device and labels, in pieces."""
     for start in range(0, min(most, len(part)), PIECE):
         samples = [part[number] for number in range(start, min(start + PIECE, most, len(part)))]
-        yield to_device(inputs.prepare(samples), device, dtype)
+        yield to_device(inputs.prepare(samples), device, dtype), labels_of(samples)

@@ -19,7 +19,7 @@ from jepakit.training.watch import AnswerMonitor, some_prepared
 def monitor_of(
     system: System, data: Data, training_set: Any, held_out: Sequence[dict[str, Any]], config: RunConfig, device: torch.device
 ) -> Monitor:
-    """The monitor of a run; what it learns from labels also gets its head's scale, from the training samples.
+    """The monitor of a run; the head of what learns from labels begins from training samples, too.
 
     held_out: training samples set aside for the health monitor.
     """
@@ -29,7 +29,7 @@ def monitor_of(
             raise UserError(f"keep_best {training.keep_best} is of pretraining: tuning keeps its last weights. Leave it out.")
         answers: Any = watched
         monitor = AnswerMonitor(system, training_set, data.test, answers, training, device)
-        system.standardise(some_prepared(system.inputs, training_set, device, monitor.dtype))
+        system.begin_head(some_prepared(system.inputs, training_set, device, monitor.dtype), training.seed)
         return monitor
     if training.keep_best == "knn" and data.task is None:
         raise UserError(f"keep_best knn needs labels, and {data.name} has none. Keep the best by rankme or lidar.")
