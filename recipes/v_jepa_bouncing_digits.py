@@ -5,7 +5,8 @@
 
 Patches of 8 pixels, so that a run takes minutes on one core. A frame then has 4 x 4 places, of which the released masks, made
 for 14 x 14, leave one or two; these leave half. Ridge regressions read all tokens side by side, pixels as they are; labels of
-1,500 and of 400 clips, 1,000 held-out clips of held-out handwriting. `--change` measures what the parts are worth, at one seed.
+1,500 and of 400 clips, 1,000 held-out clips of held-out handwriting. `--change` measures what the parts are worth, at one seed;
+`--change plain` what single tokens tell of digits before black ground, where no noise is left to be foretold.
 """
 
 from __future__ import annotations
@@ -30,11 +31,12 @@ from jepakit.modalities.bouncing_digits import NOISE, SHARE, BouncingDigits
 from jepakit.modalities.video import VideoDataConfig, open_videos
 from jepakit.training.run_folder import RunFolder
 
-DATA = "noisy-bouncing-digits"
+DATA, PLAIN = "noisy-bouncing-digits", "bouncing-digits"
 HALF: dict[str, Any] = {"short_blocks": 3, "short_scale": (0.15, 0.2), "long_blocks": 1, "long_scale": (0.5, 0.5)}
 MASKS = TubeConfig(**HALF, future=(0.25, 0.5))
 PLACES = TubeConfig(short_blocks=9, short_scale=(1 / 16, 1 / 16), long_blocks=0)
 CLIPS: dict[str, Any] = {"data": DATA, "labels": "none", "stills": "none", "steps": 1000, "lr": 2e-3, "patch_size": 8}
+SHORTER: dict[str, Any] = {"data": PLAIN, "steps": 600, "masks": TubeConfig(**HALF)}
 FRAMES: dict[str, Any] = {"steps": 1000, "batch_size": 128, "lr": 2e-3, "patch_size": 8}
 EASY = MultiBlockConfig(targets=4, target_scale=(0.1, 0.2))  # of 4 x 4 places
 HEADLINE: dict[str, tuple[str, dict[str, Any]]] = {
@@ -57,6 +59,7 @@ CHANGES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleLoss(weight=0.0)}),
         "v-jepa-2.1-one-level": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "levels": 1}),
     },
+    "plain": {system: (system, {**CLIPS, **SHORTER}) for system in ("v-jepa-2", "v-jepa-2.1")},
 }
 HELD_OUT = 4000  # the first clip that is
 Encoder = Callable[[np.ndarray], torch.Tensor]
@@ -131,7 +134,7 @@ def measure(folder: Path, data: Any) -> dict[str, dict[str, float]]:
             orders = np.random.default_rng(0).permuted(np.tile(np.arange(clips.shape[1]), (len(clips), 1)), axis=1)
             shuffled = tokens_of(encode, clips[np.arange(len(clips))[:, None], orders])
             found[name]["velocity, frames shuffled"] = probes(shuffled.flatten(1), facts)["velocity, 1500 labels"]
-            opened = open_videos(VideoDataConfig(data=DATA, labels="none", stills="none"), 0)
+            opened = open_videos(VideoDataConfig(data=config.dataset.data, labels="none", stills="none"), 0)
             for row in continuation_rows(one, opened.test):
                 found[name][row.evaluator] = row.value
     return found
@@ -149,7 +152,8 @@ def probes(features: torch.Tensor, facts: Any) -> dict[str, float]:
 
 def main() -> None:
     asked = arguments(__doc__ or "", list(CHANGES))
-    source, ids = BouncingDigits(noise=NOISE), np.arange(5000)
+    name_of_data, noise = (PLAIN, 0.0) if asked.change == "plain" else (DATA, NOISE)
+    source, ids = BouncingDigits(noise=noise), np.arange(5000)
     clips, facts = np.stack([source.read(int(i)) for i in ids]), source.facts(ids)
     asked.out.mkdir(parents=True, exist_ok=True)
     frames = asked.out / "frames.npy"
@@ -159,7 +163,7 @@ def main() -> None:
     print_rows("pixels", {"pixels": [probes(pixels, facts)]})
     for name, (system, options) in CHANGES[asked.change].items():
         data = {"data": str(frames), "labels": "none"} if system == "i-jepa" else {}
-        folders = run(f"{DATA}-{name}", system, asked.seeds, asked.out, threads=asked.threads, **options, **data)
+        folders = run(f"{name_of_data}-{name}", system, asked.seeds, asked.out, threads=asked.threads, **options, **data)
         found: dict[str, list[dict[str, float]]] = {}
         for folder in folders:
             kept = folder / "bouncing_digits.json"
