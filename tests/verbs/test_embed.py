@@ -42,6 +42,16 @@ def test_each_row_is_the_image_of_its_index(runs, tmp_path, arrays):
     np.testing.assert_allclose(found, model.embed(images).numpy(), rtol=1e-4, atol=1e-5)
 
 
+def test_several_levels_stand_side_by_side(runs, tmp_path, arrays):
+    options = {"data": tmp_path / "seven.npy", "batch_size": 3}
+    last, both = (
+        jepakit.embed(runs["i-jepa"], out=tmp_path / f"{len(some)}.npy", levels=some, **options) for some in ((4,), (1, 4))
+    )
+    np.testing.assert_allclose(last, jepakit.embed(runs["i-jepa"], out=tmp_path / "out.npy", **options), atol=1e-6)
+    np.testing.assert_allclose(both[:, 128:], last, atol=1e-6)
+    assert np.abs(both[:, :128] - last).max() > 0.1
+
+
 def test_each_row_is_the_file_of_its_path(runs, tmp_path, arrays):
     (tmp_path / "photos" / "deep").mkdir(parents=True)
     names = ["b.png", "deep/ü, 2.png", "a.png"]

@@ -24,6 +24,8 @@ METRICS = {
     "accuracy": "Accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "recall_at_5": "Class-mean recall@5",
+    "mean_iou": "Mean intersection over union",
+    "token_accuracy": "Accuracy of tokens",
     "r2": "R²",
     "mae": "Mean absolute error (lower is better)",
     "mse": "Mean squared error (lower is better)",

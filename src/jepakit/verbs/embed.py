@@ -14,7 +14,7 @@ from rich.progress import track
 from torch.utils.data import ConcatDataset
 
 from jepakit.errors import check_range
-from jepakit.interop.embedding import embed_batches
+from jepakit.interop.embedding import at_levels, embed_batches
 from jepakit.interop.embedding_files import EmbeddingFile, check_ending
 from jepakit.interop.pretrained import PretrainedEncoder, Which, load
 from jepakit.training.device import available_cores, choose_device
@@ -26,6 +26,7 @@ def embed(
     data: Any,
     out: str | Path,
     which: Which | None = None,
+    levels: tuple[int, ...] | None = None,
     tokens: bool = False,
     on_bad_file: Literal["error", "skip"] = "error",
     batch_size: int = 256,
@@ -42,6 +43,7 @@ def embed(
         data: what the encoder reads: a folder, a file, a built-in name, or a data set object.
         out: file to write: `.npy`, with a CSV of paths beside it, or `.parquet` with columns id, path and embedding.
         which: "target" or "encoder" of a run.
+        levels: blocks of the encoder (1-based, its depth the last) that stand side by side; None: the last.
         tokens: all tokens `[n, tokens, dim]` instead of their mean.
         on_bad_file: "error" stops at unreadable files, "skip" leaves them out (and says so).
         batch_size: samples encoded together; a run that goes on needs the same.
@@ -78,6 +80,7 @@ def embed(
         "model": fingerprint(encoder),
         "data": opened.fingerprint,
         "tokens": tokens,
+        **({} if levels is None else {"levels": list(levels)}),
         "batch_size": batch_size,
         "device": where.type,
     }
@@ -86,7 +89,7 @@ def embed(
         if file.done:
             said.print(f"Going on after {file.done:,} of {len(ids):,} {opened.noun}.")
         batches = embed_batches(
-            encoder.to(where),
+            encoder.to(where) if levels is None else at_levels(encoder.to(where).encoder, levels),
             encoder.inputs,
             everything,
             order[file.done :],
