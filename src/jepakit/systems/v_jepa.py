@@ -15,9 +15,9 @@ The released recipe: `--augment.crop 0.3 1 --augment.flip 0.5 --ema 0.998 1 --we
 
     python recipes/v_jepa_bouncing_digits.py --threads 1
 
-`noisy-bouncing-digits`, 1,000 steps of 32 clips (nano, patches of 8, masks that leave half of 4 x 4 places and futures), three
-seeds, 5 to 11 minutes each on a core of an AMD EPYC with other work to do (torch 2.13, bfloat16). R2 of ridge regressions on all
-tokens, 1,000 held-out clips of held-out handwriting:
+`noisy-bouncing-digits`, 1,000 steps of 32 clips (nano, patches of 8, masks that leave half of 4 x 4 places and futures),
+three seeds, 5 to 11 minutes each on a core of an AMD EPYC with other work to do (torch 2.13, bfloat16). R2 of ridge
+regressions on all tokens, 1,000 held-out clips of held-out handwriting:
 
                         velocity        place 4 frames later    the same with 400 labels instead of 1,500
     v-jepa              0.668 +- 0.032  0.704 +- 0.044          0.573 +- 0.036  0.597 +- 0.042
@@ -26,9 +26,9 @@ tokens, 1,000 held-out clips of held-out handwriting:
     i-jepa on frames    0.665           0.678   (two seeds)     0.557           0.558
 
 So it beats random init and pixels, and a single-frame I-JEPA hardly; `v-jepa-2` beats them all. Frames shuffled before the
-encoder: velocity 0.203. Its energy of the true second half is below that of another clip's in 0.949 +- 0.015 of held-out clips, of
-a digit that leaps in 0.994, that vanishes in 0.921 (random init about one half). With the released masks, made for 14 x 14 places,
-velocity 0.625 and future 0.647 at seed 0 (0.680 and 0.722).
+encoder: velocity 0.203. Its energy of the true second half is below that of another clip's in 0.949 +- 0.015 of held-out
+clips, of a digit that leaps in 0.994, that vanishes in 0.921 (random init about one half). With the released masks, made for
+14 x 14 places, velocity 0.625 and future 0.647 at seed 0 (0.680 and 0.722).
 """
 
 from __future__ import annotations

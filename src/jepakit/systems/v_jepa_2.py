@@ -28,9 +28,9 @@ Three seeds of the runs that `systems.v_jepa` describes, 8 to 14 minutes each be
     pixels              0.522           0.525                   0.386           0.382
     i-jepa on frames    0.665           0.678   (two seeds)     0.557           0.558
 
-Frames shuffled before the encoder: velocity 0.371. Its energy of the true second half is below that of another clip's in 0.980 +-
-0.014 of held-out clips, of a digit that leaps in 0.998, that vanishes in 0.983, of the last frame held in 0.787 (still frames have
-less noise to foretell); random weights about one half.
+Frames shuffled before the encoder: velocity 0.371. Its energy of the true second half is below that of another clip's in
+0.980 +- 0.014 of held-out clips, of a digit that leaps in 0.998, that vanishes in 0.983, of the last frame held in 0.787
+(still frames have less noise to foretell); random weights about one half.
 """
 
 from __future__ import annotations
