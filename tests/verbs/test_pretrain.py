@@ -22,6 +22,7 @@ from jepakit.interop.pretrained import load_run_system
 from jepakit.modalities.images import open_images
 from jepakit.training import loop
 from jepakit.training.checkpoints import read_checkpoint
+from jepakit.training.health import HealthMonitor
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs import pretrain as verb
 from jepakit.verbs.pretrain import decide, held_out_count
@@ -276,13 +277,13 @@ def test_memory_that_runs_out_while_measuring_is_told_and_leaves_nothing(tmp_pat
 
 
 def test_a_collapse_that_ends_the_run_has_its_own_status(tmp_path, monkeypatch, capsys):
-    measure = verb.HealthMonitor.measure
+    measure = HealthMonitor.measure
 
     def collapsed(monitor, step, steps):
         verdict = {"health/verdict": "collapsed" if step else "start", "health/message": "all alike"}
         return {**measure(monitor, step, steps), **verdict}
 
-    monkeypatch.setattr(verb.HealthMonitor, "measure", collapsed)
+    monkeypatch.setattr(HealthMonitor, "measure", collapsed)
     command = ["pretrain", "lejepa", "--stop-on-collapse", *words(data="digits", out=tmp_path / "run", **TINY)]
     assert main(command) == 3
     said = capsys.readouterr().err
