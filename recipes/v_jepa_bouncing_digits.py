@@ -54,6 +54,11 @@ CHANGES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "v-jepa-random-tubes": ("v-jepa", {**CLIPS, "masks": PLACES}),
         "v-jepa-released": ("v-jepa", {**CLIPS, "masks": TubeConfig()}),
     },
+    "schedule": {
+        "v-jepa-constant": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.99, 0.99), "schedule": "constant"}),
+        "v-jepa-longer": ("v-jepa", {**CLIPS, "masks": MASKS, "steps": 2000}),
+        "i-jepa-frames-longer": ("i-jepa", {**FRAMES, "masks": EASY, "steps": 2000}),
+    },
     "average": {"v-jepa-no-average": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.0, 0.0)})},
     "dense": {
         "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleLoss(weight=0.0)}),

@@ -292,6 +292,15 @@ def test_commands_of_the_run_and_of_its_evaluation(tmp_path):
     assert "Encoder: target; pooling: mean." in page.text
 
 
+def test_what_was_asked_before_is_folded_below(tmp_path):
+    before = evaluation(("encoder",)) | {"command": "jepakit evaluate runs/digits --labels odd.csv", "step": 200}
+    before["rows"][0]["value"] = 0.123
+    page = write(tmp_path, full(evaluation=evaluation() | {"earlier": [before]}))
+    assert "Earlier, after 200 steps: jepakit evaluate runs/digits --labels odd.csv" in page.text
+    assert "0.123" in page.text
+    assert "0.123" not in write(tmp_path, full()).text
+
+
 def test_missing_baselines_are_named(tmp_path):
     page = write(tmp_path, full(evaluation=evaluation(("encoder", "random init"))))
     assert "Not measured: raw pixels, PCA of pixels." in page.text

@@ -35,15 +35,37 @@ METRICS = {
 
 
 def results(data: ReportData) -> list[Element]:
-    """The table with intervals, and the same as dots with whiskers."""
-    rows = [row for row in (data.evaluation or {}).get("rows", ()) if is_finite(row["value"]) and row["evaluator"] != "answers"]
-    if not rows:
+    """Tables with intervals, and the same as dots with whiskers; below, folded, what else was asked before."""
+    evaluation = data.evaluation or {}
+    parts = _measured(evaluation)
+    if not parts:
         return [missing("The encoder has not been evaluated.", data.command("evaluate"))]
-    about = (data.evaluation or {}).get("data", {})
-    raw = raw_input(data.evaluation)
+    raw, measured = raw_input(evaluation), {row["features"] for row in _rows(evaluation)}
+    absent = [spoken(name, raw) for name in ("random init", raw, "pca") if name not in measured]
+    if absent:
+        parts.append(missing(f"Not measured: {', '.join(absent)}.", data.command("evaluate")))
+    if "supervised" not in measured:
+        parts.append(missing("No supervised encoder stands beside it.", data.command("evaluate") + " --supervised"))
+    for one in evaluation.get("earlier", ()):
+        found = _measured(one)
+        if found:
+            about = f"Earlier, after {one['step']:,} steps" if isinstance(one.get("step"), int) else "Earlier"
+            parts.append(tag("details", tag("summary", f"{about}: {one.get('command', '')}"), found))
+    return parts
+
+
+def _rows(evaluation: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return [row for row in evaluation.get("rows", ()) if is_finite(row["value"]) and row["evaluator"] != "answers"]
+
+
+def _measured(evaluation: Mapping[str, Any]) -> list[Element]:
+    """One evaluation, as dots and as a table for each metric; nothing where it has no rows."""
+    rows, about, raw = _rows(evaluation), evaluation.get("data", {}), raw_input(evaluation)
+    if not rows:
+        return []
     lead = "Frozen features, judged on samples that were never trained on"
     sizes = [f"{about[split]:,} {split}" for split in ("train", "test") if isinstance(about.get(split), int)]
-    settings = [(data.evaluation or {}).get(key) for key in ("which", "pooling")]
+    settings = [evaluation.get(key) for key in ("which", "pooling")]
     lead += f" ({', '.join(sizes)})." if sizes else "."
     lead += f" Encoder: {settings[0]}; pooling: {settings[1]}." if all(settings) else ""
     parts = [tag("p", {"class": "lead"}, lead)]
@@ -55,16 +77,8 @@ def results(data: ReportData) -> list[Element]:
         names = kinds.setdefault(str(row.get("interval") or "no interval"), [])
         names.append(evaluator_name(row["evaluator"]).lower())
     intervals = "; ".join(f"{kind} ({', '.join(dict.fromkeys(names))})" for kind, names in kinds.items())
-    parts.append(
-        tag("p", {"class": "note"}, f"Intervals: {intervals}. Where they overlap, this page claims no difference.")
-    )
-    measured = {row["features"] for row in rows}
-    absent = [spoken(name, raw) for name in ("random init", raw, "pca") if name not in measured]
-    if absent:
-        parts.append(missing(f"Not measured: {', '.join(absent)}.", data.command("evaluate")))
-    if "supervised" not in measured:
-        parts.append(missing("No supervised encoder stands beside it.", data.command("evaluate") + " --supervised"))
-    return parts
+    about_them = f"Intervals: {intervals}. Where they overlap, this page claims no difference."
+    return [*parts, tag("p", {"class": "note"}, about_them)]
 
 
 def _feature_order(rows: Sequence[Mapping[str, Any]], raw: str) -> list[str]:

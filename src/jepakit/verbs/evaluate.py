@@ -23,7 +23,7 @@ from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
-from jepakit.files import read_json, write_json
+from jepakit.files import read_json
 from jepakit.interop.pretrained import Which, build_system, encoder_of, load_run_system, teacher_of
 from jepakit.modalities.modality import Data
 from jepakit.modalities.trajectories import TrajectoryData
@@ -61,7 +61,7 @@ def evaluate(
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
     opened: Data | None = None,
 ) -> list[Row]:
-    """Evaluate a run on its data's held-out part (or on other labelled data); writes `evaluation.json`, prints a table.
+    """Evaluate a run on its data's held-out part (or on other labelled data); adds to `evaluation.json`, prints a table.
 
     Of a world model also rollout error by horizon, states read off embeddings, and surprise at what cannot happen; they need no
     labels. The probe of the states is kept in `state_probe.safetensors`.
@@ -163,6 +163,8 @@ def evaluate(
     found: dict[str, Any] = {
         "format": FORMAT,
         "command": _command(run, data, labels, asked_for, which, reading, supervised, attentive),
+        "question": _command(".", data, labels, None, which, reading, supervised, attentive),
+        "step": max((line.get("step", 0) for line in folder.read_metrics()), default=0),
         "data": {"name": opened.name, "train": counts[0], "test": counts[1], "classes": opened.classes},
         "plain": config.inputs.plain_name,
         "which": which,
@@ -181,7 +183,7 @@ def evaluate(
             write_weights(folder.state_probe, {"weight": probe.linear.weight, "bias": probe.linear.bias})
         if reader is not None:
             write_weights(folder.state_reader, reader.state_dict())
-    write_json(folder.evaluation, found)
+    folder.write_evaluation(found)
     return rows
 
 

@@ -118,8 +118,9 @@ def _read_json(path: Path) -> Any:
     if not path.exists():
         return None
     value = read_json(path)
-    rows = value.get("rows", []) if isinstance(value, dict) else None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and row.keys() >= ROW for row in rows):
+    every = [value, *value.get("earlier", [])] if isinstance(value, dict) else [value]
+    rows = [one.get("rows", []) if isinstance(one, dict) else None for one in every]
+    if not all(isinstance(some, list) and all(isinstance(row, dict) and row.keys() >= ROW for row in some) for some in rows):
         raise UserError(f"{path} does not hold what jepakit writes there. Delete it, and evaluate the run again.")
     if value.get("world_model") is not None:
         check_world(value["world_model"], str(path))
