@@ -5,6 +5,7 @@ import torch
 
 import jepakit
 from jepakit.errors import UserError
+from jepakit.files import read_json, write_json
 
 CLIPS = {
     "data": "bouncing-digits", "limit": 24, "labels": "none", "frames": 4, "image_size": (16, 16), "patch_size": 4,
@@ -67,6 +68,26 @@ def test_a_run_of_images_in_timm(images, tmp_path):
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     picture = torch.randn(2, 1, *ours.inputs.image_size)
     torch.testing.assert_close(ours(picture).values, theirs.forward_features(picture), atol=1e-5, rtol=1e-5)
+    assert tuple(theirs.pretrained_cfg["mean"]) == ours.inputs.mean
+
+
+def test_a_folder_of_timm_comes_back_whichever_way_its_config_says_it(images, tmp_path):
+    """Ours; as timm 1.0 writes I-JEPA's, with a licence; and flat, as timm did before 0.9."""
+    ours = jepakit.load(images)
+    folder = jepakit.export(images, out=tmp_path / "theirs", format="timm")
+    config = read_json(folder / "config.json")
+    facts = config["pretrained_cfg"]
+    assert (facts["input_size"], facts["license"]) == ([1, *ours.inputs.image_size], None)
+    picture = torch.randn(2, 1, *ours.inputs.image_size)
+    heads = {"architecture": "vit", "model_args": {"num_heads": config["model_args"]["num_heads"]}}
+    back = jepakit.load(folder)
+    assert (back.inputs, back.licence) == (ours.inputs, None)
+    assert torch.equal(back(picture).values, ours(picture).values)
+    write_json(folder / "config.json", {**heads, "pretrained_cfg": {**facts, "license": "cc-by-nc-4.0"}})
+    back = jepakit.load(folder)
+    assert (back.inputs, back.licence) == (ours.inputs, "cc-by-nc-4.0")
+    write_json(folder / "config.json", {**heads, **facts})
+    assert torch.equal(jepakit.load(folder)(picture).values, ours(picture).values)
 
 
 def test_what_has_no_model_there(clips, images, tmp_path):

@@ -28,6 +28,7 @@ from jepakit.interop.transformers_weights import (
     read_description,
     read_folder,
     read_scale,
+    timm_facts,
     to_ours,
 )  # fmt: skip
 from jepakit.interop.v_jepa_weights import video_encoder, video_predictor
@@ -52,7 +53,8 @@ def is_released(path: Path) -> bool:
     if path.is_file():
         return path.suffix in (".tar", ".pth", ".pt")
     description = read_description(path)
-    of_timm = "architecture" in description and "model_args" in description
+    facts_of_timm = ("pretrained_cfg", "model_args", "num_features")
+    of_timm = "architecture" in description and any(name in description for name in facts_of_timm)
     return of_timm or description.get("model_type") in ("ijepa", "vjepa2")
 
 
@@ -119,8 +121,9 @@ def _from_checkpoint(path: Path, which: Which, variant: Variant | None) -> Pretr
 
 def _from_folder(path: Path) -> PretrainedEncoder:
     description, weights = read_description(path), read_folder(path)
-    if "model_args" in description:  # timm
-        heads = description["model_args"].get("num_heads") if isinstance(description["model_args"], dict) else None
+    if description.get("model_type") not in ("ijepa", "vjepa2"):  # timm
+        arguments = description.get("model_args")
+        heads = arguments.get("num_heads") if isinstance(arguments, dict) else None
         model = _of_images(image_encoder(weights, path, heads), "encoder", "i-jepa", path)
     elif description["model_type"] == "ijepa":
         weights = to_ours({name.removeprefix("ijepa."): tensor for name, tensor in weights.items()}, IMAGE_NAMES)
@@ -132,7 +135,7 @@ def _from_folder(path: Path) -> PretrainedEncoder:
     if "licence" in description:  # an export of ours, which knows what it came of
         model.licence = None if description["licence"] is None else str(description["licence"])
     else:
-        model.licence = _licence(path) or model.licence
+        model.licence = _licence(path) or timm_facts(description).get("license") or model.licence
     return model
 
 

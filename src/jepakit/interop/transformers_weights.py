@@ -143,13 +143,20 @@ def read_description(folder: Path, name: str = "config.json") -> dict[str, Any]:
 
 
 def read_scale(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and deviation of the channels as the folder's processor has them; None where it says nothing."""
-    for name in PROCESSORS:
-        found = [read_description(folder, name).get(key) for key in ("image_mean", "image_std")]
+    """Mean and deviation of the channels as the folder's processor, or timm's config, has them; None where it says nothing."""
+    processors = [read_description(folder, name) for name in PROCESSORS]
+    said = [[processor.get(key) for key in ("image_mean", "image_std")] for processor in processors]
+    for found in [*said, [timm_facts(read_description(folder)).get(key) for key in ("mean", "std")]]:
         if all(isinstance(values, list) and all(isinstance(value, int | float) for value in values) for values in found):
             mean, std = (tuple(float(value) for value in values or ()) for values in found)
             return mean, std
     return None
+
+
+def timm_facts(description: dict[str, Any]) -> dict[str, Any]:
+    """What a `config.json` of timm says of the weights: its `pretrained_cfg`, or all of it where it is of before timm 0.9."""
+    facts = description.get("pretrained_cfg", description)
+    return facts if isinstance(facts, dict) else {}
 
 
 def write_transformers(
@@ -182,8 +189,9 @@ def write_transformers(
         })  # fmt: skip
 
 
-def write_timm(folder: str | Path, encoder: nn.Module, licence: str | None = None) -> None:
-    """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER")`: tokens by `forward_features`.
+def write_timm(folder: str | Path, encoder: nn.Module, inputs: Any = None, licence: str | None = None) -> None:
+    """`config.json` and `model.safetensors`, for `timm.create_model("local-dir:FOLDER", pretrained=True)`: tokens by
+    `forward_features`; with `inputs` also the mean and the deviation, for `timm.data.resolve_model_data_config`.
 
     Errors: an encoder that is no ViT of images.
     """
@@ -195,7 +203,15 @@ def write_timm(folder: str | Path, encoder: nn.Module, licence: str | None = Non
         "depth": shape.depth, "num_heads": shape.heads, "mlp_ratio": shape.mlp_ratio, "class_token": False,
         "global_pool": "avg", "fc_norm": False, "num_classes": 0,
     }  # fmt: skip
-    description = {"architecture": "vit_base_patch16_224", "num_classes": 0, "global_pool": "avg", "model_args": arguments}
+    scale = {} if inputs is None else {"mean": list(inputs.mean), "std": list(inputs.std)}
+    facts = {
+        "input_size": [shape.channels, *shape.image_size], "fixed_input_size": True, "crop_pct": 1.0, "num_classes": 0,
+        "first_conv": "patch_embed.proj", "classifier": "head", "license": licence, **scale,
+    }  # fmt: skip
+    description = {
+        "architecture": "vit_base_patch16_224", "num_classes": 0, "num_features": shape.dim, "global_pool": "avg",
+        "model_args": arguments, "pretrained_cfg": facts,
+    }  # fmt: skip
     _write(Path(folder), {**description, "licence": licence}, dict(encoder.state_dict()))
 
 

@@ -40,7 +40,7 @@ def export(
         return model.save_pretrained(out)
     if format in ("transformers", "timm"):
         if format == "timm":
-            write_timm(Path(out), model.encoder, model.licence)
+            write_timm(Path(out), model.encoder, model.inputs, model.licence)
         else:
             predictor = model.predictor if model.modality.name == "video" else None
             write_transformers(Path(out), model.encoder, predictor, model.inputs, model.licence)
