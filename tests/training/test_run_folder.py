@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from jepakit.errors import UserError
-from jepakit.files import read_json, write_atomic, write_json
+from jepakit.files import write_atomic, write_json
 from jepakit.training.run_folder import RunFolder, step_of
 
 
@@ -34,36 +34,6 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
     assert os.listdir(tmp_path) == ["file.txt"]
     write_json(path, {"name": "é"})
     assert "é" in path.read_text(encoding="utf-8")
-
-
-def evaluated(evaluator, value, question="jepakit evaluate .", step=10):
-    row = {"features": "encoder", "evaluator": evaluator, "metric": "accuracy", "value": value}
-    return {"command": f"asked for {evaluator}", "question": question, "step": step, "data": {"name": "digits"}, "rows": [row]}
-
-
-def test_evaluations_add_up_and_none_is_lost(folder):
-    """The same question: rows add up, asked again they are replaced. Other labels, or other weights: both are kept."""
-
-    def kept():
-        found = read_json(folder.evaluation)
-        documents = [found, *found["earlier"]]
-        return [[(row["evaluator"], row["value"]) for row in one["rows"]] for one in documents], found["command"].split("\n")
-
-    folder.write_evaluation(evaluated("linear", 0.5))
-    folder.write_evaluation(evaluated("knn-20", 0.6))
-    assert kept() == ([[("linear", 0.5), ("knn-20", 0.6)]], ["asked for linear", "asked for knn-20"])
-    folder.write_evaluation(evaluated("linear", 0.7))
-    assert kept()[0] == [[("knn-20", 0.6), ("linear", 0.7)]]
-    folder.write_evaluation(evaluated("linear", 0.1, "jepakit evaluate . --labels others"))
-    assert kept() == ([[("linear", 0.1)], [("knn-20", 0.6), ("linear", 0.7)]], ["asked for linear"])
-    folder.write_evaluation(evaluated("linear", 0.8))  # joins what the same question had, and leads
-    assert kept()[0] == [[("knn-20", 0.6), ("linear", 0.8)], [("linear", 0.1)]]
-    folder.write_evaluation(evaluated("linear", 0.9, step=20))
-    assert kept()[0] == [[("linear", 0.9)], [("knn-20", 0.6), ("linear", 0.8)], [("linear", 0.1)]]
-    folder.evaluation.write_text("{ cut")
-    folder.write_evaluation(evaluated("linear", 0.2))
-    assert kept()[0] == [[("linear", 0.2)]]
-    assert (folder.path / "evaluation.unreadable.json").read_text() == "{ cut"
 
 
 def test_the_newest_few_and_the_best_are_kept(folder):

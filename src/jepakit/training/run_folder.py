@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from jepakit.errors import UserError
-from jepakit.files import UNFINISHED, read_json, read_metrics, write_atomic, write_json
+from jepakit.files import UNFINISHED, read_metrics, write_atomic
 from jepakit.training.checkpoints import remove_checkpoint
 from jepakit.training.distributed import full, is_main
 from jepakit.training.weight_files import write_weights
@@ -106,29 +106,6 @@ class RunFolder:
         """Drop the lines after `step`: a resumed run writes them again."""
         kept = [line for line in self.read_metrics() if line["step"] <= step]
         write_atomic(self.metrics, lambda p: p.write_text("".join(json.dumps(line) + "\n" for line in kept), "utf-8"))
-
-    def write_evaluation(self, found: dict[str, Any]) -> None:
-        """Write `evaluation.json`: what was found, and nothing lost of what was measured before.
-
-        To the same question (`question`, of the same data and weights) answers add up: those of an evaluator that was asked
-        again are replaced. Other questions' are kept under `earlier`, newest first. A file that cannot be read is put aside.
-        """
-        before = None
-        if self.evaluation.exists():
-            try:
-                before = read_json(self.evaluation)
-            except UserError:
-                self.evaluation.replace(self.path / "evaluation.unreadable.json")
-        earlier = []
-        if isinstance(before, dict) and isinstance(before.get("rows"), list):
-            earlier = [before, *before.pop("earlier", [])]
-        same = [one for one in earlier if all(one.get(key) == found[key] for key in ("question", "step", "data"))]
-        again = {row["evaluator"] for row in found["rows"]}
-        for one in same:
-            kept = [row for row in one["rows"] if row["evaluator"] not in again]
-            commands = dict.fromkeys([*one["command"].split("\n"), found["command"]] if kept else [found["command"]])
-            found = {**one, **found, "rows": kept + found["rows"], "command": "\n".join(commands)}
-        write_json(self.evaluation, {**found, "earlier": [one for one in earlier if one not in same]})
 
     def checkpoint(self, step: int) -> Path:
         """Where the checkpoint of a step lies."""
