@@ -16,10 +16,10 @@ steps 15,000 and 30,000: the default's shares), then 12,000 steps at 64 frames o
     python recipes/v_jepa_bouncing_digits.py --threads 1 --seeds 0 --change dense
     python recipes/v_jepa_bouncing_digits.py --threads 1 --change plain
 
-What the loss on visible tokens does depends on what can be seen. Nano, patches of 8, clips alone. Before black ground (600 steps,
-4 minutes of a core, three seeds) it makes single tokens know where the digit is: R2 of how far a token's place is from the
-digit, one linear regression for all tokens, 0.725 +- 0.120; v-jepa-2 0.343 +- 0.086, random init 0.424 +- 0.025. Before noise
-(1,000 steps, about 9 minutes, ONE seed), where what is visible is mostly what nobody can foretell:
+What the loss on visible tokens does depends on what can be seen. Nano, patches of 8, clips alone. Before black ground (600
+steps, 4 minutes of a core, three seeds) it makes single tokens know where the digit is: R2 of how far a token's place is from
+the digit, one linear regression for all tokens, 0.725 +- 0.120; v-jepa-2 0.343 +- 0.086, random init 0.424 +- 0.025. Before
+noise (1,000 steps, about 9 minutes, ONE seed), where what is visible is mostly what nobody can foretell:
 
                                         velocity    place 4 frames later    token's distance
     v-jepa-2                               0.809                   0.881               0.500
