@@ -83,6 +83,8 @@ def test_a_folder_of_maps_beside_pictures(untrained_run, tmp_path):
     rows = evaluate(run, labels=str(tmp_path / "maps"), evaluators=["segmentation"], device="cpu")
     assert rows[-1].metric == "token_accuracy"
     assert rows[-1].value > 0.9
+    evaluate(run, labels=str(tmp_path / "maps"), evaluators=["segmentation"], device="cpu", limit=9)
+    assert json.loads((run / "evaluation.json").read_text())["data"]["train"] == 9
     (tmp_path / "maps" / "a" / "07.png").unlink()
     with pytest.raises(UserError, match=r"07.png and .*07.npy do not exist"):
         evaluate(run, labels=str(tmp_path / "maps"), evaluators=["segmentation"], device="cpu")

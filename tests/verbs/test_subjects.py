@@ -39,6 +39,9 @@ def test_an_exported_encoder_on_labelled_data(exported, tmp_path):
     found = json.loads(out.read_text())
     assert list(dict.fromkeys(row["evaluator"] for row in found["rows"])) == ["linear", "knn-5"]
     assert found["command"].split("\n")[1] == f"jepakit evaluate {exported} --data digits --evaluators knn-5"
+    rows = evaluate(exported, data="digits", evaluators=["linear"], device="cpu", out=out, limit=30)
+    assert rows[0].detail["train"] == 30
+    assert json.loads(out.read_text())["command"].endswith("--limit 30")
     before = {path.name for path in exported.iterdir()}
     evaluate(exported, data="digits", evaluators=["linear"], device="cpu")
     assert {path.name for path in exported.iterdir()} == before == {"config.json", "model.safetensors"}
@@ -67,6 +70,7 @@ def test_the_weights_of_others_by_their_probe_and_with_their_predictor(tmp_path)
     [
         ({}, "is no run, which would know its data"),
         ({"data": "digits", "evaluators": ["continuation"]}, "continuation needs a run"),
+        ({"data": "digits", "limit": 0}, "limit"),
         ({"data": "digits", "out": "results"}, "Call it results.json"),
         ({"data": "digits", "which": "target"}, "holds the 'encoder' weights only"),
     ],

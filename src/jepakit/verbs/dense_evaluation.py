@@ -35,6 +35,7 @@ def dense_rows(
     levels: tuple[int, ...] | None,
     where: torch.device,
     seed: int,
+    limit: int | None = None,
 ) -> tuple[list[Row], tuple[int, int]]:
     """Linear probes of every encoder's tokens and of raw patches, and how many samples taught and tested them.
 
@@ -45,7 +46,8 @@ def dense_rows(
         raise UserError(f"evaluators {', '.join(evaluators)}: the labels are maps of one kind. Ask for segmentation or depth.")
     if getattr(data.config, "clips", 1) > 1:
         raise UserError("Label maps are of one clip a file, and clips is above 1. Evaluate with --data and one clip.")
-    parts = [some(part, most, seed) for part, most in zip((data.train, data.test), MOST_MAPS, strict=True)]
+    most = MOST_MAPS[0] if limit is None else min(limit, MOST_MAPS[0])
+    parts = [some(data.train, most, seed), some(data.test, MOST_MAPS[1], seed)]
     size: Any = getattr(inputs, "image_size", None)
     if size is None:
         raise UserError("segmentation and depth are of pictures and clips, and this encoder reads neither.")

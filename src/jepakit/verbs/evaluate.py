@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 
 from jepakit.core.dynamics import Dynamics
-from jepakit.errors import UserError
+from jepakit.errors import UserError, check_range
 from jepakit.evaluation.attentive import AttentiveConfig
 from jepakit.evaluation.continuation import CONTINUATION, continuation_rows
 from jepakit.evaluation.document import add_evaluation
@@ -53,6 +53,7 @@ def evaluate(
     levels: tuple[int, ...] | None = None,
     seen: int | None = None,
     ahead: int | None = None,
+    limit: int | None = None,
     supervised: bool = False,
     attentive: AttentiveConfig = AttentiveConfig(),  # noqa: B008  (frozen)
     out: str | Path | None = None,
@@ -79,6 +80,7 @@ def evaluate(
         seen: frames of a clip that the encoder sees; the predictor is asked for those ahead, and every evaluator is given the
             encoder's tokens with and without the predictor's. None: all of them.
         ahead: frames after those seen that the predictor is asked for; None: the rest of the clip.
+        limit: labelled samples that probes learn from, drawn with the seed; None: all (at most 20,000).
         supervised: also train the same encoder with labels, from random weights.
         attentive: how attentive probes are trained.
         out: a .json file to add to; None: the run's evaluation.json, and of weights that are no run the table alone.
@@ -118,6 +120,9 @@ def evaluate(
     most = MOST_PICTURES if pictures else (MOST_TRAIN, MOST_TEST)
     together = clips_of_a_file(opened.train, opened.config)
     together = together if clips_of_a_file(opened.test, opened.config) == together else 1
+    if limit is not None:
+        check_range("limit", limit, 1)
+        most = min(limit * together, most[0]), most[1]
     train, test = (some(part, number, seed, together) for part, number in zip((opened.train, opened.test), most, strict=True))
     reading = Reading(
         pooling=pooling,
@@ -132,7 +137,7 @@ def evaluate(
     if dense:
         if reading.anticipates:
             raise UserError(f"{dense[0]} is of what is seen. Leave seen and ahead out.")
-        rows, counts = dense_rows(subject.encoders, inputs, opened, dense, str(labels), levels, where, seed)
+        rows, counts = dense_rows(subject.encoders, inputs, opened, dense, str(labels), levels, where, seed, limit)
     elif opened.task is not None:
         system, untrained = subject.system, subject.untrained
         if isinstance(system, FineTuned) and isinstance(untrained, FineTuned) and labels is None:
@@ -144,7 +149,7 @@ def evaluate(
     if continues:
         for name, one in (("encoder", subject.system), ("random init", subject.untrained)):
             rows += continuation_rows(one.eval(), test, name, where)  # type: ignore[union-attr]
-    asked = (data, labels), which, reading, supervised, attentive
+    asked = (data, labels), which, reading, limit, supervised, attentive
     found: dict[str, Any] = {
         "format": FORMAT,
         "command": _command(run, asked_for, *asked),
@@ -206,7 +211,7 @@ def _planning(folder: RunFolder) -> dict[str, Any] | None:
 
 def _command(
     run: str | Path, evaluators: Sequence[str] | None, given: tuple[Any, str | None], which: str | None, reading: Reading,
-    supervised: bool, attentive: AttentiveConfig,
+    limit: int | None, supervised: bool, attentive: AttentiveConfig,
 ) -> str:  # fmt: skip
     data, labels = given
     words = ["jepakit", "evaluate", str(run)]
@@ -218,6 +223,7 @@ def _command(
     words += ["--levels", *map(str, reading.levels)] if reading.levels is not None else []
     words += ["--seen", str(reading.seen)] if reading.seen is not None else []
     words += ["--ahead", str(reading.ahead)] if reading.ahead is not None else []
+    words += ["--limit", str(limit)] if limit is not None else []
     words += ["--supervised"] if supervised else []
     for field in dataclasses.fields(attentive):
         value = getattr(attentive, field.name)
