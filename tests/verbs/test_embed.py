@@ -86,7 +86,7 @@ def test_tokens_and_which(runs, tmp_path):
         jepakit.embed(runs["i-jepa"], data=data, out=tmp_path / "w.npy", which="taget")
 
 
-def test_bad_files_are_an_error_or_left_out(runs, tmp_path, arrays):
+def test_bad_files_are_an_error_or_left_out(runs, tmp_path, arrays, capsys):
     (tmp_path / "photos").mkdir()
     for number, pixels in enumerate(arrays):
         Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
@@ -96,6 +96,7 @@ def test_bad_files_are_an_error_or_left_out(runs, tmp_path, arrays):
     assert not (tmp_path / "out.npy").exists()
     found = jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy", on_bad_file="skip")
     assert len(found) == 6
+    assert "cannot be read: 1: " in capsys.readouterr().err
     assert not any("3.png" in path for _, path in rows_of(tmp_path / "out.csv"))
 
 

@@ -108,6 +108,16 @@ def test_a_run_leaves_everything_another_verb_needs(tmp_path, ending):
     assert ending == {"evaluate": 1, "report": 1}
 
 
+def test_what_is_left_out_is_said(pictures, tmp_path, capsys):
+    damaged, *_ = sorted(pictures.rglob("*.png"))
+    damaged.write_bytes(damaged.read_bytes()[:30])
+    (pictures / "about.txt").write_text("no picture")
+    jepakit.pretrain("lejepa", data=pictures, out=tmp_path / "run", on_bad_file="skip", **{**TINY, "limit": None})
+    said = capsys.readouterr().err
+    assert f"Left out, as they cannot be read: 1: {damaged}: " in said
+    assert "Files passed over because they are not images: 1." in said
+
+
 def test_without_labels_nothing_is_evaluated(tmp_path, ending):
     jepakit.pretrain("lejepa", data="digits", labels="none", out=tmp_path / "run", **TINY)
     assert ending == {"evaluate": 0, "report": 1}

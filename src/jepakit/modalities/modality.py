@@ -62,6 +62,16 @@ class Data(Protocol):
     companions: Mapping[str, Companion]
 
 
+def remarks(data: Data) -> list[str]:
+    """What a verb says of opened data before it begins: its notes, and which files were left out."""
+    bad = getattr(data, "bad_files", [])
+    if not bad:
+        return list(data.notes)
+    first = "; ".join(f"{one.path}: {one.reason}" for one in bad[:3])
+    more = f"; and {len(bad) - 3:,} more, which jepakit inspect names" if len(bad) > 3 else ""
+    return [*data.notes, f"Left out, as they cannot be read: {len(bad):,}: {first}{more}."]
+
+
 def check_scale(image_size: Sequence[int], std: Sequence[float]) -> None:
     """Raise `UserError` unless an encoder's inputs have sizes to resize to and deviations to divide by."""
     if min(image_size, default=1) < 1 or not min(std, default=1.0) > 0:

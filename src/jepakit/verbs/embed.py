@@ -17,6 +17,7 @@ from jepakit.errors import check_range
 from jepakit.interop.embedding import at_levels, embed_batches
 from jepakit.interop.embedding_files import EmbeddingFile, check_ending
 from jepakit.interop.pretrained import PretrainedEncoder, Which, load
+from jepakit.modalities.modality import remarks
 from jepakit.training.device import available_cores, choose_device
 
 
@@ -85,6 +86,8 @@ def embed(
         "device": where.type,
     }
     said = Console(stderr=True)
+    for remark in remarks(opened):
+        said.print(remark, markup=False, emoji=False, highlight=False, soft_wrap=True)
     with EmbeddingFile(out, ids[order], [files[i] for i in order] if files else None, origin).opened() as file:
         if file.done:
             said.print(f"Going on after {file.done:,} of {len(ids):,} {opened.noun}.")

@@ -23,7 +23,7 @@ from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
 from jepakit.files import read_json
 from jepakit.interop.pretrained import Which, is_run_checkpoint
-from jepakit.modalities.modality import Data
+from jepakit.modalities.modality import Data, remarks
 from jepakit.modalities.trajectories import TrajectoryData
 from jepakit.report.world_data import check_acting
 from jepakit.training.device import choose_device
@@ -99,7 +99,10 @@ def evaluate(
         other_names = [name for name in evaluators or () if name not in DENSE]
         asked_too = f" and not by {', '.join(other_names)}, which can be asked for by itself" if other_names else ""
         raise UserError(f"{dense[0]} is measured by label maps{asked_too}. Give them: --labels maps.npy.")
+    console = Console(stderr=True)
     opened = open_data(subject, data, None if dense else labels, opened)
+    for remark in remarks(opened) if data is not None else ():
+        console.print(remark, markup=False, emoji=False, highlight=False, soft_wrap=True)
     world_model, asked_for = isinstance(subject.system, Dynamics), evaluators
     if evaluators is not None:
         evaluators = [name for name in evaluators if name != CONTINUATION]
@@ -161,7 +164,7 @@ def evaluate(
         "pooling": pooling,
         "rows": [row.to_dict() for row in rows],
     }
-    console, folder = Console(stderr=True), RunFolder(path)
+    folder = RunFolder(path)
     if rows:
         console.print(table(rows, title=f"{opened.name}: {counts[0]:,} train, {counts[1]:,} test"))
     if not dense and isinstance(subject.system, Dynamics) and isinstance(subject.untrained, Dynamics):

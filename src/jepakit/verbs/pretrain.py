@@ -23,7 +23,7 @@ from jepakit.errors import UserError
 from jepakit.files import write_atomic
 from jepakit.interop.pretrained import build_system, initialise, teacher_of
 from jepakit.interop.tuned import untuned
-from jepakit.modalities.modality import Data
+from jepakit.modalities.modality import Data, remarks
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, TUNED, load_system, verb_of
 from jepakit.training.answers import Answers
@@ -271,6 +271,8 @@ def announce(trainer: Trainer, config: RunConfig, data: Data) -> None:
     system, training = trainer.system, config.training
     with memory_advice(training, system.joins_batch), closing(trainer.batches(workers=0)) as batches:
         cost = measure_cost(system, next(batches), training, trainer.device, trainer.dtype)
+    for remark in remarks(data):
+        trainer.progress.say(remark)
     trainer.progress.say(
         f"{config.system} on {data.name}: {len(data.train):,} {data.noun} of {config.inputs.describe()}, "
         f"{cost.trained / 1e6:.2f} M parameters trained of {cost.total / 1e6:.2f} M, {trainer.steps:,} steps of "
