@@ -14,7 +14,10 @@ from jepakit.training.config import HealthConfig, TrainingConfig
 from jepakit.training.health import SIGREG_FLOOR, Cadence, HealthMonitor, gaussianity, judge
 
 BEFORE = {"rankme": 60.0, "std": 0.3, "cosine": 0.9, "spread": 0.2, "energy_shuffled": 1.0}
-HEALTHY = {"rankme": 50.0, "std": 0.8, "cosine": 0.2, "spread": 0.4, "energy_shuffled": 2.0, "pairs_below": 0.99}
+HEALTHY = {
+    "rankme": 50.0, "std": 0.8, "cosine": 0.2, "spread": 0.4, "energy_shuffled": 2.0, "pairs_below": 0.99,
+    "energy_margin": 0.15,
+}  # fmt: skip
 
 
 def verdict(**changes: float) -> str:
@@ -37,6 +40,14 @@ def verdict(**changes: float) -> str:
 )
 def test_each_sickness_has_its_name(changes: dict[str, float], expected: str) -> None:
     assert verdict(**changes) == expected
+
+
+@pytest.mark.parametrize("alike", [{"std": 0.05}, {"cosine": 0.99}])
+def test_a_common_direction_is_no_collapse_while_much_else_is_told_apart(alike: dict[str, float]) -> None:
+    """V-JEPA before noise: cosine .97 from .94, yet 97 % of pairs told apart by half of their energy, and better probes."""
+    assert verdict(**alike, energy_margin=0.5) == "warning"
+    assert verdict(**alike, energy_margin=0.5, pairs_below=0.8) == "collapsed"
+    assert verdict(**alike, energy_margin=0.1) == "collapsed"
 
 
 def test_no_verdict_before_training() -> None:

@@ -217,10 +217,18 @@ def judge(
         )
     if now["rankme"] < 0.05 * rank_limit:
         return "collapsed", f"The embeddings use {now['rankme']:.1f} of {rank_limit} directions. {advice}"
+    alike = ""
     if now["std"] < 0.1 and now["std"] < 0.5 * before["std"]:
-        return "collapsed", f"All embeddings point the same way (std {now['std']:.2f}, 1 is spread). {advice}"
-    if now["cosine"] > 0.95 and 1 - now["cosine"] < 0.5 * (1 - before["cosine"]):
-        return "collapsed", f"Two random samples have a cosine of {now['cosine']:.3f}. {advice}"
+        alike = f"All embeddings point the same way (std {now['std']:.2f}, 1 is spread)"
+    elif now["cosine"] > 0.95 and 1 - now["cosine"] < 0.5 * (1 - before["cosine"]):
+        alike = f"Two random samples have a cosine of {now['cosine']:.3f}"
+    if alike and now["pairs_below"] >= 0.9 and now["energy_margin"] >= 0.25:  # a common direction, and much beside it
+        return "warning", (
+            f"{alike}, but {now['pairs_below']:.0%} of pairs are told apart, by {now['energy_margin']:.0%} of their energy: a "
+            "direction common to all grows. Watch the probes."
+        )
+    if alike:
+        return "collapsed", f"{alike}. {advice}"
     if step >= 0.1 * steps and now["pairs_below"] < 0.55:
         return "fragmented", (
             f"A matching pair has a lower energy than a random one in only {now['pairs_below']:.0%} of cases: the "
