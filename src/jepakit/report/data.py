@@ -23,6 +23,7 @@ class ReportData:
     name: the run's name; folder: its path as one types it in a command (None: the name).
     metrics: the lines of `metrics.jsonl`; evaluation: the content of `evaluation.json`.
     images: `[images, channels, height, width]` in [0, 1]; channels 1 or 3. The arrays below refer to them by position.
+    of_clips: each image is a frame of a clip, its middle one.
     tokens: the encoder's tokens of the *first* images, in raster order of `grid = (rows, columns)`.
     masks: for each of the first images the context ids and the ids of every target block.
     views: the views of the first images that a paired system compared.
@@ -40,6 +41,7 @@ class ReportData:
     metrics: Metrics = ()
     evaluation: Mapping[str, Any] | None = None
     images: Num[np.ndarray, "images channels height width"] | None = None
+    of_clips: bool = False
     tokens: Float[np.ndarray, "pictured tokens dim"] | None = None
     grid: tuple[int, int] | None = None
     masks: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]] | None = None

@@ -34,7 +34,7 @@ def hidden(data: ReportData) -> list[Element]:
                 )
         lead = (
             f"Left the image, in the middle what the context encoder saw (on average {np.mean(seen):.0%} of "
-            f"{cells} patches), right the blocks whose embeddings it had to predict ({np.mean(asked):.0%})."
+            f"{cells} patches), right the blocks whose embeddings it had to predict ({np.mean(asked):.0%}).{_of_clips(data)}"
         )
         return [tag("p", {"class": "lead"}, lead), tag("div", {"class": "masks"}, figures)]
     if data.views is not None and data.images is not None:
@@ -94,7 +94,7 @@ def colours(data: ReportData) -> list[Element]:
         "The first three principal components of all patch tokens as red, green and blue. Patches of one colour look "
         f"alike to the encoder. The three colours hold {found.explained:.0%} of the tokens' variance."
     )
-    return [tag("p", {"class": "lead"}, lead), tag("div", {"class": "pairs"}, pairs)]
+    return [tag("p", {"class": "lead"}, lead + _of_clips(data)), tag("div", {"class": "pairs"}, pairs)]
 
 
 def neighbours(data: ReportData) -> list[Element]:
@@ -121,7 +121,11 @@ def neighbours(data: ReportData) -> list[Element]:
     if _has_classes(data):
         hits = [_same(data, query, other) for query, *others in ranked.tolist() for other in others]
         lead += f" {sum(hits)} of {len(hits)} share the label of their query (✓)."
-    return [tag("p", {"class": "lead"}, lead), tag("div", {"class": "strips"}, rows)]
+    return [tag("p", {"class": "lead"}, lead + _of_clips(data)), tag("div", {"class": "strips"}, rows)]
+
+
+def _of_clips(data: ReportData) -> str:
+    return " Clips are shown at their middle frame." if data.of_clips else ""
 
 
 def _has_classes(data: ReportData) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from jepakit.interop.embedding import embed_samples
 from jepakit.interop.pretrained import load_run_system
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.modality import Data
+from jepakit.modalities.video import VideoInputs
 from jepakit.randomness import derive_seed
 from jepakit.report.data import ReportData
 from jepakit.report.figures import gallery, nearest_neighbours
@@ -76,32 +78,61 @@ def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
     dataset: Any = held_out.subset(order[:MAPPED])
     inputs = system.inputs
     embeddings = embed_samples(system.encode, inputs, dataset).numpy()
-    if not isinstance(inputs, ImageInputs):
-        labels = {} if dataset.labels is None else {"classes": data.classes, "embedding_labels": dataset.labels}
+    labels = {} if dataset.labels is None else {"classes": data.classes, "embedding_labels": dataset.labels}
+    if not isinstance(inputs, ImageInputs | VideoInputs):
         return {"embeddings": embeddings, **labels}
     chosen = shown = np.arange(min(PICTURED, len(dataset)))
     found: dict[str, Any] = {}
     if len(dataset) > NEIGHBOURS:
         chosen, found["neighbours"] = gallery(nearest_neighbours(embeddings, shown, NEIGHBOURS))
     samples = [dataset[int(i)] for i in chosen]
-    first = samples[: len(shown)]
+    if dataset.labels is not None:
+        labels["labels"] = dataset.labels[chosen]
+    looked = look_at_images if isinstance(inputs, ImageInputs) else look_at_clips
+    return {"embeddings": embeddings, **labels, **found, **looked(system, samples, len(shown), seed)}
+
+
+def look_at_images(system: System, samples: Sequence[dict[str, Any]], shown: int, seed: int) -> dict[str, Any]:
+    """Pixels of all samples, and of the first `shown` the tokens and the masks or views of a training step."""
+    inputs, first, found = system.inputs, samples[:shown], {}
     with torch.no_grad():
         tokens = system.encode(inputs.prepare(first))
-    rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
     batch = system.collator(seed)(first)
     if "context" in batch:
         found["masks"] = read_masks(batch)
     if "views" in batch:
         found["views"] = inputs.restore(batch["views"]).numpy()
-    if dataset.labels is not None:
-        found |= {"labels": dataset.labels[chosen], "classes": data.classes, "embedding_labels": dataset.labels}
-    return {
-        "images": inputs.restore(inputs.prepare(samples)).numpy(),
-        "tokens": tokens.values.float().numpy(),
-        "grid": (int(rows), int(columns)),
-        "embeddings": embeddings,
-        **found,
-    }
+    rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
+    images = inputs.restore(inputs.prepare(samples)).numpy()
+    return {"images": images, "tokens": tokens.values.float().numpy(), "grid": (int(rows), int(columns)), **found}
+
+
+def look_at_clips(system: System, samples: Sequence[dict[str, Any]], shown: int, seed: int) -> dict[str, Any]:
+    """The same of clips at their middle frame; of several masks one is shown a clip, in turn."""
+    inputs, first, found = system.inputs, samples[:shown], {}
+    prepared = inputs.prepare(samples)
+    middle = prepared.shape[2] // 2
+    with torch.no_grad():
+        tokens = system.encode(prepared[:shown])
+    if tokens.positions.shape[-1] == 3:
+        times, rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
+        at, cells = int(middle * times // prepared.shape[2]), int(rows * columns)
+        found = {"tokens": tokens.values[:, at * cells : (at + 1) * cells].float().numpy(), "grid": (int(rows), int(columns))}
+        batch = system.collator(seed)(first)
+        batch = batch.get("video", batch)
+        if "context" in batch:
+            found["masks"] = [
+                (_inside(batch["context"][clip, kind], batch["context_lengths"][clip, kind], at, cells),
+                 [_inside(batch["targets"][clip, kind], batch["target_lengths"][clip, kind], at, cells)])
+                for clip in range(shown) for kind in [clip % batch["context"].shape[1]]
+            ]  # fmt: skip
+    return {"images": inputs.unit(prepared[:, :, middle]).numpy(), "of_clips": True, **found}
+
+
+def _inside(ids: torch.Tensor, length: torch.Tensor, time: int, cells: int) -> list[int]:
+    """Those of the first `length` tokens that are of one time step, counted within it."""
+    kept = ids.flatten()[: int(length.flatten()[0])]
+    return [int(i) - time * cells for i in kept if time * cells <= i < (time + 1) * cells]
 
 
 def read_masks(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], list[list[int]]]]:
