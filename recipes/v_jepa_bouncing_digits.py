@@ -56,6 +56,8 @@ CHANGES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     },
     "schedule": {
         "v-jepa-constant": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.99, 0.99), "schedule": "constant"}),
+    },
+    "longer": {
         "v-jepa-longer": ("v-jepa", {**CLIPS, "masks": MASKS, "steps": 2000}),
         "i-jepa-frames-longer": ("i-jepa", {**FRAMES, "masks": EASY, "steps": 2000}),
     },

@@ -9,7 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
 
 from jepakit.errors import UserError
-from jepakit.report.figures import embedding_map, gallery, nearest_neighbours, token_colours
+from jepakit.report.figures import embedding_map, flow_colours, gallery, nearest_neighbours, token_colours
 
 
 def random(*shape, seed=0):
@@ -100,3 +100,13 @@ def test_bad_rows_are_left_out_and_collapse_has_no_map():
     assert 4 not in embedding_map(embeddings).ids
     assert embedding_map(np.ones((100, 8))) is None
     assert embedding_map(embeddings[3:6]) is None
+
+
+def test_motion_in_colours():
+    """Still is white, right is red, left its opposite; twice as fast as `most` is no more than full colour."""
+    flow = np.zeros((2, 1, 4))
+    flow[0, 0] = [0, 3, -3, 6]
+    colours = flow_colours(flow, most=3)[0]
+    np.testing.assert_allclose(colours, [[1, 1, 1], [1, 0, 0], [0, 1, 1], [1, 0, 0]], atol=1e-6)
+    down = flow_colours(np.array([[[0.0]], [[3.0]]]), most=3)[0, 0]
+    np.testing.assert_allclose(down, [0.5, 1, 0], atol=1e-6)

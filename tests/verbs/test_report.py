@@ -64,7 +64,12 @@ def test_clips_are_shown_at_their_middle_frame(system):
     assert found["of_clips"]
     page = serialise(build_page(ReportData(name="clips", **found))).decode()
     assert "Clips are shown at their middle frame" in page
+    assert ("What moves" in page) == (system == "mc-jepa")
     if system == "mc-jepa":
+        assert found["flows"].shape == found["true_flows"].shape == (8, 2, 64, 64)
+        moving = torch.from_numpy(found["moving"])
+        assert torch.equal(moving[:, 1], torch.from_numpy(found["images"])[:8])
+        assert found["true_flows"].std() > 1  # they do move
         return
     assert found["grid"] == (4, 4)
     assert found["tokens"].shape[:2] == (8, 16)

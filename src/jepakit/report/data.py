@@ -27,6 +27,8 @@ class ReportData:
     tokens: the encoder's tokens of the *first* images, in raster order of `grid = (rows, columns)`.
     masks: for each of the first images the context ids and the ids of every target block.
     views: the views of the first images that a paired system compared.
+    moving: two frames of the first clips, `[moving, 2, channels, height, width]`; flows: motion from one to the other as it was
+        found, `[moving, 2, height, width]`, pixels right and down; true_flows: as it is, where that is known.
     neighbours: a query's image, then its nearest images, nearest first (see `figures.gallery`).
     labels: a class number for each of `images`, named by `classes`.
     embeddings, embedding_labels: held-out embeddings and their class (int), value (float) or classes ({0, 1} columns).
@@ -46,6 +48,9 @@ class ReportData:
     grid: tuple[int, int] | None = None
     masks: Sequence[tuple[Sequence[int], Sequence[Sequence[int]]]] | None = None
     views: Num[np.ndarray, "viewed views channels h w"] | None = None
+    moving: Num[np.ndarray, "moving 2 channels height width"] | None = None
+    flows: Float[np.ndarray, "moving 2 height width"] | None = None
+    true_flows: Float[np.ndarray, "moving 2 height width"] | None = None
     neighbours: Int[np.ndarray, "queries ranks"] | None = None
     labels: Num[np.ndarray, "images ..."] | None = None
     classes: Sequence[str] | None = None

@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int
+from matplotlib.colors import hsv_to_rgb
 
 from jepakit.errors import UserError
 
@@ -48,6 +49,18 @@ def token_colours(tokens: Float[np.ndarray, "images tokens dim"], grid: tuple[in
     scores[:, :keep] = np.where(alive, stretched, 0.5)
     explained = float((sizes[:keep] ** 2).sum() / (sizes**2).sum())
     return TokenColours(colours=scores.reshape(images, *grid, 3), explained=explained)
+
+
+def flow_colours(flow: Float[np.ndarray, "2 height width"], most: float) -> Float[np.ndarray, "height width 3"]:
+    """Motion in colours: the hue is the direction (red right, green-yellow down, cyan left, violet up), pale is slow, white is
+    still, full colour `most` pixels or more.
+
+    Source: the colour wheel of Baker et al., A Database and Evaluation Methodology for Optical Flow (2011), with even hues.
+    """
+    right, down = np.nan_to_num(np.asarray(flow, dtype=np.float64))
+    hue = np.arctan2(down, right) / (2 * np.pi) % 1.0
+    speed = np.clip(np.hypot(right, down) / max(most, 1e-9), 0.0, 1.0)
+    return hsv_to_rgb(np.stack([hue, speed, np.ones_like(hue)], axis=-1))
 
 
 def nearest_neighbours(

@@ -9,7 +9,7 @@ import numpy as np
 
 from jepakit.report.charts import colour_class, scatter_chart, short
 from jepakit.report.data import ReportData
-from jepakit.report.figures import embedding_map, token_colours
+from jepakit.report.figures import embedding_map, flow_colours, token_colours
 from jepakit.report.markup import missing, tag
 from jepakit.report.pictures import colour_map, mask_picture, picture
 
@@ -95,6 +95,32 @@ def colours(data: ReportData) -> list[Element]:
         f"alike to the encoder. The three colours hold {found.explained:.0%} of the tokens' variance."
     )
     return [tag("p", {"class": "lead"}, lead + _of_clips(data)), tag("div", {"class": "pairs"}, pairs)]
+
+
+def moves(data: ReportData) -> list[Element]:
+    """Two frames, and the motion from one to the other as colours, beside the true one where it is known."""
+    if data.moving is None or data.flows is None:
+        return [missing("No motion was found for this page.", data.command("report"))]
+    known = data.true_flows
+    speeds = np.hypot(*np.moveaxis(data.flows if known is None else known, 1, 0))
+    most = float(np.quantile(speeds, 0.99))
+    rows = []
+    for i, ((before, after), flow) in enumerate(zip(data.moving[:_MASKED], data.flows, strict=False)):
+        shape, name = after.shape[1:], f"Clip {i + 1}"
+        found = colour_map(flow_colours(flow, most), shape, f"{name}: motion found")
+        shown = [picture(after, f"{name}: the next frame"), found]
+        said = f"{np.hypot(*flow).mean():.1f} pixels on average"
+        if known is not None:
+            shown.append(colour_map(flow_colours(known[i], most), shape, f"{name}: true motion"))
+            said += f", end-point error {np.hypot(*(flow - known[i])).mean():.1f}"
+        items = [tag("li", one) for one in shown]
+        head = tag("div", picture(before, name), tag("small", said))
+        rows.append(tag("figure", {"class": "strip"}, head, tag("ol", {"style": f"--n:{len(items)}"}, items)))
+    lead = (
+        f"Left a frame, then the next one, then the motion between them{'' if known is None else ', found and true'}: the hue "
+        f"is its direction (red right, green-yellow down, cyan left, violet up), white is still, full colour {most:.1f} pixels."
+    )
+    return [tag("p", {"class": "lead"}, lead), tag("div", {"class": "strips"}, rows)]
 
 
 def neighbours(data: ReportData) -> list[Element]:

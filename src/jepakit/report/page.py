@@ -23,6 +23,7 @@ _SECTIONS = (
     ("surprise", "What surprises it", world_sections.surprise),
     ("curves", "How training went", curves.curves),
     ("hidden", "What it had to predict", galleries.hidden),
+    ("moves", "What moves", galleries.moves),
     ("colours", "What patches look like to it", galleries.colours),
     ("neighbours", "Nearest neighbours", galleries.neighbours),
     ("map", "Map of the embeddings", galleries.flat_map),
@@ -30,6 +31,7 @@ _SECTIONS = (
 )
 _OF_PICTURES = ("hidden", "colours", "neighbours")
 _OF_TUNING = ("gained",)
+_OF_MOTION = ("moves",)
 _OF_WORLDS = ("acting", "episodes", "imagined", "rollouts", "states", "surprise")
 
 
@@ -55,6 +57,7 @@ def build_page(data: ReportData) -> Element:
     verdict = tuning.judge_tuning(data.evaluation) if tuned else judge(data.metrics, data.evaluation)
     seen = data.images is not None or data.embeddings is None  # else what was embedded is nothing to look at
     left_out = (() if seen else _OF_PICTURES) + (() if data.world_model else _OF_WORLDS) + (() if tuned else _OF_TUNING)
+    left_out += _OF_MOTION if data.flows is None else ("hidden",) if data.masks is None else ()
     sections = [section for section in _SECTIONS if section[0] not in left_out]
     nav = tag("nav", {"aria-label": "Sections"}, [tag("a", {"href": f"#{key}"}, title) for key, title, _ in sections])
     main = tag("main", [tag("section", {"id": key}, tag("h2", title), part(data)) for key, title, part in sections])

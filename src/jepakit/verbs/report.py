@@ -18,7 +18,9 @@ from jepakit.interop.embedding import embed_samples
 from jepakit.interop.pretrained import load_run_system
 from jepakit.modalities.inputs import ImageInputs
 from jepakit.modalities.modality import Data
+from jepakit.modalities.moving_photographs import MovingPhotographs
 from jepakit.modalities.video import VideoInputs
+from jepakit.nn.flow import FlowPredictor
 from jepakit.randomness import derive_seed
 from jepakit.report.data import ReportData
 from jepakit.report.figures import gallery, nearest_neighbours
@@ -89,7 +91,11 @@ def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
     if dataset.labels is not None:
         labels["labels"] = dataset.labels[chosen]
     looked = look_at_images if isinstance(inputs, ImageInputs) else look_at_clips
-    return {"embeddings": embeddings, **labels, **found, **looked(system, samples, len(shown), seed)}
+    found |= looked(system, samples, len(shown), seed)
+    clips = getattr(dataset, "clips", None)
+    if "flows" in found and isinstance(clips, MovingPhotographs):
+        found["true_flows"] = np.stack([clips.flow(sample["id"]) for sample in samples[: len(shown)]])
+    return {"embeddings": embeddings, **labels, **found}
 
 
 def look_at_images(system: System, samples: Sequence[dict[str, Any]], shown: int, seed: int) -> dict[str, Any]:
@@ -126,6 +132,12 @@ def look_at_clips(system: System, samples: Sequence[dict[str, Any]], shown: int,
                  [_inside(batch["targets"][clip, kind], batch["target_lengths"][clip, kind], at, cells)])
                 for clip in range(shown) for kind in [clip % batch["context"].shape[1]]
             ]  # fmt: skip
+    predictor = getattr(system, "predictor", None)
+    if isinstance(predictor, FlowPredictor):
+        pairs = prepared[:shown, :, middle - 1 : middle + 1].transpose(1, 2)
+        with torch.no_grad():
+            flows = predictor.between(system.encoders()["encoder"], pairs[:, 0], pairs[:, 1])
+        found |= {"moving": inputs.unit(pairs).numpy(), "flows": flows.float().numpy()}
     return {"images": inputs.unit(prepared[:, :, middle]).numpy(), "of_clips": True, **found}
 
 
