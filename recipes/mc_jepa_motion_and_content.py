@@ -20,7 +20,7 @@ from seeds import arguments, run, spread
 
 from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.features import Features
-from jepakit.evaluation.flow_error import FlowErrors, flow_errors
+from jepakit.evaluation.flow_error import flow_errors
 from jepakit.files import read_json
 from jepakit.interop.pretrained import build_system, load_run_system
 from jepakit.modalities.image_arrays import digits
@@ -47,12 +47,14 @@ EVALUATORS = ["low-shot-5", "linear"]
 HELD_OUT = 500  # clips that errors are measured on
 
 
-def motion(system: Any) -> FlowErrors | None:
-    """Errors of its flow on held-out clips; None: it learned none."""
-    if system.predictor is None:
-        return None
+def motion(systems: dict[str, Any]) -> dict[str, float]:
+    """End-point errors on held-out clips of each system that learned motion, and of what needs no learning."""
+    flows = {name: system.flow for name, system in systems.items() if system.predictor is not None}
+    if not flows:
+        return {}
     data = open_videos(VideoDataConfig(data="moving-photographs", stills="none"), 0)
-    return flow_errors(system.flow, system.inputs, data.test, clips=HELD_OUT)
+    errors = flow_errors(flows, systems["trained"].inputs, data.test, clips=HELD_OUT)
+    return {f"{name}, end-point error": float(found.mean()) for name, found in errors.items()}
 
 
 @torch.no_grad()
@@ -78,13 +80,9 @@ def measured(folder: Path) -> dict[str, float]:
     system, config = load_run_system(folder)
     torch.manual_seed(derive_seed(config.training.seed, "random baseline"))
     untrained = build_system(config).eval()
-    accuracies = content({"trained": system, "random": untrained})
-    found = {f"{name}, {evaluator}": value for (name, evaluator), value in accuracies.items()}
-    for name, errors in (("trained", motion(system)), ("random", motion(untrained))):
-        if errors is not None:
-            found[f"{name}, end-point error"] = errors.flow
-            found |= {f"{kind}, end-point error": getattr(errors, kind) for kind in ("zero", "shift", "best_shift")}
-    return {**found, "training, seconds": read_json(folder / "environment.json")["wall_s"]}
+    systems = {"trained": system, "random": untrained}
+    found = {f"{name}, {evaluator}": value for (name, evaluator), value in content(systems).items()}
+    return {**found, **motion(systems), "training, seconds": read_json(folder / "environment.json")["wall_s"]}
 
 
 if __name__ == "__main__":

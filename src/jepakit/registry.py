@@ -125,6 +125,8 @@ EVALUATORS = {
     "attentive-N": Entry("jepakit.evaluation.attentive", "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4"),
     "segmentation": Entry("jepakit.evaluation.dense", "linear probe of tokens for maps of classes"),
     "depth": Entry("jepakit.evaluation.dense", "the same for maps of quantities"),
+    "continuation": Entry("jepakit.evaluation.continuation", "whether what came next has less energy than what did not"),
+    "flow": Entry("jepakit.evaluation.flow_error", "end-point error of the motion that mc-jepa finds"),
 }
 
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)

@@ -1,9 +1,11 @@
 import pytest
 import torch
 
+import jepakit
 from jepakit.errors import UserError
-from jepakit.evaluation.flow_error import alike_shift, end_point_error, flow_errors, mean_inside, stays_inside
+from jepakit.evaluation.flow_error import alike_shift, end_point_error, flow_errors, flow_rows, mean_inside, stays_inside
 from jepakit.modalities.video import VideoDataConfig, VideoInputs, open_videos
+from jepakit.verbs.subjects import flows_of
 
 
 def test_the_error_is_a_distance_and_leaves_out_what_leaves_the_frame():
@@ -38,15 +40,33 @@ def test_errors_on_moving_photographs():
         ids = data.test.ids[:8][start : start + len(first)]
         return torch.stack([torch.from_numpy(source.flow(int(i))) for i in ids])
 
-    exact = flow_errors(oracle, inputs, data.test.subset(range(8)))
-    assert exact.flow == 0
-    still = flow_errors(lambda a, b: torch.zeros_like(a[:, :2]), inputs, data.test, clips=40)
-    assert still.flow == still.zero
-    assert 3 < still.zero < 5
-    assert 0.2 < still.best_shift < still.shift < 0.6 * still.zero
+    def still(first, second):
+        return torch.zeros_like(first[:, :2])
+
+    found = flow_errors({"exact": oracle}, inputs, data.test.subset(range(8)))
+    assert found["exact"].tolist() == [0] * 8
+    found = flow_errors({"still": still}, inputs, data.test, clips=40)
+    assert found["still"].tolist() == found["no motion"].tolist()
+    assert 3 < found["no motion"].mean() < 5
+    assert 0.2 < found["best shift"].mean() < found["one shift"].mean() < 0.6 * found["no motion"].mean()
+    known.clear()
+    rows = flow_rows({"exact": oracle, "still": still}, inputs, data.test.subset(range(8)))
+    assert [row.features for row in rows] == ["exact", "still", "no motion", "one shift"]
+    assert rows[0].value == rows[0].high == 0 < rows[1].low < rows[1].value
+    assert rows[1].detail["difference"]["high"] < 0
+
+
+def test_a_run_of_mc_jepa_is_measured_at_its_end(tmp_path, capsys):
+    tiny = {"data": "moving-photographs", "stills": "none", "image_size": (32, 32), "limit": 32, "steps": 1, "batch_size": 8}
+    run = jepakit.pretrain("mc-jepa", out=tmp_path / "run", threads=1, device="cpu", **tiny)
+    assert [row.features for row in run.rows] == ["encoder", "random init", "no motion", "one shift"]
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "End-point error of the flow" in page
+    with pytest.raises(UserError, match="find the motion in clips"):
+        flows_of(None, None)
 
 
 def test_mistakes():
     data = open_videos(VideoDataConfig(data="bouncing-digits", labels="none", stills="none"), 0)
     with pytest.raises(UserError, match="flow of these clips is not known"):
-        flow_errors(lambda a, b: a, VideoInputs.of(data), data.test)
+        flow_errors({"any": lambda a, b: a}, VideoInputs.of(data), data.test)

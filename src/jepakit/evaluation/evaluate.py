@@ -31,6 +31,7 @@ EVALUATORS = {
     "attentive": "attention over the tokens, then linear (features with tokens only)",
     "attentive-1": "the same as V-JEPA published it, a transformer of 1 block; V-JEPA 2: attentive-4 (any number)",
 }
+OTHERS = ("segmentation", "depth", "continuation", "flow")  # of the verb, which need more than features and labels
 BY_DEFAULT = ("linear", "low-shot-5", "low-shot-10", "knn-20", "attentive")
 
 
@@ -46,7 +47,7 @@ class Evaluator:
             return cls(name)  # type: ignore[arg-type]
         found = re.fullmatch(r"(low-shot|knn|attentive)-([1-9]\d*)", name)
         if found is None:
-            raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, [*EVALUATORS, 'segmentation', 'depth'])}")
+            raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, [*EVALUATORS, *OTHERS])}")
         return cls(found[1], int(found[2]))  # type: ignore[arg-type]
 
     def obstacle(self, targets: Targets, features: Sequence[Features]) -> str | None:

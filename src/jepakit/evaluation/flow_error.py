@@ -2,69 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from jepakit.errors import UserError, check_range
+from jepakit.evaluation.intervals import bootstrap, paired_difference
+from jepakit.evaluation.metrics import METRICS
+from jepakit.evaluation.rows import Row, difference_detail
 from jepakit.modalities.moving_photographs import MovingPhotographs
 
 BATCH = 64
 
 
-@dataclass(frozen=True)
-class FlowErrors:
-    """Mean end-point errors over clips, in pixels; each clip counts alike, its pixels that leave the frame do not count.
-
-    flow: of the model. zero: of saying that nothing moves. shift: of the one whole-pixel shift of each pair of frames that
-    makes them most alike. best_shift: of the mean of the known flow of each pair, which no method can know.
-    """
-
-    flow: float
-    zero: float
-    shift: float
-    best_shift: float
+FLOW = "flow"  # the evaluator's name
+CLIPS = 500  # that it takes at most
+Flow = Callable[[Tensor, Tensor], Tensor]
 
 
 def flow_errors(
-    flow: Callable[[Tensor, Tensor], Tensor], inputs: Any, dataset: Any, clips: int | None = None, search: int = 6
-) -> FlowErrors:
-    """Errors on the first frames of clips whose flow is known.
+    flows: Mapping[str, Flow], inputs: Any, dataset: Any, clips: int | None = None, search: int = 6
+) -> dict[str, Float[np.ndarray, "clips"]]:
+    """Mean end-point error of each clip's first two frames, in pixels, of the pixels that do not leave the frame.
+
+    Of each of `flows`, and of what needs no learning: "no motion"; "one shift", the whole-pixel shift of the pair that makes
+    its frames most alike; "best shift", the mean of the known flow of the pair, which no method can know.
 
     Args:
-        flow: `flow(first, second) -> [batch, 2, h, w]`, right and down in pixels, of prepared frames.
+        flows: by name, `flow(first, second) -> [batch, 2, h, w]`, right and down in pixels, of prepared frames.
         inputs: prepares them (`VideoInputs`).
         dataset: `ClipDataset` of moving photographs, all frames of a clip at their own size.
         clips: how many, evenly spaced; None: all.
-        search: how far `shift` looks, in pixels each way.
+        search: how far "one shift" looks, in pixels each way.
 
     Errors: clips whose flow is not known.
     """
-    if not isinstance(dataset.clips, MovingPhotographs):
+    if not knows_flow(dataset):
         raise UserError("The flow of these clips is not known. Take moving-photographs.")
     check_range("clips", len(dataset) if clips is None else clips, 1, len(dataset))
     chosen = torch.linspace(0, len(dataset) - 1, len(dataset) if clips is None else clips).round().long().tolist()
-    total: dict[str, float] = dict.fromkeys(("flow", "zero", "shift", "best_shift"), 0.0)
+    found: dict[str, list[Tensor]] = {}
     for start in range(0, len(chosen), BATCH):
         samples = [dataset[index] for index in chosen[start : start + BATCH]]
         first, second = inputs.prepare(samples)[:, :, :2].unbind(2)
         known = torch.stack([torch.from_numpy(dataset.clips.flow(sample["id"])) for sample in samples])
         valid = stays_inside(known)
         with torch.no_grad():
-            found = flow(first, second)
-        guesses = {
-            "flow": found,
-            "zero": torch.zeros_like(known),
-            "shift": alike_shift(first, second, search)[:, :, None, None].expand_as(known),
-            "best_shift": (mean_inside(known, valid))[:, :, None, None].expand_as(known),
+            guesses = {name: flow(first, second).to(known) for name, flow in flows.items()}
+        guesses |= {
+            "no motion": torch.zeros_like(known),
+            "one shift": alike_shift(first, second, search)[:, :, None, None].expand_as(known),
+            "best shift": (mean_inside(known, valid))[:, :, None, None].expand_as(known),
         }
         for name, guess in guesses.items():
-            total[name] += float(mean_inside(end_point_error(guess, known)[:, None], valid).sum())
-    return FlowErrors(**{name: value / len(chosen) for name, value in total.items()})
+            found.setdefault(name, []).append(mean_inside(end_point_error(guess, known)[:, None], valid)[:, 0])
+    return {name: torch.cat(errors).double().numpy() for name, errors in found.items()}
+
+
+def knows_flow(dataset: Any) -> bool:
+    """Whether the motion in these clips is known."""
+    return isinstance(getattr(dataset, "clips", None), MovingPhotographs)
+
+
+def flow_rows(flows: Mapping[str, Flow], inputs: Any, dataset: Any, seed: int = 0) -> list[Row]:
+    """Mean end-point errors over held-out clips, at most 500, with bootstrap intervals; each later row holds in
+    `detail["difference"]` the paired difference of the first flow minus this one."""
+    errors = flow_errors(flows, inputs, dataset, min(CLIPS, len(dataset)))
+    del errors["best shift"]
+    metric, ours = METRICS["end_point_error"], next(iter(errors))
+    target, rows = np.zeros(len(errors[ours])), []
+    for name, found in errors.items():
+        interval = bootstrap(metric, found, target, seed=seed)
+        detail: dict[str, Any] = {"clips": len(found)}
+        if name != ours:
+            apart = paired_difference(metric, errors[ours], found, target, seed=seed)
+            detail["difference"] = difference_detail(ours, name, apart)
+        rows.append(
+            Row(
+                features=name, evaluator=FLOW, metric=metric.name, value=interval.value, low=interval.low, high=interval.high,
+                interval=interval.how, detail=detail,
+            )
+        )  # fmt: skip
+    return rows
 
 
 def end_point_error(flow: Float[Tensor, "batch 2 h w"], known: Float[Tensor, "batch 2 h w"]) -> Float[Tensor, "batch h w"]:

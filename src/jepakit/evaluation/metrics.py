@@ -100,6 +100,11 @@ def rmse(scores: Float[np.ndarray, "n pixels"], target: Float[np.ndarray, "n pix
     return np.sqrt(weights @ (error**2).sum(axis=1) / (weights @ known.sum(axis=1).astype(np.float64)))
 
 
+def end_point_error(scores: Float[np.ndarray, "n"], target: Float[np.ndarray, "n"], weights: Weights) -> Values:
+    """Mean end-point error of a flow, in pixels. `scores` are each clip's, which the target, zeros, is the best of."""
+    return weights @ (scores - target) / weights.sum(axis=1)
+
+
 def _mean_defined(parts: Float[np.ndarray, "resamples k"], wholes: Float[np.ndarray, "resamples k"]) -> Values:
     """Mean over k of parts / wholes, where wholes are not zero."""
     occurs = wholes > 0
@@ -128,6 +133,7 @@ METRICS = {
         Metric("mean_iou", mean_iou),
         Metric("token_accuracy", token_accuracy),
         Metric("rmse", rmse, higher_is_better=False),
+        Metric("end_point_error", end_point_error, higher_is_better=False),
     )
 }
 

@@ -30,6 +30,7 @@ METRICS = {
     "mae": "Mean absolute error (lower is better)",
     "mse": "Mean squared error (lower is better)",
     "rmse": "Root mean squared error (lower is better)",
+    "end_point_error": "End-point error of the flow in pixels (lower is better)",
     "mean_average_precision": "Mean average precision",
 }
 

@@ -18,7 +18,7 @@ _SICKNESS = {
     "diverged": "the loss is no longer a number.",
 }
 SICK = tuple(_SICKNESS)
-_LOWER_IS_BETTER = {"mae", "mse", "rmse", "log_loss", "nll", "error"}
+_LOWER_IS_BETTER = {"mae", "mse", "rmse", "log_loss", "nll", "error", "end_point_error"}
 
 
 @dataclass(frozen=True, kw_only=True)

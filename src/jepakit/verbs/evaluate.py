@@ -18,6 +18,7 @@ from jepakit.evaluation.attentive import AttentiveConfig
 from jepakit.evaluation.continuation import CONTINUATION, continuation_rows
 from jepakit.evaluation.document import add_evaluation
 from jepakit.evaluation.evaluate import evaluate_features
+from jepakit.evaluation.flow_error import FLOW, flow_rows
 from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
@@ -33,7 +34,7 @@ from jepakit.training.weight_files import write_weights
 from jepakit.verbs.dense_evaluation import EVALUATORS as DENSE
 from jepakit.verbs.dense_evaluation import dense_rows
 from jepakit.verbs.probe_features import Reading, clips_of_a_file, frozen_features, in_chunks, labels_of, some
-from jepakit.verbs.subjects import Subject, of_run, of_weights, open_data
+from jepakit.verbs.subjects import Subject, finds_flow, flows_of, of_run, of_weights, open_data
 from jepakit.verbs.tuning_evaluation import is_cheap, measure_answers
 from jepakit.verbs.world_evaluation import measure_world, world_table
 
@@ -72,7 +73,8 @@ def evaluate(
             for each sample, in the data's order, a folder with one for each picture (.png, .npy), or of bouncing digits "mask".
         evaluators: "linear", "low-shot-K", "knn-K", "attentive", "attentive-N"; None: all that fit but the attentive probes.
             Or, of label maps, "segmentation" (whole numbers) or "depth" (floats). Of masked systems of clips also, without
-            labels, "continuation": whether what came next has less energy than what did not. Of a tuned run the answers of its
+            labels, "continuation": whether what came next has less energy than what did not; of mc-jepa "flow": the end-point
+            error, where the motion is known. Of a tuned run the answers of its
             head are measured in any case, where the labels are its own.
         which: "target" or "encoder"; None: the target, or what a file holds.
         pooling: how tokens become one vector.
@@ -105,9 +107,10 @@ def evaluate(
         console.print(remark, markup=False, emoji=False, highlight=False, soft_wrap=True)
     world_model, asked_for = isinstance(subject.system, Dynamics), evaluators
     if evaluators is not None:
-        evaluators = [name for name in evaluators if name != CONTINUATION]
+        evaluators = [name for name in evaluators if name not in (CONTINUATION, FLOW)]
     continues = asked_for is not None and CONTINUATION in asked_for
-    unlabelled = (world_model and evaluators is None) or (continues and not evaluators)
+    flows = finds_flow(subject.system, opened) if asked_for is None else FLOW in asked_for
+    unlabelled = (world_model and evaluators is None) or ((continues or flows) and not evaluators)
     if opened.task is None and not dense and not unlabelled:
         images = subject.modality.name == "images"
         how = "Put images into one sub-folder a class, give --labels a.csv," if images else "Give labels"
@@ -152,6 +155,8 @@ def evaluate(
     if continues:
         for name, one in (("encoder", subject.system), ("random init", subject.untrained)):
             rows += continuation_rows(one.eval(), test, name, where)  # type: ignore[union-attr]
+    if flows:
+        rows += flow_rows(flows_of(subject.system, subject.untrained), inputs, opened.test, seed)
     asked = (data, labels), which, reading, limit, supervised, attentive
     found: dict[str, Any] = {
         "format": FORMAT,

@@ -39,6 +39,7 @@ from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.environment import add_wall_time, write_environment
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
+from jepakit.verbs.subjects import finds_flow
 from jepakit.verbs.watching import monitor_of
 
 FEWEST_SAMPLES = 16
@@ -301,7 +302,8 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
     rows: list[Any] = []
     leave()  # the evaluation is rank 0's alone
     if is_main():
-        measurable = data.task is not None or isinstance(trainer.system, Dynamics)  # a world model needs no labels
+        # a world model needs no labels, nor does motion
+        measurable = data.task is not None or isinstance(trainer.system, Dynamics) or finds_flow(trainer.system, data)
         wanted = measurable and len(data.test) > 0 and (trained or not folder.evaluation.exists())
         evaluators = () if isinstance(trainer.system, FineTuned) else None  # of a tuned model its answers count
         rows = evaluate(folder.path, evaluators=evaluators, opened=data) if wanted else []

@@ -13,8 +13,10 @@ from torch import nn
 from jepakit.config import OBJECT
 from jepakit.core.system import System
 from jepakit.errors import UserError
+from jepakit.evaluation.flow_error import FLOW, Flow, knows_flow
 from jepakit.interop.pretrained import Which, build_system, encoder_of, load, load_run_system, teacher_of
 from jepakit.modalities.modality import Data, Modality
+from jepakit.nn.flow import FlowPredictor
 from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
 from jepakit.training.finetuning import FineTuned
@@ -100,3 +102,21 @@ def open_data(subject: Subject, data: Any, labels: str | None, opened: Data | No
     if opened is None or ((subject.limited or labels is not None) and subject.named):
         return kind.open(dataset, subject.seed)
     return opened
+
+
+def finds_flow(system: System | None, data: Data) -> bool:
+    """Whether a system finds the motion in clips, and that of the data is known."""
+    return isinstance(getattr(system, "predictor", None), FlowPredictor) and knows_flow(data.test)
+
+
+def flows_of(system: System | None, untrained: System | None) -> dict[str, Flow]:
+    """What finds the flow, of a trained system and of the same untrained. Errors: a system that finds none."""
+    found: Any = {"encoder": system, "random init": untrained}
+    if not isinstance(getattr(system, "predictor", None), FlowPredictor):
+        raise UserError(f"{FLOW} is of systems that find the motion in clips (mc-jepa with --motion above 0). Leave it out.")
+
+    def on_its_device(one: Any) -> Flow:
+        where = next(one.parameters()).device
+        return lambda first, second: one.flow(first.to(where), second.to(where)).cpu()
+
+    return {name: on_its_device(one) for name, one in found.items()}
