@@ -4,8 +4,8 @@ import torch
 import jepakit
 from jepakit.errors import UserError
 from jepakit.evaluation.flow_error import alike_shift, end_point_error, flow_errors, flow_rows, mean_inside, stays_inside
-from jepakit.modalities.video import VideoDataConfig, VideoInputs, open_videos
-from jepakit.verbs.subjects import flows_of
+from jepakit.modalities.video import VIDEO, VideoDataConfig, VideoInputs, open_videos
+from jepakit.verbs.subjects import Subject, flows_of
 
 
 def test_the_error_is_a_distance_and_leaves_out_what_leaves_the_frame():
@@ -62,11 +62,18 @@ def test_a_run_of_mc_jepa_is_measured_at_its_end(tmp_path, capsys):
     assert [row.features for row in run.rows] == ["encoder", "random init", "no motion", "one shift"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "End-point error of the flow" in page
-    with pytest.raises(UserError, match="find the motion in clips"):
-        flows_of(None, None)
+    for options, words in (
+        ({"data": "bouncing-digits"}, "the motion in bouncing-digits is not known"),
+        ({"evaluators": ["flows"]}, "Did you mean 'flow'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            jepakit.evaluate(run.out, **{"evaluators": ["flow"], **options})
 
 
 def test_mistakes():
     data = open_videos(VideoDataConfig(data="bouncing-digits", labels="none", stills="none"), 0)
     with pytest.raises(UserError, match="flow of these clips is not known"):
         flow_errors({"any": lambda a, b: a}, VideoInputs.of(data), data.test)
+    nothing = Subject(encoders={}, predictor=None, inputs=None, modality=VIDEO, which="target", dataset=None)
+    with pytest.raises(UserError, match="find the motion in clips"):
+        flows_of(nothing, data)

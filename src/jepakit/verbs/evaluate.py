@@ -17,7 +17,7 @@ from jepakit.errors import UserError, check_range
 from jepakit.evaluation.attentive import AttentiveConfig
 from jepakit.evaluation.continuation import CONTINUATION, continuation_rows
 from jepakit.evaluation.document import add_evaluation
-from jepakit.evaluation.evaluate import evaluate_features
+from jepakit.evaluation.evaluate import OTHERS, Evaluator, evaluate_features
 from jepakit.evaluation.flow_error import FLOW, flow_rows
 from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
@@ -96,6 +96,9 @@ def evaluate(
         raise UserError(f"out is the .json file to add to, got {out}. Call it {out}.json, for one.")
     of_a_run = is_run_checkpoint(path) or (path / "config.yaml").exists()
     subject = of_run(path, which, where) if of_a_run else of_weights(path, which, where, data)
+    for name in evaluators or ():
+        if name not in OTHERS:
+            Evaluator.parse(name)
     dense = [name for name in evaluators or () if name in DENSE]
     if dense and (labels is None or len(dense) < len(evaluators or ())):
         other_names = [name for name in evaluators or () if name not in DENSE]
@@ -121,6 +124,7 @@ def evaluate(
         raise UserError(f"{opened.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
     if continues and subject.system is None:
         raise UserError(f"{CONTINUATION} needs a run, whose masks and energy it asks with; {run} is an encoder. Leave it out.")
+    moving = flows_of(subject, opened) if flows else {}
     seed, inputs = subject.seed, subject.inputs
     pictures = world_model and len(inputs.shape) == 3
     most = MOST_PICTURES if pictures else (MOST_TRAIN, MOST_TEST)
@@ -156,7 +160,7 @@ def evaluate(
         for name, one in (("encoder", subject.system), ("random init", subject.untrained)):
             rows += continuation_rows(one.eval(), test, name, where)  # type: ignore[union-attr]
     if flows:
-        rows += flow_rows(flows_of(subject.system, subject.untrained), inputs, opened.test, seed)
+        rows += flow_rows(moving, inputs, opened.test, seed)
     asked = (data, labels), which, reading, limit, supervised, attentive
     found: dict[str, Any] = {
         "format": FORMAT,

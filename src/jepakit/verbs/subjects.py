@@ -109,11 +109,13 @@ def finds_flow(system: System | None, data: Data) -> bool:
     return isinstance(getattr(system, "predictor", None), FlowPredictor) and knows_flow(data.test)
 
 
-def flows_of(system: System | None, untrained: System | None) -> dict[str, Flow]:
-    """What finds the flow, of a trained system and of the same untrained. Errors: a system that finds none."""
-    found: Any = {"encoder": system, "random init": untrained}
-    if not isinstance(getattr(system, "predictor", None), FlowPredictor):
+def flows_of(subject: Subject, data: Data) -> dict[str, Flow]:
+    """What finds the flow in clips: the system, and the same untrained. Errors: it finds none; the true one is not known."""
+    found: Any = {"encoder": subject.system, "random init": subject.untrained}
+    if not isinstance(getattr(subject.system, "predictor", None), FlowPredictor):
         raise UserError(f"{FLOW} is of systems that find the motion in clips (mc-jepa with --motion above 0). Leave it out.")
+    if not knows_flow(data.test):
+        raise UserError(f"{FLOW}: the motion in {data.name} is not known. Evaluate other data: --data moving-photographs.")
 
     def on_its_device(one: Any) -> Flow:
         where = next(one.parameters()).device
