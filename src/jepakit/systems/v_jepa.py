@@ -25,14 +25,14 @@ regressions on all tokens, 1,000 held-out clips of held-out handwriting:
     random init         0.389 +- 0.012  0.398 +- 0.008          0.306 +- 0.013  0.304 +- 0.002
     pixels              0.522           0.525                   0.386           0.382
     i-jepa on frames    0.665           0.678   (two seeds)     0.557           0.558
+    the same, 2,000     0.455 +- 0.016  0.453 +- 0.024          0.344 +- 0.016  0.336 +- 0.019
 
-So it beats random init and pixels, and with 2,000 steps (`--change longer`) a single-frame I-JEPA, which has 0.472 and 0.474
-after as many (seed 0); `v-jepa-2` beats them all. Frames shuffled before the encoder: velocity 0.203. Its energy of the true
-second half is below that of another clip's in 0.949 +- 0.015 of held-out clips, of a digit that leaps in 0.994, that vanishes
-in 0.921 (random init about one half). At seed 0 (0.680, 0.722): without futures 0.621 and 0.646, of these short tubes alone
-0.610 and 0.635, long ones alone 0.608 and 0.636, random single places 0.611 and 0.642, the released masks, made for 14 x 14
-places, 0.625 and 0.647; without the average, collapsed, 0.494 and 0.502; `v-jepa-2`'s schedule 0.695 and 0.739 (`--change
-masks`, `average`, `schedule`).
+So it beats random init and pixels, and with 2,000 steps (`--change longer`) a single-frame I-JEPA; `v-jepa-2` beats them all.
+Frames shuffled before the encoder: velocity 0.203. Its energy of the true second half is below that of another clip's in 0.949
++- 0.015 of held-out clips, of a digit that leaps in 0.994, that vanishes in 0.921 (random init about one half). At seed 0
+(0.680, 0.722): without futures 0.621 and 0.646, of these short tubes alone 0.610 and 0.635, long ones alone 0.608 and 0.636,
+random single places 0.611 and 0.642, the released masks, made for 14 x 14 places, 0.625 and 0.647; without the average,
+collapsed, 0.494 and 0.502; `v-jepa-2`'s schedule 0.695 and 0.739 (`--change masks`, `average`, `schedule`).
 """
 
 from __future__ import annotations
