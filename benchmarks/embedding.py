@@ -22,9 +22,10 @@ from jepakit.evaluation.linear import fit_logistic, standardise
 from jepakit.evaluation.streaming import Rows
 from jepakit.interop.embedding import embed_batches
 from jepakit.interop.embedding_files import EmbeddingFile
-from jepakit.modalities import image_survey
-from jepakit.modalities.images import ImageDataConfig, open_images
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images import survey as image_survey
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import open_images
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 
 IMAGES, SIZE = 320, 64

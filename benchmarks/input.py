@@ -25,9 +25,10 @@ from torch.utils.data import DataLoader, Dataset
 import jepakit
 from benchmarks.timing import Result, resident
 from jepakit.config import default_config
-from jepakit.modalities import image_survey
-from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images import survey as image_survey
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import ImageData, open_images
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.registry import load_system
 from jepakit.training.order import DrawnDataset, StreamSampler
 

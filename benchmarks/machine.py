@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Result, seconds
-from jepakit.training.device import native_bfloat16
+from jepakit.device import native_bfloat16
 
 SIDE = 1536  # of the matrices
 NUMBERS = 2**25  # copied

@@ -29,11 +29,11 @@ from benchmarks.machine import SIDE
 from benchmarks.timing import Result, seconds
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.device import keep_freed_memory
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.cached_rollout import ROWS
 from jepakit.systems.lewm import PAPER, LeWM, LeWMConfig
 from jepakit.systems.pldm import PLDM, PLDMConfig
-from jepakit.training.device import keep_freed_memory
 from jepakit.worlds.latent_problem import LatentProblem
 from jepakit.worlds.planners import make_planner
 from jepakit.worlds.problem import ActionSpace, Planner, shifted

@@ -14,11 +14,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import product_rate
 from benchmarks.timing import Result, peak_memory, seconds
+from jepakit.device import autocast, native_bfloat16, to_device
 from jepakit.masks.blocks import MultiBlockConfig
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
 from jepakit.training.config import TrainingConfig
-from jepakit.training.device import autocast, native_bfloat16, to_device
 from jepakit.training.optimizer import build_optimizer, set_schedule
 
 BATCH, SIDE = 32, 224

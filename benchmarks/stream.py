@@ -21,15 +21,15 @@ import torch
 
 from benchmarks.timing import _LIBC, Result, resident, seconds
 from jepakit.core.dynamics import Dynamics
-from jepakit.interop.pretrained import PretrainedEncoder
-from jepakit.interop.stream import Stream, stream
-from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.text import SPECIAL, TEXTS, TextInputs
-from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.modalities.images.inputs import ImageInputs
+from jepakit.modalities.texts.inputs import SPECIAL, TEXTS, TextInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.nn.language_model import LanguageModelConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
+from jepakit.streaming.stream import Stream, stream
 from jepakit.systems.lewm import LeWM, LeWMConfig
 from jepakit.systems.llm_jepa import LLMJEPAConfig, TextEncoder
 from jepakit.systems.v_jepa_2_ac import VJEPA2AC, VJEPA2ACConfig

@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from benchmarks.timing import Result, compare
-from jepakit.modalities.episode_writer import EpisodeWriter
-from jepakit.modalities.trajectories import TrajectoryDataConfig, WindowDataset, open_trajectories
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, WindowDataset, open_trajectories
+from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
 
 EPISODES, STEPS, SIDE = 40, 128, 64
 BATCH, BATCHES, HISTORY = 64, 8, 3

@@ -19,12 +19,14 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import Result
+from jepakit.device import autocast, native_bfloat16
 from jepakit.masks.tubes import TubeConfig, Tubes
-from jepakit.modalities.video import VideoData, VideoDataConfig, VideoInputs, open_videos
-from jepakit.modalities.video_samples import pixels_of
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import VideoData, open_videos
+from jepakit.modalities.video.inputs import VideoInputs
+from jepakit.modalities.video.samples import pixels_of
 from jepakit.randomness import Draws
 from jepakit.systems.v_jepa_2 import VJEPA2, VJEPA2Config
-from jepakit.training.device import autocast, native_bfloat16
 
 FILMS, SECONDS, RATE, SIZE = 10, 20, 25, (240, 320)
 FRAMES, FPS, SEEN, BATCH = 16, 4, (96, 96), 8

@@ -22,7 +22,7 @@ SHAPE = VideoTransformerConfig(
     frames=64, image_size=(256, 256), patch_size=16, dim=1024, depth=24, heads=16, positions="tiled"
 )
 OURS = "import jepakit; model = jepakit.load({file!r}, variant='v-jepa-2')"
-CONVERTED = OURS + "; jepakit.interop.transformers_weights.write_transformers({out!r}, model.encoder)"
+CONVERTED = OURS + "; jepakit.interop.released.hugging_face.write_transformers({out!r}, model.encoder)"
 WRITTEN = "from pathlib import Path; from benchmarks.weights import write; write(Path({file!r}))"
 REFERENCE = (
     "from benchmarks.weights import encoder; whole = torch.load({file!r}, weights_only=True); model = encoder(); "
@@ -54,7 +54,7 @@ def _released(predictor: MaskedPredictor) -> dict[str, torch.Tensor]:
 def peak(work: str) -> float:
     """Bytes that a fresh process holds at most while it does this, above what it holds with torch and jepakit imported."""
     measured = (
-        "import resource, torch, jepakit, jepakit.interop.transformers_weights; "
+        "import resource, torch, jepakit, jepakit.interop.released.hugging_face; "
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; " + work + "; "
         "print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )

@@ -31,11 +31,11 @@ from stochastic_rooms import trained as trained_stochastic
 import jepakit
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.latent import DiscreteLatent, FreeEnergy
+from jepakit.device import keep_freed_memory
 from jepakit.evaluation.intervals import wilson
-from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.modalities.two_rooms import TWO_ROOMS, draw_rooms
+from jepakit.modalities.trajectories.built_in.two_rooms import TWO_ROOMS, draw_rooms
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.randomness import Draws
-from jepakit.training.device import keep_freed_memory
 from jepakit.verbs.agent import agent
 from jepakit.worlds.acting import Outcome, PlanningConfig, run_episodes
 from jepakit.worlds.agent.actor import distil

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from two_rooms import PLANNED
 
+from jepakit.device import keep_freed_memory
 from jepakit.evaluation.intervals import wilson
-from jepakit.training.device import keep_freed_memory
 from jepakit.verbs.agent import agent
 from jepakit.worlds.acting import PlanningConfig, run_episodes
 from jepakit.worlds.agent.actor import distil

@@ -23,7 +23,8 @@ from sklearn.preprocessing import StandardScaler
 
 from jepakit.config import read_config
 from jepakit.interop.embedding import embed_samples
-from jepakit.interop.pretrained import build_system, load
+from jepakit.interop.load import load
+from jepakit.interop.runs import build_system
 from jepakit.verbs.pretrain import open_data
 
 # The paper's 32 parts, 3 targets and 50 epochs: two batches of 128 each.

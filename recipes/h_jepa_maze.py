@@ -24,8 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import jepakit
 from jepakit.evaluation.intervals import wilson
-from jepakit.modalities.maze import MazeConfig
-from jepakit.modalities.maze_episodes import wander
+from jepakit.modalities.trajectories.built_in.maze import MazeConfig
+from jepakit.modalities.trajectories.built_in.maze_episodes import wander
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.planning import planning_policy
 from jepakit.worlds.acting import OraclePolicy, PlanningConfig, PlanningPolicy, Policy, RandomPolicy, run_episodes

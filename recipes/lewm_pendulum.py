@@ -21,8 +21,8 @@ from sklearn.linear_model import Ridge
 from sklearn.metrics import r2_score
 
 import jepakit
-from jepakit.interop.pretrained import build_system, load_run_system
-from jepakit.modalities.trajectories import open_trajectories
+from jepakit.interop.runs import Run, build_system
+from jepakit.modalities.trajectories.data import open_trajectories
 from jepakit.randomness import derive_seed
 
 HORIZON = 8
@@ -85,7 +85,8 @@ def futures(system: Any, dataset: Any, read: Ridge) -> None:
 @torch.no_grad()
 def measure(folder: Path) -> None:
     """Print what a finished run is worth."""
-    system, config = load_run_system(folder)
+    run = Run(folder)
+    system, config = run.system, run.config
     torch.manual_seed(derive_seed(config.training.seed, "random baseline"))
     data = open_trajectories(config.dataset, config.training.seed)
     for name, one in {"encoder": system, "random init": build_system(config).eval()}.items():

@@ -16,8 +16,9 @@ from seeds import arguments, run, spread, verdict
 from torch import Tensor
 from torch.nn import functional as F
 
-from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.text import END, SEPARATOR, open_texts
+from jepakit.interop.runs import Run
+from jepakit.modalities.texts.data import open_texts
+from jepakit.modalities.texts.inputs import END, SEPARATOR
 from jepakit.nn.language_model import Texts
 from jepakit.nn.tokens import valid_mask
 from jepakit.systems.llm_jepa import LLMJEPA
@@ -34,7 +35,8 @@ COLUMNS = ("exact match", "retrieval@1", "cos+", "cos-")
 @torch.no_grad()
 def measure(folder: Path) -> dict[str, float]:
     """The four numbers of a run, on the held-out pairs."""
-    system, config = load_run_system(folder)
+    run = Run(folder)
+    system, config = run.system, run.config
     test = open_texts(config.dataset, config.training.seed).test
     batch = system.collator(0)([test[index] for index in range(len(test))])
     compared = system.compare(batch)

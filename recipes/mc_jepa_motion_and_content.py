@@ -22,9 +22,10 @@ from jepakit.evaluation.evaluate import evaluate_features
 from jepakit.evaluation.features import Features
 from jepakit.evaluation.flow_error import flow_errors
 from jepakit.files import read_json
-from jepakit.interop.pretrained import build_system, load_run_system
-from jepakit.modalities.image_arrays import digits
-from jepakit.modalities.video import VideoDataConfig, open_videos
+from jepakit.interop.runs import Run, build_system
+from jepakit.modalities.images.arrays import digits
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import open_videos
 from jepakit.randomness import derive_seed
 
 SHORT: dict[str, Any] = {
@@ -77,7 +78,8 @@ def content(systems: dict[str, Any]) -> dict[tuple[str, str], float]:
 
 def measured(folder: Path) -> dict[str, float]:
     """All figures of a run, and those of the same system at random weights."""
-    system, config = load_run_system(folder)
+    run = Run(folder)
+    system, config = run.system, run.config
     torch.manual_seed(derive_seed(config.training.seed, "random baseline"))
     untrained = build_system(config).eval()
     systems = {"trained": system, "random": untrained}

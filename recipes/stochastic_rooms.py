@@ -38,9 +38,9 @@ from jepakit.core.state import State
 from jepakit.core.system import shuffled
 from jepakit.evaluation.intervals import wilson
 from jepakit.files import read_json, write_json
-from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.modalities.two_rooms import TWO_ROOMS, draw_rooms, move, wander
+from jepakit.interop.runs import Run
+from jepakit.modalities.trajectories.built_in.two_rooms import TWO_ROOMS, draw_rooms, move, wander
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.randomness import Draws
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, run_episodes
@@ -98,7 +98,8 @@ def forks(horizon: int, skip: int, episodes: int = 3_000) -> tuple[Tensor, Tenso
 @torch.no_grad()
 def prediction(folder: Path) -> dict[str, float]:
     """The first table's row."""
-    system, config = load_run_system(folder)
+    run = Run(folder)
+    system, config = run.system, run.config
     places, blocks, apart = forks(config.dataset.horizon, config.dataset.frame_skip or 1)
     seen = torch.stack([system.encode(system.inputs.normalise(part)).values for part in places.unbind(1)], 1)
     begin, actions, (opened, locked) = seen[:, 0, 0], system.inputs.normalise_actions(blocks), seen[:, :, 1:].unbind(1)

@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from two_rooms import PLANNED
 
+from jepakit.device import keep_freed_memory
 from jepakit.evaluation.intervals import wilson
-from jepakit.training.device import keep_freed_memory
 from jepakit.verbs.planning import planning_policy
 from jepakit.worlds.acting import PlanningConfig, run_episodes
 from jepakit.worlds.environments import make_environment

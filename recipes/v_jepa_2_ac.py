@@ -22,8 +22,8 @@ from seeds import arguments, successes
 
 import jepakit
 from jepakit.files import read_json, write_json
-from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.two_rooms import HIGH, LOW, TwoRoomsConfig, picture, two_rooms_episodes
+from jepakit.interop.runs import Run
+from jepakit.modalities.trajectories.built_in.two_rooms import HIGH, LOW, TwoRoomsConfig, picture, two_rooms_episodes
 from jepakit.worlds.goals import InSequence
 from jepakit.worlds.two_rooms_environment import TwoRooms
 
@@ -113,7 +113,8 @@ def trained(change: str, seed: int, out: Path, threads: int | None) -> Path:
 @torch.no_grad()
 def errors(folder: Path) -> dict[str, list[float]]:
     """L1 to the true tokens by horizon, on 64 episodes that nothing was trained on."""
-    system, config = load_run_system(folder)
+    run = Run(folder)
+    system, config = run.system, run.config
     skip, most = config.dataset.frame_skip, HORIZONS[-1]
     episodes = two_rooms_episodes(TwoRoomsConfig(fixed=True), seed=1, episodes=64)
     samples = [

@@ -24,11 +24,13 @@ from sklearn.metrics import roc_auc_score
 from jepakit.core.masked import VisibleLoss
 from jepakit.evaluation.continuation import continuation_rows
 from jepakit.evaluation.ridge import fit_ridges
-from jepakit.interop.pretrained import build_system, load_run_system, teacher_of
+from jepakit.interop.load import teacher_of
+from jepakit.interop.runs import Run, build_system
 from jepakit.masks.blocks import MultiBlockConfig
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.bouncing_digits import NOISE, SHARE, BouncingDigits
-from jepakit.modalities.video import VideoDataConfig, open_videos
+from jepakit.modalities.video.bouncing_digits import NOISE, SHARE, BouncingDigits
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import open_videos
 from jepakit.training.run_folder import RunFolder
 
 DATA, PLAIN = "noisy-bouncing-digits", "bouncing-digits"
@@ -124,7 +126,8 @@ def located(tokens: torch.Tensor, facts: Any, steps: int, side: int, size: int) 
 
 def measure(folder: Path, data: Any) -> dict[str, dict[str, float]]:
     """Every number of a run, of its encoder and of the same one untrained."""
-    system, config = load_run_system(folder, torch.device("cpu"))
+    run = Run(folder, torch.device("cpu"))
+    system, config = run.system, run.config
     torch.manual_seed(config.training.seed)
     untrained = build_system(config, teacher_of(config, RunFolder(folder)))
     encoder_of = frame_encoder if config.system == "i-jepa" else clip_encoder

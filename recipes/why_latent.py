@@ -26,8 +26,8 @@ from two_rooms import PLANNED
 
 import jepakit
 from jepakit.files import read_json
-from jepakit.interop.pretrained import build_system, load_run_system
-from jepakit.modalities.trajectories import open_trajectories
+from jepakit.interop.runs import Run, build_system
+from jepakit.modalities.trajectories.data import open_trajectories
 from jepakit.randomness import derive_seed
 
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,7 +61,8 @@ def correlation(train: NDArray, known: NDArray, test: NDArray, asked: NDArray) -
 
 def probe(folder: Path) -> dict[str, float]:
     """r of the dot's place: from the run's embeddings, those of its encoder at random weights, and the pixels."""
-    system, config = load_run_system(folder)
+    run = Run(folder)
+    system, config = run.system, run.config
     data = open_trajectories(config.dataset, config.training.seed)
     rng = np.random.default_rng(0)
     chosen = [rng.permutation(len(part))[:PROBED] for part in (data.train, data.test)]

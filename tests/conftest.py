@@ -5,8 +5,10 @@ import jaxtyping
 import pytest
 import torch
 
-# Before any test imports jepakit. `shape_checks` lies beside this file.
-jaxtyping.install_import_hook("jepakit", "shape_checks.check")
+import tests.shape_checks  # noqa: F401  (the hook finds it by name)
+
+# Before any test imports jepakit.
+jaxtyping.install_import_hook("jepakit", "tests.shape_checks.check")
 
 hypothesis.settings.register_profile("jepakit", deadline=None, derandomize=True, max_examples=30, database=None)
 hypothesis.settings.load_profile("jepakit")

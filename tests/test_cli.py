@@ -181,7 +181,7 @@ def test_an_option_that_cannot_be_read_names_itself_and_the_nearest(place, capsy
 
 
 def test_python_and_the_command_line_have_the_same_verbs():
-    import jepakit.report.page  # the package must not hide the verb
+    import jepakit.pages.page  # the package must not hide the verb
 
     assert all(callable(getattr(jepakit, name)) for name in jepakit.__all__)
     python = {name.replace("_", "-") for name in jepakit.__all__}

@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from photographs import make_photographs
+
+from tests.modalities.photographs import make_photographs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,7 +11,7 @@ from typing import Any
 
 from jepakit.collectives import rank
 from jepakit.config import default_config, write_config
-from jepakit.interop.pretrained import teacher_of
+from jepakit.interop.load import teacher_of
 from jepakit.training.distributed import launched, wait_for_all
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder

@@ -13,12 +13,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from jepakit._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from jepakit.interop.pretrained import load
-    from jepakit.interop.stream import stream
+    from jepakit.interop.load import load
     from jepakit.registry import register
+    from jepakit.streaming.stream import stream
     from jepakit.verbs.act import act
     from jepakit.verbs.agent import agent
     from jepakit.verbs.collect import collect
@@ -48,8 +48,8 @@ _PLACES = {
     "collect": "jepakit.verbs.collect",
     "plan_run": "jepakit.verbs.plan_run",
     "list": "jepakit.verbs.listing",
-    "load": "jepakit.interop.pretrained",
-    "stream": "jepakit.interop.stream",
+    "load": "jepakit.interop.load",
+    "stream": "jepakit.streaming.stream",
     "register": "jepakit.registry",
 }
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from jepakit._version import __version__
 from jepakit.errors import UserError, did_you_mean
 from jepakit.registry import SYSTEMS
 
@@ -72,8 +73,6 @@ def _run(words: list[str]) -> int:
         return 0
     verb, rest = words[0], words[1:]
     if verb in ("--version", "version"):
-        from jepakit import __version__
-
         print(f"jepakit {__version__}")
         return 0
     if verb not in VERBS:

@@ -42,7 +42,7 @@ def _pretrain(words: list[str]) -> int:
 
 
 def _finetune(words: list[str]) -> int:
-    from jepakit.interop.pretrained import load
+    from jepakit.interop.load import load
     from jepakit.verbs.finetune import read_tuned_config, tune, tuned_system
 
     run, given = words.pop(0) if words and not words[0].startswith("-") else None, _value_of("--config", words)
@@ -177,7 +177,8 @@ def _resume(words: list[str]) -> int:
 def _evaluate(words: list[str]) -> int:
     from jepakit.verbs.evaluate import evaluate
 
-    _call(evaluate, "evaluate", words, {"data": str | None, "evaluators": tuple[str, ...] | None}, hidden=("opened",))
+    types = {"run": str | Path, "data": str | None, "evaluators": tuple[str, ...] | None}
+    _call(evaluate, "evaluate", words, types)
     return 0
 
 
@@ -199,7 +200,7 @@ def _export(words: list[str]) -> int:
 def _report(words: list[str]) -> int:
     from jepakit.verbs.report import report
 
-    print(_call(report, "report", words, hidden=("opened",)))
+    print(_call(report, "report", words, {"run": str | Path}))
     return 0
 
 

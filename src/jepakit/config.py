@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from jepakit._version import __version__
 from jepakit.errors import UserError, did_you_mean, shown
 from jepakit.files import read_text
 from jepakit.registry import load_system
@@ -211,8 +212,6 @@ _StrictLoader.add_implicit_resolver(
 
 def write_config(path: Path, config: RunConfig) -> None:
     """Write a run's config as YAML, with the format's version."""
-    from jepakit import __version__
-
     plain = {"format": FORMAT, "jepakit": __version__, **to_plain(config)}
     path.write_text(yaml.safe_dump(plain, sort_keys=False, allow_unicode=True), encoding="utf-8")
 

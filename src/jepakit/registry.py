@@ -61,72 +61,53 @@ TUNED = {
 }
 
 DATASETS = {
-    "digits": Entry("jepakit.modalities.images:open_images", "1,797 grey 8 x 8 digits, 10 classes, shipped with scikit-learn"),
-    "fashion-mnist": Entry(
-        "jepakit.modalities.images:open_images",
-        "70,000 grey 28 x 28 articles, 10 classes, from an idx folder (Debian package dataset-fashion-mnist)",
-    ),
-    "FOLDER": Entry("jepakit.modalities.images:open_images", "your images; labels from sub-folders or --labels a.csv"),
-    "SHARDS": Entry("jepakit.modalities.images:open_images", "a folder that jepakit pack wrote: images, memory-mapped"),
-    "a-{00..15}.tar": Entry("jepakit.modalities.images:open_images", "tar shards as webdataset has them, or a folder of them"),
-    "FILE.npy, FILE.npz": Entry("jepakit.modalities.images:open_images", "an array of images, with labels in an .npz"),
-    "FOLDER, LIST of videos": Entry(
-        "jepakit.modalities.video:open_videos", "your mp4, mov, webm, mkv, avi, ...; labels from sub-folders, list or --labels"
-    ),
-    "bouncing-digits": Entry("jepakit.modalities.video:open_videos", "5,000 clips of a moving digit, 32 x 32, generated"),
-    "noisy-bouncing-digits": Entry(
-        "jepakit.modalities.video:open_videos", "the same before noise that changes, digits of any brightness"
-    ),
-    "moving-photographs": Entry(
-        "jepakit.modalities.video:open_videos", "5,000 clips that slide over two photographs, 64 x 64, motion known, generated"
-    ),
-    "regex": Entry("jepakit.modalities.text:open_texts", "2,600 pairs of a description and its regular expression, generated"),
-    "FILE.jsonl, FILE.csv": Entry("jepakit.modalities.text:open_texts", "pairs of texts in two named fields (--fields)"),
-    "pendulum": Entry("jepakit.modalities.trajectories:open_trajectories", "200 episodes of gymnasium's pendulum: 3 numbers"),
-    "pendulum-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, drawn 32 x 32 pixels small"),
-    "two-rooms": Entry(
-        "jepakit.modalities.trajectories:open_trajectories", "3,000 episodes of a dot in two rooms, 65 x 65 pixels, generated"
-    ),
-    "two-rooms-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, with one wall and door for all"),
-    "two-rooms-flicker": Entry(
-        "jepakit.modalities.trajectories:open_trajectories", "two-rooms before a background that nobody can predict"
-    ),
-    "two-rooms-stochastic": Entry(
-        "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; of two doors one is locked half of the time"
-    ),
-    "two-rooms-stochastic-pixels": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, as pictures"),
-    "two-rooms-two-doors": Entry("jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; two open doors"),
-    "two-rooms-either-door": Entry(
-        "jepakit.modalities.trajectories:open_trajectories", "x and y of a dot; one of two doors is locked, now this, now that"
-    ),
-    "maze": Entry("jepakit.modalities.trajectories:open_trajectories", "3,000 episodes in mazes of four rooms, generated"),
-    "maze-fixed": Entry("jepakit.modalities.trajectories:open_trajectories", "the same, in one maze"),
-    "mutag": Entry(
-        "jepakit.modalities.graphs:open_graphs", "188 molecules, 2 classes, from the files of the package grakel (graphs extra)"
-    ),
-    "motifs": Entry("jepakit.modalities.graphs:open_graphs", "600 generated graphs; sizes and degrees do not tell the classes"),
-    "FOLDER with NAME_A.txt": Entry("jepakit.modalities.graphs:open_graphs", "your graphs in the TU text layout"),
+    "digits": "1,797 grey 8 x 8 digits, 10 classes, shipped with scikit-learn",
+    "fashion-mnist": "70,000 grey 28 x 28 articles, 10 classes, from an idx folder (Debian package dataset-fashion-mnist)",
+    "FOLDER": "your images; labels from sub-folders or --labels a.csv",
+    "SHARDS": "a folder that jepakit pack wrote: images, memory-mapped",
+    "a-{00..15}.tar": "tar shards as webdataset has them, or a folder of them",
+    "FILE.npy, FILE.npz": "an array of images, with labels in an .npz",
+    "FOLDER, LIST of videos": "your mp4, mov, webm, mkv, avi, ...; labels from sub-folders, list or --labels",
+    "bouncing-digits": "5,000 clips of a moving digit, 32 x 32, generated",
+    "noisy-bouncing-digits": "the same before noise that changes, digits of any brightness",
+    "moving-photographs": "5,000 clips that slide over two photographs, 64 x 64, motion known, generated",
+    "regex": "2,600 pairs of a description and its regular expression, generated",
+    "FILE.jsonl, FILE.csv": "pairs of texts in two named fields (--fields)",
+    "pendulum": "200 episodes of gymnasium's pendulum: 3 numbers",
+    "pendulum-pixels": "the same, drawn 32 x 32 pixels small",
+    "two-rooms": "3,000 episodes of a dot in two rooms, 65 x 65 pixels, generated",
+    "two-rooms-fixed": "the same, with one wall and door for all",
+    "two-rooms-flicker": "two-rooms before a background that nobody can predict",
+    "two-rooms-stochastic": "x and y of a dot; of two doors one is locked half of the time",
+    "two-rooms-stochastic-pixels": "the same, as pictures",
+    "two-rooms-two-doors": "x and y of a dot; two open doors",
+    "two-rooms-either-door": "x and y of a dot; one of two doors is locked, now this, now that",
+    "maze": "3,000 episodes in mazes of four rooms, generated",
+    "maze-fixed": "the same, in one maze",
+    "mutag": "188 molecules, 2 classes, from the files of the package grakel (graphs extra)",
+    "motifs": "600 generated graphs; sizes and degrees do not tell the classes",
+    "FOLDER with NAME_A.txt": "your graphs in the TU text layout",
 }
 
 # The modality of a system is its class's; an exported encoder, which has no system, says its modality's name.
 MODALITIES = {
-    "images": "jepakit.modalities.inputs:IMAGES",
-    "video": "jepakit.modalities.video:VIDEO",
-    "graphs": "jepakit.modalities.graphs:GRAPHS",
-    "texts": "jepakit.modalities.text:TEXTS",
-    "trajectories": "jepakit.modalities.trajectories:TRAJECTORIES",
+    "images": "jepakit.modalities.images.inputs:IMAGES",
+    "video": "jepakit.modalities.video.inputs:VIDEO",
+    "graphs": "jepakit.modalities.graphs.inputs:GRAPHS",
+    "texts": "jepakit.modalities.texts.inputs:TEXTS",
+    "trajectories": "jepakit.modalities.trajectories.inputs:TRAJECTORIES",
 }
 
 EVALUATORS = {
-    "linear": Entry("jepakit.evaluation.linear", "linear probe with all labels"),
-    "low-shot-K": Entry("jepakit.evaluation.linear", "linear probe with K labels a class, mean of five draws"),
-    "knn-K": Entry("jepakit.evaluation.knn", "exact K nearest neighbours"),
-    "attentive": Entry("jepakit.evaluation.attentive", "attentive probe over tokens"),
-    "attentive-N": Entry("jepakit.evaluation.attentive", "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4"),
-    "segmentation": Entry("jepakit.evaluation.dense", "linear probe of tokens for maps of classes"),
-    "depth": Entry("jepakit.evaluation.dense", "the same for maps of quantities"),
-    "continuation": Entry("jepakit.evaluation.continuation", "whether what came next has less energy than what did not"),
-    "flow": Entry("jepakit.evaluation.flow_error", "end-point error of the motion that mc-jepa finds"),
+    "linear": "linear probe with all labels",
+    "low-shot-K": "linear probe with K labels a class, mean of five draws",
+    "knn-K": "exact K nearest neighbours",
+    "attentive": "attentive probe over tokens",
+    "attentive-N": "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4",
+    "segmentation": "linear probe of tokens for maps of classes",
+    "depth": "the same for maps of quantities",
+    "continuation": "whether what came next has less energy than what did not",
+    "flow": "end-point error of the motion that mc-jepa finds",
 }
 
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)
@@ -157,6 +138,12 @@ def load_system(name: str) -> Any:
         find_installed()
     check_choice("system", name, SYSTEMS)
     return load_named(SYSTEMS[name].place)
+
+
+def name_of(system: type) -> str:
+    """Return the name that a system's class is registered by; "" if it is not."""
+    place = f"{system.__module__}:{system.__qualname__}"
+    return next((name for name, entry in SYSTEMS.items() if entry.place == place), "")
 
 
 def verb_of(name: str) -> str:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
-from toy_data import ToyInputs, ToySamples
-from toy_systems import SYSTEMS, ToyConfig
 
 from jepakit.core.batch import Batch
 from jepakit.core.system import System
-from jepakit.training.device import to_device
+from jepakit.device import to_device
 from jepakit.training.distributed import full, wrap
+from tests.contracts.toy_data import ToyInputs, ToySamples
+from tests.contracts.toy_systems import SYSTEMS, ToyConfig
 
 COUNTS = (4, 6)
 LATENTS = {"toy-latent-masked": ("discrete", "continuous"), "toy-latent-dynamics": ("discrete", "continuous")}

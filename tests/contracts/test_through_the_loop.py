@@ -9,8 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toy_data import ToySamples
-from toy_systems import SYSTEMS
 
 from jepakit import registry
 from jepakit.config import default_config, read_config, write_config
@@ -18,6 +16,8 @@ from jepakit.core.batch import Batch, split_batch
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import build_trainer, decide, open_data, prepare_system
+from tests.contracts.toy_data import ToySamples
+from tests.contracts.toy_systems import SYSTEMS
 
 TRAINING = {
     "steps": 5, "log_every": 2, "health_every": 3, "checkpoint_every": 2, "health_samples": 12, "lidar_views": 2,

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from toy_data import TOY, ToyInputs, stack
 
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig, VICReg, VICRegConfig
 from jepakit.core.batch import Batch, map_tensors
@@ -25,6 +24,7 @@ from jepakit.nn.fusion import FusedEncoder, FusionConfig
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.pyramid import FeatureMap
 from jepakit.nn.tokens import Ids, Tokens
+from tests.contracts.toy_data import TOY, ToyInputs, stack
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@ import copy
 
 import pytest
 import torch
-from dynamics_predictors import Linear, Recurrent
 from torch import nn
 
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig, VICReg, VICRegConfig
@@ -16,6 +15,7 @@ from jepakit.errors import UserError
 from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
 from jepakit.nn.mlp import projection_head
 from jepakit.nn.tokens import Tokens
+from tests.core.dynamics_predictors import Linear, Recurrent
 
 EXACT = {"atol": 1e-10, "rtol": 1e-9}  # in float64
 DIM, ACTION = 5, 2

@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from photographs import make_photographs
 
 from jepakit.cli import main
-from jepakit.modalities import image_survey
+from jepakit.modalities.images import survey as image_survey
 from jepakit.training import loop
 from jepakit.training.run_folder import RunFolder
-from tiny_systems import untimed, words_of
+from tests.modalities.photographs import make_photographs
+from tests.tiny_systems import untimed, words_of
 
 OPTIONS = {"steps": 9, "log_every": 1, "checkpoint_every": 3, "health_every": 4, "precision": "float32", "labels": "none"}
 NAME = "lejepa"

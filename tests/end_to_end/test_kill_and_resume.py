@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from jepakit.training.run_folder import RunFolder
-from kills import Moment, after, finish, kill
-from tiny_systems import TINY, untimed, words_of
+from tests.kills import Moment, after, finish, kill
+from tests.tiny_systems import TINY, untimed, words_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

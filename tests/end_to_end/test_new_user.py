@@ -13,9 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from photographs import make_photographs
 
 import jepakit
+from tests.modalities.photographs import make_photographs
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ from jepakit.collectives import world_size
 from jepakit.errors import UserError
 from jepakit.training.distributed import full, wait_for_all
 from jepakit.training.run_folder import RunFolder
-from tiny_systems import TINY, tiny_trainer, untimed
+from tests.tiny_systems import TINY, tiny_trainer, untimed
 
 pytestmark = pytest.mark.distributed
 

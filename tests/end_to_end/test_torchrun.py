@@ -19,7 +19,7 @@ import pytest
 
 from jepakit.training.loop import AGREE_EVERY
 from jepakit.training.run_folder import RunFolder, step_of
-from tiny_systems import untimed, words_of
+from tests.tiny_systems import untimed, words_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 

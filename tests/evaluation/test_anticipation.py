@@ -3,7 +3,7 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.evaluation.anticipation import Anticipating
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.systems.v_jepa import VJEPA, VJEPAConfig

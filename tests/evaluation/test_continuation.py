@@ -9,7 +9,9 @@ from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.continuation import continuation_energy, continuation_row, continuation_rows
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.video import VideoDataConfig, VideoInputs, open_videos
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import open_videos
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.tokens import Ids
 from jepakit.systems.v_jepa import VJEPA, VJEPAConfig
 from jepakit.systems.v_jepa_2_1 import VJEPA21, VJEPA21Config

@@ -4,7 +4,9 @@ import torch
 import jepakit
 from jepakit.errors import UserError
 from jepakit.evaluation.flow_error import alike_shift, end_point_error, flow_errors, flow_rows, mean_inside, stays_inside
-from jepakit.modalities.video import VIDEO, VideoDataConfig, VideoInputs, open_videos
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import open_videos
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.verbs.subjects import Subject, flows_of
 
 

@@ -6,8 +6,9 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.interop import export as graphs
-from jepakit.interop.pretrained import PretrainedEncoder, load
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.load import load
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.verbs.export import export

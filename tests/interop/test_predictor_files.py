@@ -7,8 +7,9 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.files import read_json, write_json
-from jepakit.interop.pretrained import PretrainedEncoder, load
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.load import load
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.tokens import Ids
 from jepakit.nn.vit import VisionTransformer, ViTConfig

@@ -7,11 +7,12 @@ import torch
 
 import jepakit
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder, load_run_system
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.runs import Run
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.modalities.perception import PretrainedPerception, PretrainedTokens
-from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 
@@ -94,7 +95,8 @@ def test_a_run_keeps_its_eyes(system, options, tmp_path):
     run = tmp_path / "run"
     jepakit.pretrain(system, data="pendulum-pixels", out=run, limit=64, embedding=8, encoder=str(exported), **options, **TINY)
     shutil.rmtree(exported)
-    loaded, config = load_run_system(run)
+    opened = Run(run)
+    loaded, config = opened.system, opened.config
     assert isinstance(loaded.encoder.encoder, PretrainedPerception)
     theirs = eyes(channels, 32).encoder.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in loaded.encoder.encoder.encoder.state_dict().items())
@@ -106,6 +108,6 @@ def test_a_run_keeps_its_eyes(system, options, tmp_path):
 
 
 def jepakit_channels():
-    from jepakit.modalities.pendulum import pendulum_episodes
+    from jepakit.modalities.trajectories.built_in.pendulum import pendulum_episodes
 
     return pendulum_episodes(pixels=True).observations.shape[1]

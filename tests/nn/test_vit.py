@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.interop.transformers_weights import IMAGE_NAMES, to_theirs
+from jepakit.interop.released.hugging_face import IMAGE_NAMES, to_theirs
 from jepakit.nn.tokens import Ids
 from jepakit.nn.vit import VisionTransformer, ViTConfig, default_patch_size
 from jepakit.registry import SIZES

@@ -52,6 +52,6 @@ def run(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def exported(run: Path, tmp_path_factory) -> Path:
     """The run's encoder as `export` writes it."""
-    from jepakit.interop.pretrained import load
+    from jepakit.interop.load import load
 
     return load(run).save_pretrained(tmp_path_factory.mktemp("exports") / "encoder")

@@ -27,12 +27,13 @@ from PIL import Image
 import jepakit
 from jepakit.config import read_config
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import load
-from jepakit.modalities.image_collection import ImageDataConfig
-from jepakit.modalities.images import open_images
-from jepakit.modalities.text import TextDataConfig, open_texts
-from jepakit.modalities.trajectories import TrajectoryDataConfig, open_trajectories
-from jepakit.modalities.video import VideoDataConfig, open_videos
+from jepakit.interop.load import load
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import open_images
+from jepakit.modalities.texts.data import TextDataConfig, open_texts
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import open_videos
 
 RUN, FOLDER = Path(sys.argv[1]), Path(sys.argv[2])
 SENTINEL, OUTSIDE = FOLDER / "sentinel", FOLDER / "outside"

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import mutations, replaced
 from numpy.typing import NDArray
-from oracle import outcome, refusal
 
 from jepakit.errors import UserError
-from jepakit.modalities.image_collection import ImageDataConfig
-from jepakit.modalities.images import ImageData, open_images
-from jepakit.modalities.trajectories import TrajectoryData, TrajectoryDataConfig, open_trajectories
-from jepakit.modalities.video import VideoData, VideoDataConfig, open_videos
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import ImageData, open_images
+from jepakit.modalities.trajectories.data import TrajectoryData, TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import VideoData, open_videos
+from tests.robustness.mutations import mutations, replaced
+from tests.robustness.oracle import outcome, refusal
 
 COUNT = 6
 NUMBERS = np.random.default_rng(0).integers(0, 256, (COUNT, 8, 9)).astype(np.uint8)

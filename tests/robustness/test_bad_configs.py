@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 import yaml
-from mutations import mutations
-from oracle import check_message, outcome, refusal
 
 import jepakit
 from jepakit.cli import main
 from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain, write_config
 from jepakit.errors import UserError
 from jepakit.files import read_metrics
+from tests.robustness.mutations import mutations
+from tests.robustness.oracle import check_message, outcome, refusal
 
 SYSTEMS = ("i-jepa", "lejepa", "v-jepa-2.1", "llm-jepa", "lewm", "graph-jepa")
 

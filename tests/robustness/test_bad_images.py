@@ -13,19 +13,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import mutations, replaced
 from numpy.typing import NDArray
-from oracle import outcome, refusal
 from PIL import Image, ImageOps
 from rich.console import Console
 
 from jepakit.cli import main
 from jepakit.errors import UserError
-from jepakit.modalities.image_collection import ImageDataConfig
-from jepakit.modalities.image_files import cover_size, loaded_size
-from jepakit.modalities.images import ImageData, open_images
-from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.inspection import inspect_images, render_inspection
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import ImageData, open_images
+from jepakit.modalities.images.decoding import cover_size, loaded_size
+from jepakit.modalities.images.inputs import ImageInputs
+from jepakit.modalities.images.inspection import inspect_images, render_inspection
+from tests.robustness.mutations import mutations, replaced
+from tests.robustness.oracle import outcome, refusal
 
 HEIGHT, WIDTH = 20, 28
 SIZE = (64, 64)

@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mutations import mutations
-from oracle import outcome, refusal
 
 from jepakit.errors import UserError
-from jepakit.modalities.images import ImageDataConfig, open_images
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import open_images
 from jepakit.verbs.pack import pack
+from tests.robustness.mutations import mutations
+from tests.robustness.oracle import outcome, refusal
 
 TABLES = ("samples.npy", "sizes.npy", "labels.npy", "names.npy", "name_starts.npy", "index.json", "shard-00000.bin")
 PER_FILE = 30  # damages of each file

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from mutations import mutations
-from oracle import outcome, refusal
 from PIL import Image
 
 from jepakit.errors import UserError
-from jepakit.modalities.graph_collection import GraphDataConfig
-from jepakit.modalities.graphs import GraphData, open_graphs
-from jepakit.modalities.image_collection import ImageDataConfig
-from jepakit.modalities.images import ImageData, open_images
-from jepakit.modalities.text import TextData, TextDataConfig, open_texts
+from jepakit.modalities.graphs.collection import GraphDataConfig
+from jepakit.modalities.graphs.data import GraphData, open_graphs
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import ImageData, open_images
+from jepakit.modalities.texts.data import TextData, TextDataConfig, open_texts
+from tests.robustness.mutations import mutations
+from tests.robustness.oracle import outcome, refusal
 
 PICTURES = ["a/0.png", "a/1.png", "b/0.png", "b/1 2.png", "b/é.png", "b/x,y.png"]
 

@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mutations import mutations, replaced
-from oracle import outcome, refusal
 from safetensors.torch import load_file, save_file
 
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder, load
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.load import load
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import resume
 from jepakit.verbs.report import report
+from tests.robustness.mutations import mutations, replaced
+from tests.robustness.oracle import outcome, refusal
 
 
 def copied(source: Path, folder: Path) -> Path:

@@ -1,11 +1,13 @@
 """The corpus is as large as it is said to be."""
 
-import test_bad_arrays
-import test_bad_configs
-import test_bad_images
-import test_bad_shards
-import test_bad_tables
-import test_bad_weights
+from tests.robustness import (
+    test_bad_arrays,
+    test_bad_configs,
+    test_bad_images,
+    test_bad_shards,
+    test_bad_tables,
+    test_bad_weights,
+)
 
 MODULES = (test_bad_arrays, test_bad_configs, test_bad_images, test_bad_shards, test_bad_tables, test_bad_weights)
 

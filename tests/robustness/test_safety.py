@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from oracle import check_message
+
+from tests.robustness.oracle import check_message
 
 MOST = 60  # attempts; the list is `attempts()` of stranger.py, which a process of its own goes through once
 

@@ -5,8 +5,8 @@ from contextlib import closing
 import pytest
 import torch
 
-from jepakit.training.device import to_device
-from tiny_systems import TINY, tiny_trainer
+from jepakit.device import to_device
+from tests.tiny_systems import TINY, tiny_trainer
 
 # Which wait once a step: for the nodes of the batch's subgraphs; for the words that the language loss is asked for, as the
 # product with the whole vocabulary for all others would cost more.

@@ -7,11 +7,12 @@ import torch
 
 from jepakit.core.batch import map_tensors, split_batch
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder
-from jepakit.modalities.graph_collection import Graph, GraphCollection, GraphDataConfig
-from jepakit.modalities.graph_families import motif_graphs
-from jepakit.modalities.graphs import GRAPHS as GRAPHS_MODALITY
-from jepakit.modalities.graphs import GraphInputs, open_graphs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.modalities.graphs.collection import Graph, GraphCollection, GraphDataConfig
+from jepakit.modalities.graphs.data import open_graphs
+from jepakit.modalities.graphs.inputs import GRAPHS as GRAPHS_MODALITY
+from jepakit.modalities.graphs.inputs import GraphInputs
+from jepakit.modalities.graphs.motifs import motif_graphs
 from jepakit.nn.tokens import Ids
 from jepakit.systems.graph_jepa import GraphJEPA, GraphJEPAConfig, hyperbola
 

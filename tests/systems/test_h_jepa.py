@@ -10,8 +10,8 @@ from torch.nn import functional as F
 import jepakit
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.interop.runs import Run
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.systems.h_jepa import HJEPA, HJEPAConfig
 from jepakit.systems.pldm import PLDM, PLDMConfig
 
@@ -161,9 +161,9 @@ def test_a_run_keeps_its_lower_level_and_acts_on_both(tmp_path):
     jepakit.pretrain("pldm", data="pendulum", out=below, embedding=8, widths=(2,), inverse_hidden=8, **TINY)
     options = {"data": "pendulum", "frame_skip": 8, "hidden": 8, "macro": 2, **TINY}
     jepakit.pretrain("h-jepa", out=run, lower=str(below), **options)
-    weights = load_run_system(below)[0].state_dict()
+    weights = Run(below).system.state_dict()
     shutil.rmtree(below)
-    loaded, _ = load_run_system(run)
+    loaded = Run(run).system
     kept = loaded.below.state_dict()
     assert all(torch.equal(kept[f"encoder.{name[8:]}"], value) for name, value in weights.items() if name[:8] == "encoder.")
     search = {"planner": "cem", "population": 8, "elites": 2, "iterations": 1}

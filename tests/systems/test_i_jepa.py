@@ -8,7 +8,7 @@ import torch
 from jepakit.core.anticollapse import SIGRegConfig
 from jepakit.errors import UserError
 from jepakit.masks.blocks import MultiBlockConfig
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
 
 INPUTS = ImageInputs(image_size=(14, 21), channels=1, mean=(0.4,), std=(0.3,))

@@ -6,8 +6,8 @@ import torch
 
 from jepakit.core.anticollapse import VICRegConfig
 from jepakit.errors import UserError
-from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.views import ViewConfig
+from jepakit.modalities.images.inputs import ImageInputs
+from jepakit.modalities.images.views import ViewConfig
 from jepakit.nn.convnet import ConvNet
 from jepakit.nn.vit import VisionTransformer
 from jepakit.systems.lejepa import LeJEPA, LeJEPAConfig

@@ -7,7 +7,7 @@ import torch
 from jepakit.core.anticollapse import SIGRegConfig
 from jepakit.core.system import shuffled
 from jepakit.errors import UserError
-from jepakit.modalities.window_collator import NOISE, TrajectoryInputs
+from jepakit.modalities.trajectories.window_collator import NOISE, TrajectoryInputs
 from jepakit.systems.lewm import PAPER, LeWM, LeWMConfig
 
 EXACT = {"atol": 1e-5, "rtol": 1e-5}

@@ -9,11 +9,12 @@ from jepakit.core.anticollapse import InfoNCE, InfoNCEConfig, VICRegConfig
 from jepakit.core.batch import split_batch
 from jepakit.core.system import shuffled
 from jepakit.errors import UserError
-from jepakit.modalities.text import END, SEPARATOR, SPECIAL, TextInputs, words
+from jepakit.modalities.texts.inputs import END, SEPARATOR, SPECIAL, TextInputs
+from jepakit.modalities.texts.words import words
 from jepakit.nn.language_model import Texts
 from jepakit.nn.tokens import Ids
 from jepakit.systems.llm_jepa import LLMJEPA, LLMJEPAConfig
-from tiny_systems import tiny_trainer
+from tests.tiny_systems import tiny_trainer
 
 PAIRS = [("a b", ".a.b."), ("c", "c"), ("b c a d", ".b.(c)"), ("d a", "a|d"), ("c c c", "c{3}"), ("a", ".a.")]
 INPUTS = TextInputs(vocabulary=(*SPECIAL, *sorted({w for pair in PAIRS for text in pair for w in words(text)})), max_length=9)

@@ -12,7 +12,7 @@ from jepakit.config import default_config
 from jepakit.core.anticollapse import VICReg, VICRegConfig
 from jepakit.errors import UserError
 from jepakit.evaluation.flow_error import end_point_error
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.flow import FlowConfig, FlowPredictor, image_pyramid
 from jepakit.nn.pyramid import FeatureMap
 from jepakit.systems.mc_jepa import MCJEPA, MCJEPAConfig, MotionConfig

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.systems.pixel_world import PixelWorld, PixelWorldConfig
 from jepakit.systems.pldm import PLDM, PLDMConfig
 from jepakit.worlds.latent_problem import LatentProblem

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.systems.pldm import PLDM, PUBLISHED, PLDMConfig
 

@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 import jepakit
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import load_run_system
-from jepakit.interop.transformers_weights import write_transformers
+from jepakit.interop.released.hugging_face import write_transformers
+from jepakit.interop.runs import Run
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.tokens import Ids
 from jepakit.systems.v_jepa import VJEPA, VJEPAConfig
 from jepakit.systems.v_jepa_2 import VJEPA2, VJEPA2Config
@@ -150,7 +150,7 @@ def test_a_training_cools_down_on_more_frames_and_pixels(tmp_path):
     jepakit.pretrain("v-jepa-2", out=tmp_path / "long", frames=4, image_size=(16, 16), **small)
     larger = {"frames": 8, "image_size": (24, 24), "schedule": "linear", "lr": 0.0, "weight_decay": 0.0, "ema": 1.0}
     jepakit.pretrain("v-jepa-2", out=tmp_path / "cooled", init=tmp_path / "long", **{**small, **larger})
-    first, last = (load_run_system(tmp_path / name)[0] for name in ("long", "cooled"))
+    first, last = (Run(tmp_path / name).system for name in ("long", "cooled"))
     for (name, one), other in zip(first.state_dict().items(), last.state_dict().values(), strict=True):
         torch.testing.assert_close(one, other, msg=name)  # predictor and average come along
     assert (first.grids["video"], last.grids["video"]) == ((2, 4, 4), (4, 6, 6))

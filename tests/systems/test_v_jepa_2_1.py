@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from jepakit.core.masked import VisibleLoss
 from jepakit.errors import UserError
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.tokens import Ids
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.systems.v_jepa_2_1 import VJEPA21, VJEPA21Config

@@ -9,9 +9,10 @@ from torch.nn import functional as F
 
 import jepakit
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder, load_run_system
-from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.runs import Run
+from jepakit.modalities.images.inputs import ImageInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.systems.v_jepa_2_ac import VJEPA2AC, VJEPA2ACConfig
@@ -120,7 +121,8 @@ def test_through_the_verbs(tmp_path):
     done = jepakit.pretrain("v-jepa-2-ac", data="pendulum-pixels", out=run, horizon=2, encoder=str(exported), **tiny)
     assert {row.features for row in done.rows} >= {"encoder", "random init"}
     shutil.rmtree(exported)
-    loaded, config = load_run_system(run)
+    opened = Run(run)
+    loaded, config = opened.system, opened.config
     assert loaded.predictor.config.grid == (4, 4)
     assert jepakit.load(run)(torch.zeros(2, 1, *config.inputs.shape)).values.shape == (2, 1, 16 * 8)
     with pytest.raises(UserError, match="v-jepa-2-ac predicts the tokens of an encoder that is there"):

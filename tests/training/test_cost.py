@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import tiny_trainer
 
 from jepakit.training.config import TrainingConfig
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, out_of_memory_advice
+from tests.training.tiny_runs import tiny_trainer
 
 
 def cost_of(trainer):

@@ -13,14 +13,15 @@ import torch.distributed as dist
 from jepakit.config import default_config
 from jepakit.core.batch import Batch
 from jepakit.core.system import System
-from jepakit.interop.pretrained import build_system, teacher_of
+from jepakit.interop.load import teacher_of
+from jepakit.interop.runs import build_system
 from jepakit.training import cost_model
 from jepakit.training.cost_model import MACHINES, Counted, Layout, count_step, expected, scaled
 from jepakit.training.distributed import _Step
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.plan_run import _drawn
 from jepakit.verbs.pretrain import decide, open_data
-from tiny_systems import TINY, options_of, system_of
+from tests.tiny_systems import TINY, options_of, system_of
 
 H100 = MACHINES["h100"]
 COUNTED = Counted(

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.tokens import Ids

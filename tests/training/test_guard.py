@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_runs import tiny_trainer, untimed
 
 from jepakit.errors import UserError
 from jepakit.training.guard import FEWEST, IN_A_ROW, REMEMBERED, OutlierGuard
+from tests.training.tiny_runs import tiny_trainer, untimed
 
 ONE = torch.tensor(1.0)
 

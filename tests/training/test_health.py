@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from jepakit.modalities.images import ImageDataConfig, open_images
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import open_images
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
 from jepakit.systems.lejepa import LeJEPA, LeJEPAConfig
 from jepakit.training.config import HealthConfig, TrainingConfig

@@ -7,12 +7,12 @@ import importlib
 import types
 
 import pytest
-from tiny_runs import tiny_trainer
 
 from jepakit.config import default_config
 from jepakit.errors import UserError
 from jepakit.training.loggers import numbers, open_loggers
 from jepakit.training.run_folder import RunFolder
+from tests.training.tiny_runs import tiny_trainer
 
 
 def test_only_numbers_are_drawn():

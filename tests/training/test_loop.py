@@ -11,10 +11,10 @@ import sys
 import numpy as np
 import pytest
 import torch
-from tiny_runs import tiny_trainer, tiny_words, untimed
 
 from jepakit.errors import UserError
 from jepakit.training.run_folder import RunFolder, step_of
+from tests.training.tiny_runs import tiny_trainer, tiny_words, untimed
 
 SYSTEMS = ("i-jepa", "lejepa")
 

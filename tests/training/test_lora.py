@@ -7,11 +7,11 @@ import importlib.util
 
 import pytest
 import torch
-from test_finetuning import batch, changed, trained, tuned
 
 from jepakit.errors import UserError
 from jepakit.training import lora
 from jepakit.training.finetuning import BLOCK
+from tests.training.test_finetuning import batch, changed, trained, tuned
 
 peft = pytest.importorskip("peft")
 

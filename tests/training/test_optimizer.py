@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny_runs import tiny_trainer
 
 from jepakit.core.system import System
 from jepakit.training.config import TrainingConfig
 from jepakit.training.optimizer import build_optimizer, set_schedule
+from tests.training.tiny_runs import tiny_trainer
 
 
 @pytest.mark.parametrize(("system", "options"), [("i-jepa", {}), ("lejepa", {}), ("lejepa", {"backbone": "vit"})])

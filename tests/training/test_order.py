@@ -9,9 +9,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny_runs import tiny_trainer
 
 from jepakit.training.order import WINDOW, DrawnDataset, StreamSampler, permutation
+from tests.training.tiny_runs import tiny_trainer
 
 
 @given(samples=st.integers(1, 40), batch=st.integers(1, 40), steps=st.integers(1, 12), seed=st.integers(0, 2**40))

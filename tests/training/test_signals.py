@@ -11,10 +11,10 @@ import sys
 import time
 
 import pytest
-from tiny_runs import tiny_words, untimed
 
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.signals import Signals
+from tests.training.tiny_runs import tiny_words, untimed
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_finetuning import tuned
 
 from jepakit.training.config import TrainingConfig
 from jepakit.training.finetuning_config import WatchConfig
 from jepakit.training.watch import AnswerMonitor, some_prepared
+from tests.training.test_finetuning import tuned
 
 CPU = torch.device("cpu")
 

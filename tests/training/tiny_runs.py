@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from jepakit.config import default_config, write_config
-from jepakit.modalities.images import open_images
+from jepakit.modalities.images.data import open_images
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import build_trainer, decide, prepare_system

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from jepakit.config import default_config, write_config
-from jepakit.interop.pretrained import build_system
-from jepakit.modalities.images import open_images
+from jepakit.interop.runs import build_system
+from jepakit.modalities.images.data import open_images
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import decide
 

@@ -15,9 +15,10 @@ import pytest
 
 import jepakit
 from jepakit.errors import UserError
-from jepakit.modalities.episode_store import EpisodeStore
-from jepakit.modalities.episode_writer import EpisodeWriter
-from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.trajectories.episode_store import EpisodeStore
+from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.verbs.collect import collect
 from jepakit.verbs.world_evaluation import state_names
 

@@ -10,8 +10,8 @@ from jepakit.cli import main
 from jepakit.config import default_config, write_config
 from jepakit.errors import UserError
 from jepakit.evaluation.attentive import AttentiveConfig
-from jepakit.interop.pretrained import build_system
-from jepakit.modalities.video import open_videos
+from jepakit.interop.runs import build_system
+from jepakit.modalities.video.data import open_videos
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.pretrain import decide

@@ -144,7 +144,7 @@ def test_workers_are_started_where_there_is_something_to_decode(runs, tmp_path, 
     monkeypatch.setattr("jepakit.verbs.embed.available_cores", lambda: 2)
     for data, batch_size in (("seven.npy", 3), ("photos", 3)):  # arrays; pictures that were decoded to check them
         jepakit.embed(runs["lejepa"], data=tmp_path / data, out=tmp_path / "out.npy", batch_size=batch_size)
-    monkeypatch.setattr("jepakit.modalities.image_survey._CACHE_BYTES", 0)
+    monkeypatch.setattr("jepakit.modalities.images.survey._CACHE_BYTES", 0)
     for batch_size in (1, 4, 7):
         jepakit.embed(runs["lejepa"], data=tmp_path / "photos", out=tmp_path / "out.npy", batch_size=batch_size)
     assert asked == [0, 0, 2, 1, 0]

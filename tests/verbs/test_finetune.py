@@ -17,7 +17,8 @@ from jepakit.errors import UserError
 from jepakit.evaluation.supervised import SupervisedConfig
 from jepakit.files import read_json, write_json
 from jepakit.interop.embedding import embed_samples
-from jepakit.modalities.images import ImageDataConfig, open_images
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import open_images
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs import pretrain, tuning_evaluation
 

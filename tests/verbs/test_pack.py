@@ -12,12 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from photographs import make_photographs
 
 import jepakit
 from jepakit.errors import UserError
-from jepakit.modalities.images import ImageDataConfig, open_images
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import open_images
 from jepakit.verbs.pack import shard_bytes
+from tests.modalities.photographs import make_photographs
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ import jepakit
 from jepakit.cli import main
 from jepakit.config import default_config, read_config
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.images import open_images
+from jepakit.interop.runs import Run
+from jepakit.modalities.images.data import open_images
 from jepakit.training import loop
 from jepakit.training.checkpoints import read_checkpoint
 from jepakit.training.health import HealthMonitor
@@ -374,11 +374,11 @@ STUDENT = {name: value for name, value in TINY.items() if name not in ("augment"
 
 
 def test_a_frozen_teacher_comes_from_another_run_and_stays_in_this_one(teacher):
-    weights = load_run_system(teacher)[0].network.encoder.state_dict()
+    weights = Run(teacher).system.network.encoder.state_dict()
     student = {"data": "digits", "patch_size": 2, "predictor_dim": 32, **STUDENT}
     jepakit.pretrain("i-jepa", out="student", target="frozen", encoder="teacher", **student)
     shutil.rmtree("teacher")
-    system = load_run_system("student")[0]
+    system = Run("student").system
     assert all(torch.equal(t, weights[name]) for name, t in system.target.teacher.encoder.state_dict().items())
     images = torch.randn(2, 1, 8, 8)
     torch.testing.assert_close(jepakit.load("student").embed(images), system.encoder(images).mean())

@@ -5,7 +5,9 @@ import torch
 from jepakit.errors import UserError
 from jepakit.evaluation.pooling import pool
 from jepakit.interop.embedding import at_levels, embed_samples
-from jepakit.modalities.video import VideoDataConfig, VideoInputs, open_videos
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.data import open_videos
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.systems.v_jepa_2 import VJEPA2, VJEPA2Config

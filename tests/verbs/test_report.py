@@ -11,11 +11,11 @@ import torch
 import jepakit
 from jepakit.config import default_config
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import build_system
-from jepakit.modalities.video import open_videos
-from jepakit.report.data import ReportData
-from jepakit.report.markup import serialise
-from jepakit.report.page import build_page
+from jepakit.interop.runs import build_system
+from jepakit.modalities.video.data import open_videos
+from jepakit.pages.data import ReportData
+from jepakit.pages.markup import serialise
+from jepakit.pages.page import build_page
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import decide
 from jepakit.verbs.report import picture_run

@@ -7,10 +7,10 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.evaluation.attentive import AttentiveConfig
-from jepakit.interop.pretrained import PretrainedEncoder
-from jepakit.interop.transformers_weights import write_transformers
-from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.video import VideoInputs
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.released.hugging_face import write_transformers
+from jepakit.modalities.images.inputs import ImageInputs
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig

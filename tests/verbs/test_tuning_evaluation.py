@@ -8,7 +8,7 @@ import torch
 
 from jepakit.evaluation.labels import Targets
 from jepakit.evaluation.metrics import metrics_for
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.verbs.tuning_evaluation import always_the_same, fresh_encoder, is_cheap
 

@@ -11,8 +11,8 @@ pytest.importorskip("gymnasium")
 import jepakit
 from jepakit.errors import UserError
 from jepakit.evaluation import state_probe
-from jepakit.modalities import trajectories
-from jepakit.modalities.trajectories import TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.trajectories import data as trajectories
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, open_trajectories
 from jepakit.verbs import world_evaluation, world_windows
 from jepakit.verbs.act import act
 from jepakit.verbs.evaluate import evaluate

@@ -13,7 +13,7 @@ from gymnasium import spaces
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.energies import Energy
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, RandomPolicy, episode_seeds, run_episodes
 from jepakit.worlds.planners import make_planner

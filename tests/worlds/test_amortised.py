@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from quadratics import Quadratic
 
 from jepakit.errors import UserError
 from jepakit.worlds.planners import make_planner
+from tests.worlds.quadratics import Quadratic
 
 
 def near(problem):

@@ -7,12 +7,13 @@ import torch
 pytest.importorskip("gymnasium")
 
 from gymnasium import spaces
-from test_acting import LIMIT, Plane
 
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryDataConfig, TrajectoryInputs, open_trajectories
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.worlds.acting import RandomPolicy, run_episodes
 from jepakit.worlds.behaviour_cloning import BehaviourCloningConfig, clone
+from tests.worlds.test_acting import LIMIT, Plane
 
 
 def data(pictures=False):

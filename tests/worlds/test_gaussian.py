@@ -3,12 +3,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from quadratics import Quadratic
 
 from jepakit.errors import UserError
 from jepakit.worlds.planners import make_planner
 from jepakit.worlds.planners.icem import coloured
 from jepakit.worlds.planners.mppi import path_weights
+from tests.worlds.quadratics import Quadratic
 
 ONE = {"population": 30, "elites": 5, "iterations": 1}
 

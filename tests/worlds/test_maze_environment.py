@@ -5,7 +5,7 @@ pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env
 
 from jepakit.errors import UserError
-from jepakit.modalities.walls import MOST
+from jepakit.modalities.trajectories.built_in.walls import MOST
 from jepakit.worlds.acting import OraclePolicy, run_episodes
 from jepakit.worlds.environments import make_environment
 

@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from quadratics import Quadratic
 
 from jepakit.errors import UserError
 from jepakit.worlds.planners import PLANNERS, make_planner
 from jepakit.worlds.problem import shifted
+from tests.worlds.quadratics import Quadratic
 
 SMALL = {
     "random": {"population": 64, "iterations": 2},

@@ -10,7 +10,7 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.energies import Energy
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy, run_episodes
 from jepakit.worlds.latent_problem import LatentProblem

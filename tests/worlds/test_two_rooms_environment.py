@@ -5,7 +5,7 @@ pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env
 
 from jepakit.errors import UserError
-from jepakit.modalities.two_rooms import MOST, TWO_ROOMS
+from jepakit.modalities.trajectories.built_in.two_rooms import MOST, TWO_ROOMS
 from jepakit.worlds.environments import make_environment
 
 

@@ -22,8 +22,8 @@ from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.intervals import wilson
 from jepakit.evaluation.rows import Row
-from jepakit.modalities.bouncing_digits import BouncingDigits, Event
-from jepakit.modalities.video_samples import pixels_of
+from jepakit.modalities.video.bouncing_digits import BouncingDigits, Event
+from jepakit.modalities.video.samples import pixels_of
 
 CONTINUATION = "continuation"  # the evaluator's name
 

@@ -14,7 +14,7 @@ from jepakit.errors import UserError, check_range
 from jepakit.evaluation.intervals import bootstrap, paired_difference
 from jepakit.evaluation.metrics import METRICS
 from jepakit.evaluation.rows import Row, difference_detail
-from jepakit.modalities.moving_photographs import MovingPhotographs
+from jepakit.modalities.video.moving_photographs import MovingPhotographs
 
 BATCH = 64
 

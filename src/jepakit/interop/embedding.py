@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from jepakit.device import to_device
 from jepakit.errors import UserError
 from jepakit.evaluation.pooling import Pooling, pool
 from jepakit.modalities.modality import Inputs
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.transformer import TokenTransformer
-from jepakit.training.device import to_device
 from jepakit.training.signals import outlive_signals, start_workers
 
 

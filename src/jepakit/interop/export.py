@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from jepakit.errors import UserError, missing_extra
 from jepakit.files import write_json
-from jepakit.interop.pretrained import PretrainedEncoder
+from jepakit.interop.encoder import PretrainedEncoder
 from jepakit.interop.strict_loading import claim_folder
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.modalities.images.inputs import ImageInputs
 
 GraphFormat = Literal["torch-export", "onnx"]
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from jepakit.config import from_plain, to_plain
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder
+from jepakit.interop.encoder import PretrainedEncoder
 from jepakit.interop.strict_loading import load_strictly
 from jepakit.training.finetuning import FineTuned
 from jepakit.training.finetuning_config import FineTuningConfig

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.errors import UserError
-from jepakit.modalities.inputs import ImageInputs
-from jepakit.modalities.trajectories import TrajectoryInputs
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.images.inputs import ImageInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.tokens import Tokens
 
 
@@ -90,3 +90,36 @@ class PretrainedTokens(PretrainedPerception):
 
     def forward(self, observations: Float[Tensor, "n channels height width"]) -> Tokens:  # type: ignore[override]
         return self.tokens(observations)
+
+
+class AsPrepared(nn.Module):
+    """A pretrained encoder (with its `inputs`) that takes images or clips prepared for another: their scale is changed to its
+    own.
+
+    Errors: those of `check_reads` of its inputs.
+    """
+
+    def __init__(self, pretrained: Any, ours: Any):
+        super().__init__()
+        pretrained.inputs.check_reads(ours)
+        self.encoder = pretrained.encoder
+        self.ours, self.theirs = ours, pretrained.inputs
+
+    def forward(self, prepared: Float[Tensor, "batch channels *frames height width"], **asked: Any) -> Any:
+        if (self.ours.mean, self.ours.std) != (self.theirs.mean, self.theirs.std):
+            # Clips have their frames between channels and height.
+            prepared = self.theirs.normalise(self.ours.unit(prepared.movedim(1, -3))).movedim(-3, 1)
+        return self.encoder(prepared, **asked)
+
+    @torch.no_grad()
+    def width_on(self, grid: tuple[int, ...]) -> int:
+        """Width of its tokens. Errors: they do not lie on this grid."""
+        tokens = self.encoder(torch.zeros(1, self.ours.channels, *self.ours.extent))
+        found = tuple((tokens.positions[0].amax(0) + 1).tolist())
+        if found != tuple(grid):
+            theirs, ours = (" x ".join(map(str, sides)) for sides in (found, grid))
+            raise UserError(
+                f"The encoder given has {theirs} tokens {self.ours.noun}, this run has {ours}: a target for each token needs "
+                f"the same. Use --patch-size {max(1, self.ours.image_size[0] // int(found[-2]))}."
+            )
+        return int(tokens.values.shape[-1])

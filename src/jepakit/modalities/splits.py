@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from jepakit.errors import UserError
 from jepakit.randomness import derive_seed
 
+TRAIN_FOLDERS = ("train", "training")
+TEST_FOLDERS = ("test", "testing", "val", "valid", "validation")
 SPLIT_SEED = 0  # not the run's: runs with different seeds hold out the same samples
 
 
@@ -91,3 +93,20 @@ def check_groups(groups: Sequence[str], test: NDArray[np.bool_]) -> None:
             f"{len(both)} groups lie on both sides of the data's own split, e.g. {', '.join(both[:5])}. Put the files "
             "into one folder so that they are split anew, or leave group_by out."
         )
+
+def split_names(found: Sequence[str]) -> tuple[str, ...]:
+    """The two folders directly under the root that make a split, as they are spelt; or nothing."""
+    tops = {path.split("/")[0].lower(): path.split("/")[0] for path in found if "/" in path}
+    train = next((tops[name] for name in TRAIN_FOLDERS if name in tops), None)
+    test = next((tops[name] for name in TEST_FOLDERS if name in tops), None)
+    return (train, test) if train and test else ()
+
+
+def split_folders(found: Sequence[str]) -> tuple[list[str | None], int]:
+    """For each file "train", "test", "" (no split folders) or None (outside of them), and the number of None."""
+    names = split_names(found)
+    if not names:
+        return [""] * len(found), 0
+    side = {names[0]: "train", names[1]: "test"}
+    split = [side.get(path.split("/")[0]) if "/" in path else None for path in found]
+    return split, split.count(None)

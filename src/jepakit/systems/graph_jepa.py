@@ -38,7 +38,7 @@ from jepakit.core.masked import Masked
 from jepakit.core.system import Batch
 from jepakit.core.targets import Target, make_target
 from jepakit.errors import check_choice, check_range
-from jepakit.modalities.graphs import GRAPHS, GraphInputs
+from jepakit.modalities.graphs.inputs import GRAPHS, GraphInputs
 from jepakit.modalities.modality import Modality, sample_facts
 from jepakit.nn.graph_network import GraphEncoder, GraphEncoderConfig
 from jepakit.nn.tokens import Ids, Tokens

@@ -36,8 +36,8 @@ from jepakit.core.energies import Energy
 from jepakit.core.hierarchy import Hierarchy
 from jepakit.errors import UserError, check_range
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
-from jepakit.modalities.window_collator import WindowCollator
+from jepakit.modalities.trajectories.inputs import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.trajectories.window_collator import WindowCollator
 from jepakit.nn.embedding_predictors import ResidualPredictor
 from jepakit.nn.mlp import projection_head
 

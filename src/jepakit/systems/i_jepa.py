@@ -28,10 +28,11 @@ from jepakit.core.masked import Masked
 from jepakit.core.targets import make_target
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
-from jepakit.modalities.images import in_pieces, stack_images
-from jepakit.modalities.inputs import IMAGES, AsPrepared, ImageInputs
+from jepakit.modalities.images.data import in_pieces, stack_images
+from jepakit.modalities.images.inputs import IMAGES, ImageInputs
+from jepakit.modalities.images.views import ViewConfig, draw_views
 from jepakit.modalities.modality import Modality, sample_draws, sample_facts
-from jepakit.modalities.views import ViewConfig, draw_views
+from jepakit.modalities.perception import AsPrepared
 from jepakit.nn.mlp import projection_head
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig

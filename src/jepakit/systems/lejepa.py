@@ -22,10 +22,10 @@ from jepakit.core.energies import Energy
 from jepakit.core.paired import Projected, Views
 from jepakit.core.system import Batch
 from jepakit.errors import check_choice, check_range
-from jepakit.modalities.images import in_pieces, stack_images
-from jepakit.modalities.inputs import IMAGES, ImageInputs
+from jepakit.modalities.images.data import in_pieces, stack_images
+from jepakit.modalities.images.inputs import IMAGES, ImageInputs
+from jepakit.modalities.images.views import ViewConfig, draw_local_views, draw_views
 from jepakit.modalities.modality import Modality, sample_draws, sample_facts
-from jepakit.modalities.views import ViewConfig, draw_local_views, draw_views
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.mlp import projection_head
 from jepakit.nn.vit import VisionTransformer, ViTConfig

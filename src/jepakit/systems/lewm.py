@@ -52,8 +52,8 @@ from jepakit.core.energies import Energy
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
-from jepakit.modalities.window_collator import WindowCollator
+from jepakit.modalities.trajectories.inputs import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.trajectories.window_collator import WindowCollator
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
 from jepakit.nn.mlp import projection_head, vector_encoder

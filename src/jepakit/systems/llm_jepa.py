@@ -40,7 +40,7 @@ from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.paired import Comparison, Paired
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.modality import Modality, sample_facts
-from jepakit.modalities.text import END, SEPARATOR, TEXTS, TextInputs
+from jepakit.modalities.texts.inputs import END, SEPARATOR, TEXTS, TextInputs
 from jepakit.nn.language_model import LanguageModel, LanguageModelConfig, Packed, Texts, pack
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.randomness import Draws

@@ -51,10 +51,10 @@ from jepakit.core.energies import Energy
 from jepakit.core.motion import Likeness, mean_where, smoothness
 from jepakit.core.system import System
 from jepakit.errors import UserError, check_choice, check_range
+from jepakit.modalities.images.views import ViewConfig
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.pair_collator import PairCollator
-from jepakit.modalities.video import VIDEO, VideoInputs
-from jepakit.modalities.views import ViewConfig
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
+from jepakit.modalities.video.pair_collator import PairCollator
 from jepakit.nn.convnet import ConvNetConfig
 from jepakit.nn.flow import FlowConfig, FlowPredictor, carry, image_pyramid, stays
 from jepakit.nn.frame_encoder import FrameEncoder

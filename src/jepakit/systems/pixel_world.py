@@ -33,8 +33,8 @@ from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.state import State
 from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
-from jepakit.modalities.window_collator import WindowCollator
+from jepakit.modalities.trajectories.inputs import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.trajectories.window_collator import WindowCollator
 from jepakit.nn.embedding_predictors import PREDICTORS
 from jepakit.nn.impala import check_widths, observation_decoder, observation_encoder
 

@@ -55,8 +55,8 @@ from jepakit.core.schedules import check_ramp, risen
 from jepakit.errors import check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
-from jepakit.modalities.window_collator import WindowCollator
+from jepakit.modalities.trajectories.inputs import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.trajectories.window_collator import WindowCollator
 from jepakit.nn.embedding_predictors import PREDICTORS
 from jepakit.nn.impala import check_widths, observation_encoder
 

@@ -45,9 +45,9 @@ from jepakit.core.masked import Masked
 from jepakit.core.targets import EMATarget
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.clip_collator import ClipAugmentation, ClipCollator
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.modalities.video.clip_collator import ClipAugmentation, ClipCollator
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.registry import SIZES

@@ -43,9 +43,9 @@ from jepakit.core.masked import Masked, Stream
 from jepakit.core.targets import EMATarget
 from jepakit.errors import check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.clip_collator import STREAMS, ClipAugmentation, ClipCollator
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.modalities.video.clip_collator import STREAMS, ClipAugmentation, ClipCollator
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.registry import SIZES

@@ -42,10 +42,10 @@ from jepakit.core.masked import Masked, Stream, VisibleLoss
 from jepakit.core.targets import EMATarget, FrozenTarget
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.clip_collator import STREAMS, ClipAugmentation, ClipCollator
-from jepakit.modalities.inputs import AsPrepared
 from jepakit.modalities.modality import Modality
-from jepakit.modalities.video import VIDEO, VideoInputs
+from jepakit.modalities.perception import AsPrepared
+from jepakit.modalities.video.clip_collator import STREAMS, ClipAugmentation, ClipCollator
+from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.registry import SIZES

@@ -53,8 +53,8 @@ from jepakit.core.state import State
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedTokens
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryInputs
-from jepakit.modalities.window_collator import WindowCollator
+from jepakit.modalities.trajectories.inputs import TRAJECTORIES, TrajectoryInputs
+from jepakit.modalities.trajectories.window_collator import WindowCollator
 from jepakit.nn.block_causal_predictor import BlockCausalPredictor, BlockCausalPredictorConfig
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.registry import SIZES

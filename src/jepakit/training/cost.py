@@ -13,9 +13,9 @@ import torch
 from jepakit.collectives import world_size
 from jepakit.core.batch import Batch, split_batch
 from jepakit.core.system import System
+from jepakit.device import autocast, to_device
 from jepakit.errors import UserError
 from jepakit.training.config import TrainingConfig
-from jepakit.training.device import autocast, to_device
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from jepakit.core.batch import Batch, batch_size, map_tensors
 from jepakit.core.system import System
 from jepakit.core.targets import EMATarget
+from jepakit.device import to_device
 from jepakit.nn.transformer import Block
-from jepakit.training.device import to_device
 
 # torch's counter knows the fused attention of GPUs but not the CPU's (torch 2.13).
 ATTENTION = {

@@ -26,9 +26,9 @@ from jepakit.collectives import rank, world_size
 from jepakit.core.batch import Batch
 from jepakit.core.latent import ContinuousLatent, FreeEnergy
 from jepakit.core.system import System
+from jepakit.device import choose_device
 from jepakit.errors import UserError
 from jepakit.nn.transformer import Block
-from jepakit.training.device import choose_device
 
 Value = TypeVar("Value")
 LEFT: list[Any] = []  # process groups that have ended

@@ -21,10 +21,10 @@ from jepakit.core.batch import Batch, count_of
 from jepakit.core.energies import mean_over_tokens
 from jepakit.core.system import System
 from jepakit.errors import UserError
-from jepakit.modalities.graphs import GRAPHS
-from jepakit.modalities.inputs import IMAGES
+from jepakit.modalities.graphs.inputs import GRAPHS
+from jepakit.modalities.images.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality, sample_facts
-from jepakit.modalities.video import VIDEO
+from jepakit.modalities.video.inputs import VIDEO
 from jepakit.nn.predictor import MaskedPredictor
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.training.finetuning_config import FineTuningConfig, FineTuningOptions, WatchConfig

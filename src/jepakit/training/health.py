@@ -18,12 +18,12 @@ from torch import Tensor
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig, draw_directions, epps_pulley
 from jepakit.core.batch import batch_size, split_batch
 from jepakit.core.system import System, shuffled
+from jepakit.device import choose_precision, to_device
 from jepakit.evaluation.knn import KNNConfig, knn_scores
 from jepakit.evaluation.labels import read_targets
 from jepakit.evaluation.metrics import metrics_for
 from jepakit.evaluation.rank import alpha_req, lidar, mean_cosine, normalised_std, rankme
 from jepakit.training.config import HealthConfig, TrainingConfig
-from jepakit.training.device import choose_precision, to_device
 
 ENERGY_SAMPLES = 64
 KNN_BANK = 512

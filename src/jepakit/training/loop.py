@@ -17,13 +17,13 @@ from torch.utils.data import DataLoader
 from jepakit.collectives import global_count, rank, world_size
 from jepakit.core.batch import Batch, map_tensors, split_batch
 from jepakit.core.system import System
+from jepakit.device import autocast, to_device
 from jepakit.errors import UserError
 from jepakit.modalities.modality import Companion
 from jepakit.randomness import derive_seed
 from jepakit.training.checkpoints import all_finite, restore_checkpoint, write_checkpoint
 from jepakit.training.config import TrainingConfig, check_pieces
 from jepakit.training.cost import memory_advice
-from jepakit.training.device import autocast, to_device
 from jepakit.training.distributed import full, gradient_sync, is_main, largest_over_ranks, of_main, wait_for_all, wrap
 from jepakit.training.faults import data_fault
 from jepakit.training.guard import IN_A_ROW, OutlierGuard

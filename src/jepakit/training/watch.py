@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jepakit.device import choose_precision, to_device
 from jepakit.evaluation.labels import Targets, as_array
 from jepakit.evaluation.metrics import metrics_for
 from jepakit.modalities.modality import Samples
 from jepakit.randomness import derive_seed
 from jepakit.training.config import TrainingConfig
-from jepakit.training.device import choose_precision, to_device
 from jepakit.training.finetuning import FineTuned
 from jepakit.training.finetuning_config import WatchConfig
 

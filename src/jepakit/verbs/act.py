@@ -14,17 +14,17 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from jepakit.config import read_config, to_plain
+from jepakit.config import to_plain
+from jepakit.device import choose_device, keep_freed_memory
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.evaluation.intervals import Interval, wilson
 from jepakit.files import write_json
+from jepakit.interop.runs import Run
 from jepakit.randomness import derive_seed
-from jepakit.training.device import choose_device, keep_freed_memory
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.agent import agent, told
 from jepakit.verbs.agent import teach as teach_agent
 from jepakit.verbs.planning import planning_policy
-from jepakit.verbs.pretrain import open_data
 from jepakit.verbs.recordings import write_recordings
 from jepakit.worlds.acting import (
     OraclePolicy,
@@ -132,17 +132,18 @@ def act(
     has_oracle = hasattr(tried.unwrapped, "oracle_action")
     tried.close()
     recorder = Recorder(episode_seeds(seed, min(record, episodes)))
+    opened = Run(run, where)
     if task is not None or mode is not None or teach:
-        planning: PlanningPolicy = agent(run, described, seed=seed, device=where)
+        planning: PlanningPolicy = agent(opened, described, seed=seed, device=where)
     else:
         above = described.make_planner(derive_seed(seed, "above"))  # of a hierarchy
-        planning = planning_policy(run, described.make_planner(seed), described.plan, where, above=above)
+        planning = planning_policy(opened, described.make_planner(seed), described.plan, where, above=above)
     planning.planner = recorder.planner(planning.planner)
     planned = _name(described)
     policies: dict[str, Policy] = {planned: planning, "random": RandomPolicy()}
     if behaviour_cloning:
-        config = read_config(run)
-        policies["behaviour cloning"] = clone(open_data(config).train, planning.inputs, seed=config.training.seed)
+        cloned = clone(opened.data.train, planning.inputs, seed=opened.config.training.seed)
+        policies["behaviour cloning"] = cloned
     if has_oracle:
         policies["oracle"] = OraclePolicy()
     if where.type == "cpu":

@@ -12,9 +12,10 @@ import torch
 from jepakit.core.hierarchy import Hierarchy
 from jepakit.errors import UserError
 from jepakit.files import read_json
+from jepakit.interop.runs import Run
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
-from jepakit.verbs.planning import load_world
+from jepakit.verbs.planning import world_of
 from jepakit.worlds.acting import Outcome
 from jepakit.worlds.agent.actor import ReactiveActor, distil
 from jepakit.worlds.agent.agent import Agent
@@ -27,25 +28,25 @@ SHOWN = 20  # incidents that are told one by one
 
 
 def agent(
-    run: str | Path, task: str | Path | TaskConfig | None = None, *, seed: int = 0, device: torch.device | None = None
+    run: str | Path | Run, task: str | Path | TaskConfig | None = None, *, seed: int = 0, device: torch.device | None = None
 ) -> Agent:
     """The agent of a run: its world model, and what `evaluate` (the network that reads states) and `act --teach` (critic and
     reactive actor) have left in the folder.
 
     Args:
-        run: the run folder of a system with dynamics.
+        run: the run folder of a system with dynamics, or that run, opened.
         task: a YAML file or a `TaskConfig`; None: reach the goal.
         seed: of the planner's draws.
         device: where the model runs.
 
     Errors: a run without dynamics; a task that asks for a part that is not there.
     """
-    folder = RunFolder(run)
-    model, made = load_world(run, device)
+    run = Run.of(run, device)
+    folder, model = RunFolder(run.path), world_of(run)
     if isinstance(model, Hierarchy):
         raise UserError(
-            f"{run} plans on two levels, and a task describes one: leave --task, --mode and --teach out, or act with the run "
-            "of its lower level."
+            f"{run.path} plans on two levels, and a task describes one: leave --task, --mode and --teach out, or act with the "
+            "run of its lower level."
         )
     described = task if isinstance(task, TaskConfig) else TaskConfig() if task is None else read_task(task)
     critic = actor = None
@@ -54,7 +55,7 @@ def agent(
     if folder.actor.exists():
         actor = ReactiveActor(Standardised.of(read_weights(folder.actor), folder.actor))
     return Agent(
-        model, model.inputs, described, frame_skip=made.dataset.frame_skip or 1, reader=_reader(folder, device),
+        model, model.inputs, described, frame_skip=run.config.dataset.frame_skip or 1, reader=_reader(folder, device),
         critic=critic and critic.to(device), actor=actor and actor.to(device), seed=seed,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import track
 
 from jepakit.errors import UserError, check_range, shown
-from jepakit.modalities.episode_writer import EpisodeWriter
+from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
 from jepakit.randomness import derive_seed
 from jepakit.verbs.planning import planning_policy
 from jepakit.worlds.acting import PlanningPolicy

@@ -17,8 +17,8 @@ from jepakit.evaluation.dense import evaluate_maps, patches
 from jepakit.evaluation.features import Features
 from jepakit.evaluation.rows import Row
 from jepakit.interop.embedding import at_levels, embed_samples
-from jepakit.modalities.array_files import map_array
-from jepakit.modalities.crops import nearest_view
+from jepakit.modalities.files.arrays import map_array
+from jepakit.modalities.images.crops import nearest_view
 from jepakit.modalities.modality import Data, Inputs
 from jepakit.verbs.probe_features import in_chunks, some
 

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.progress import track
 from torch.utils.data import ConcatDataset
 
+from jepakit.device import available_cores, choose_device
 from jepakit.errors import check_range
 from jepakit.interop.embedding import at_levels, embed_batches
 from jepakit.interop.embedding_files import EmbeddingFile, check_ending
-from jepakit.interop.pretrained import PretrainedEncoder, Which, load
+from jepakit.interop.encoder import PretrainedEncoder, Which
+from jepakit.interop.load import load
 from jepakit.modalities.modality import remarks
-from jepakit.training.device import available_cores, choose_device
 
 
 def embed(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
-import jepakit
+from jepakit._version import __version__
 from jepakit.config import RunConfig
+from jepakit.device import choose_precision
 from jepakit.files import read_json, write_json
 from jepakit.registry import verb_of
-from jepakit.training.device import choose_precision
 from jepakit.training.run_folder import RunFolder
 
 
@@ -27,7 +27,7 @@ def write_environment(folder: RunFolder, config: RunConfig, device: torch.device
         {
             "command": " ".join(["jepakit", *map(shlex.quote, sys.argv[1:])]) if _from_command_line()
             else f"jepakit {verb_of(config.system)} --config {shlex.quote(str(folder.config))} --out NEW",
-            "jepakit": jepakit.__version__,
+            "jepakit": __version__,
             "python": platform.python_version(),
             "torch": torch.__version__,
             "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",

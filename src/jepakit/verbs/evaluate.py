@@ -13,6 +13,7 @@ import torch
 from rich.console import Console
 
 from jepakit.core.dynamics import Dynamics
+from jepakit.device import choose_device
 from jepakit.errors import UserError, check_range
 from jepakit.evaluation.attentive import AttentiveConfig
 from jepakit.evaluation.continuation import CONTINUATION, continuation_rows
@@ -23,11 +24,11 @@ from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
 from jepakit.evaluation.supervised import train_supervised
 from jepakit.files import read_json
-from jepakit.interop.pretrained import Which, is_run_checkpoint
-from jepakit.modalities.modality import Data, remarks
-from jepakit.modalities.trajectories import TrajectoryData
-from jepakit.report.world_data import check_acting
-from jepakit.training.device import choose_device
+from jepakit.interop.encoder import Which
+from jepakit.interop.runs import Run, is_run
+from jepakit.modalities.modality import remarks
+from jepakit.modalities.trajectories.data import TrajectoryData
+from jepakit.pages.world_data import check_acting
 from jepakit.training.finetuning import FineTuned
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import write_weights
@@ -44,7 +45,7 @@ MOST_PICTURES = 2_000, 1_000  # the same for windows of pictures, whose labels a
 
 
 def evaluate(
-    run: str | Path,
+    run: str | Path | Run,
     *,
     data: Any = None,
     labels: str | None = None,
@@ -59,7 +60,6 @@ def evaluate(
     attentive: AttentiveConfig = AttentiveConfig(),  # noqa: B008  (frozen)
     out: str | Path | None = None,
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto",
-    opened: Data | None = None,
 ) -> list[Row]:
     """Evaluate a run on its data's held-out part, or any encoder on labelled data; adds to `evaluation.json`, prints a table.
 
@@ -67,7 +67,8 @@ def evaluate(
     labels. The probe of the states is kept in `state_probe.safetensors`.
 
     Args:
-        run: the run folder; with data also a folder that `export` wrote, or released weights (see `jepakit.load`).
+        run: the run folder, or that run, opened; with data also a folder that `export` wrote, or released weights (see
+            `jepakit.load`).
         data: other data than the run's, read with the run's options.
         labels: other labels than the run's, as `pretrain` takes them. For segmentation and depth label maps: a .npy with one
             for each sample, in the data's order, a folder with one for each picture (.png, .npy), or of bouncing digits "mask".
@@ -87,15 +88,16 @@ def evaluate(
         attentive: how attentive probes are trained.
         out: a .json file to add to; None: the run's evaluation.json, and of weights that are no run the table alone.
         device: where to embed.
-        opened: the data already open (as `pretrain` has it).
 
     Errors: no labels; an unknown evaluator, with the nearest one.
     """
-    where, path = choose_device(device), Path(run)
+    where = run.device if isinstance(run, Run) else choose_device(device)
     if out is not None and Path(out).suffix != ".json":
         raise UserError(f"out is the .json file to add to, got {out}. Call it {out}.json, for one.")
-    of_a_run = is_run_checkpoint(path) or (path / "config.yaml").exists()
-    subject = of_run(path, which, where) if of_a_run else of_weights(path, which, where, data)
+    if not isinstance(run, Run) and is_run(Path(run)):
+        run = Run(run, where)
+    of_a_run, path = isinstance(run, Run), run.path if isinstance(run, Run) else Path(run)
+    subject = of_run(run, which) if isinstance(run, Run) else of_weights(path, which, where, data)
     for name in evaluators or ():
         if name not in OTHERS:
             Evaluator.parse(name)
@@ -105,7 +107,7 @@ def evaluate(
         asked_too = f" and not by {', '.join(other_names)}, which can be asked for by itself" if other_names else ""
         raise UserError(f"{dense[0]} is measured by label maps{asked_too}. Give them: --labels maps.npy.")
     console = Console(stderr=True)
-    opened = open_data(subject, data, None if dense else labels, opened)
+    opened = open_data(subject, data, None if dense else labels, run.opened_data if isinstance(run, Run) else None)
     for remark in remarks(opened) if data is not None else ():
         console.print(remark, markup=False, emoji=False, highlight=False, soft_wrap=True)
     world_model, asked_for = isinstance(subject.system, Dynamics), evaluators
@@ -123,7 +125,7 @@ def evaluate(
     if not len(opened.test):
         raise UserError(f"{opened.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
     if continues and subject.system is None:
-        raise UserError(f"{CONTINUATION} needs a run, whose masks and energy it asks with; {run} is an encoder. Leave it out.")
+        raise UserError(f"{CONTINUATION} needs a run, whose masks and energy it asks with; {path} is an encoder. Leave it out.")
     moving = flows_of(subject, opened) if flows else {}
     seed, inputs = subject.seed, subject.inputs
     pictures = world_model and len(inputs.shape) == 3
@@ -164,7 +166,7 @@ def evaluate(
     asked = (data, labels), which, reading, limit, supervised, attentive
     found: dict[str, Any] = {
         "format": FORMAT,
-        "command": _command(run, asked_for, *asked),
+        "command": _command(path, asked_for, *asked),
         "question": _command(".", None, *asked),
         "step": subject.step,
         "data": {"name": opened.name, "train": counts[0], "test": counts[1], "classes": opened.classes},

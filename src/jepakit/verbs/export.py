@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Literal
 
 from jepakit.errors import check_choice
+from jepakit.interop.encoder import Which
 from jepakit.interop.export import export_graph
-from jepakit.interop.pretrained import Which, load
-from jepakit.interop.released_files import Variant
-from jepakit.interop.transformers_weights import write_timm, write_transformers
+from jepakit.interop.load import load
+from jepakit.interop.released.checkpoints import Variant
+from jepakit.interop.released.hugging_face import write_timm, write_transformers
 
 FORMATS = ("safetensors", "torch-export", "onnx", "transformers", "timm")
 

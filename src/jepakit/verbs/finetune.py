@@ -9,7 +9,8 @@ from typing import Any
 
 from jepakit.config import OBJECT, RunConfig, default_config, read_config
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import PretrainedEncoder, load
+from jepakit.interop.encoder import PretrainedEncoder
+from jepakit.interop.load import load
 from jepakit.registry import TUNED
 from jepakit.verbs.pretrain import Pretrained, run_config
 

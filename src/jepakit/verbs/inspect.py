@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -15,27 +14,29 @@ from jepakit.config import default_config
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
 from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.images import ImageData, ImageDataConfig, open_images
-from jepakit.modalities.inputs import IMAGES, ImageInputs
-from jepakit.modalities.inspection import ImageInspection, inspect_images, render_inspection
-from jepakit.modalities.pixels import unit
-from jepakit.modalities.trajectories import TRAJECTORIES, TrajectoryDataConfig, read_trajectories
-from jepakit.modalities.trajectory_files import Episodes
-from jepakit.modalities.trajectory_inspection import (
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.data import ImageData, open_images
+from jepakit.modalities.images.inputs import IMAGES, ImageInputs
+from jepakit.modalities.images.inspection import ImageInspection, inspect_images, render_inspection
+from jepakit.modalities.images.pictures import show_only
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, read_trajectories
+from jepakit.modalities.trajectories.inputs import TRAJECTORIES
+from jepakit.modalities.trajectories.inspection import (
     TrajectoryInspection,
     holds_trajectories,
     inspect_trajectories,
     render_trajectories,
 )
-from jepakit.modalities.video import VIDEO, VideoDataConfig
-from jepakit.modalities.video_inspection import VideoInspection, inspect_videos, render_videos
-from jepakit.modalities.video_sources import holds_videos, names_files
+from jepakit.modalities.trajectories.pictures import draw_episodes
+from jepakit.modalities.video.collection import VideoDataConfig
+from jepakit.modalities.video.inputs import VIDEO
+from jepakit.modalities.video.inspection import VideoInspection, inspect_videos, render_videos
+from jepakit.modalities.video.pictures import draw_strips
+from jepakit.modalities.video.sources import holds_videos, names_files
 from jepakit.registry import load_system
-from jepakit.verbs.film_strip import draw_strips
 from jepakit.verbs.report import read_masks
 
-PICTURED = 8
-_EPISODES, _LINES = 4, 12  # rows of a picture of episodes, numbers of a vector that get a line
+PICTURED = 8  # images that are shown with their masks or views
 
 
 def inspect(
@@ -135,34 +136,6 @@ def _save(figure: Figure, picture: Path) -> None:
     write_atomic(picture, lambda path: figure.savefig(path, format="png", dpi=110))
 
 
-def draw_episodes(episodes: Episodes) -> Figure:
-    """Some episodes, a row each: frames from first to last, or the numbers of observations and actions over time."""
-    chosen = np.unique(np.linspace(0, len(episodes.lengths) - 1, _EPISODES).astype(int))
-    steps = [np.arange(*episodes.starts[number : number + 2]) for number in chosen]
-    pictures = episodes.observations.ndim == 4
-    columns = PICTURED if pictures else 2
-    figure = Figure(figsize=(1.3 * columns if pictures else 9, 1.4 * len(chosen) + 0.3), layout="constrained")
-    axes = figure.subplots(len(chosen), columns, squeeze=False)
-    for line, number, place in zip(axes, chosen, steps, strict=True):
-        if pictures:
-            shown = place[np.linspace(0, len(place) - 1, columns).astype(int)]
-            for axis, step in zip(line, shown, strict=True):
-                image = unit(torch.from_numpy(episodes.observed(slice(step, step + 1))))[0].permute(1, 2, 0).numpy()
-                image = image[..., [0, 1, 1]] if image.shape[2] == 2 else image  # red, and blue with green
-                axis.imshow(image.squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-                axis.set_axis_off()
-                axis.set_title(f"episode {number}, step {step - place[0]}", fontsize=6)
-            continue
-        place = place[np.unique(np.linspace(0, len(place) - 1, 1000).astype(int))]
-        for axis, name, values in zip(
-            line, ("observations", "actions"), (episodes.observed(place), episodes.single("actions", place[:-1])), strict=True
-        ):
-            axis.plot(place[: len(values)] - place[0], values[:, :_LINES], linewidth=0.8)
-            axis.set_title(f"{name}, episode {number}", fontsize=7)
-            axis.tick_params(labelsize=6)
-    return figure
-
-
 def draw_inputs(name: str, images: ImageData, seed: int) -> Figure:
     """Some images with what the system would get of them: context and target blocks, or views."""
     inputs = ImageInputs.of(images)
@@ -190,12 +163,3 @@ def draw_inputs(name: str, images: ImageData, seed: int) -> Figure:
     for axis, title in zip(axes[0], titles, strict=True):
         axis.set_title(title, fontsize=9)
     return figure
-
-
-def show_only(image: np.ndarray, ids: list[int], grid: tuple[int, int]) -> np.ndarray:
-    """The image with all tokens but these washed out; grey stands for hidden."""
-    shown = np.zeros(grid[0] * grid[1], dtype=bool)
-    shown[ids] = True
-    patch = (image.shape[0] // grid[0], image.shape[1] // grid[1])
-    mask = np.kron(shown.reshape(grid), np.ones(patch, dtype=bool))[..., None]
-    return np.where(mask, image, 0.75 + 0.1 * image)

@@ -20,5 +20,5 @@ def list_names(kind: str = "systems") -> dict[str, str]:
         }
     if kind == "systems":
         find_installed()
-    table = {"systems": SYSTEMS, "datasets": DATASETS, "evaluators": EVALUATORS}[kind]
-    return {name: entry.about for name, entry in table.items()}
+        return {name: entry.about for name, entry in SYSTEMS.items()}
+    return dict(DATASETS if kind == "datasets" else EVALUATORS)

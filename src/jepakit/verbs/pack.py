@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.progress import track
 
 from jepakit.errors import UserError
-from jepakit.modalities.episode_writer import EpisodeWriter
-from jepakit.modalities.image_collection import ImageDataConfig
-from jepakit.modalities.image_sources import read_source
-from jepakit.modalities.packing import write_shards
-from jepakit.modalities.shards import UNFINISHED_PACKING
-from jepakit.modalities.trajectory_files import foreign_episodes, holds_foreign
+from jepakit.modalities.images.collection import ImageDataConfig
+from jepakit.modalities.images.packing import write_shards
+from jepakit.modalities.images.shards import UNFINISHED_PACKING
+from jepakit.modalities.images.sources import read_source
+from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
+from jepakit.modalities.trajectories.episodes import foreign_episodes, holds_foreign
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 

@@ -13,9 +13,11 @@ from typing import Any, Literal
 import torch
 
 from jepakit.config import OBJECT, RunConfig, default_config, read_config
+from jepakit.device import choose_device
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.interop.pretrained import build_system, teacher_of
-from jepakit.modalities.inputs import IMAGES, ImageInputs
+from jepakit.interop.load import teacher_of
+from jepakit.interop.runs import build_system
+from jepakit.modalities.images.inputs import IMAGES, ImageInputs
 from jepakit.modalities.modality import Data
 from jepakit.registry import load_system
 from jepakit.training.cost import format_bytes, format_seconds
@@ -30,7 +32,6 @@ from jepakit.training.cost_model import (
     measure_here,
     scaled,
 )
-from jepakit.training.device import choose_device
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import decide, open_data
 

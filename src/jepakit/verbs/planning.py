@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from jepakit.config import RunConfig
 from jepakit.core.dynamics import Dynamics
 from jepakit.errors import UserError
-from jepakit.interop.pretrained import load_run_system
+from jepakit.interop.runs import Run
 from jepakit.systems.h_jepa import HJEPA
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy
 from jepakit.worlds.problem import Planner
@@ -18,7 +17,7 @@ from jepakit.worlds.subgoals import HierarchicalPolicy
 
 
 def planning_policy(
-    run: str | Path,
+    run: str | Path | Run,
     planner: Planner,
     config: PlanningConfig | None = None,
     device: torch.device | None = None,
@@ -31,8 +30,9 @@ def planning_policy(
 
     Errors: a run of a system that predicts nothing of actions.
     """
-    system, made = load_world(run, device)
-    frame_skip = made.dataset.frame_skip or 1
+    run = Run.of(run, device)
+    system = world_of(run)
+    frame_skip = run.config.dataset.frame_skip or 1
     if isinstance(system, HJEPA):
         return HierarchicalPolicy(
             system.above, system.below, system.lower_inputs, above or planner, planner, config, macro=system.config.macro,
@@ -41,12 +41,11 @@ def planning_policy(
     return PlanningPolicy(system, system.inputs, planner, config, frame_skip=frame_skip)
 
 
-def load_world(run: str | Path, device: torch.device | None = None) -> tuple[Any, RunConfig]:
-    """A run's world model in eval mode, and its config. Errors: a run of a system that predicts nothing of actions."""
-    system, made = load_run_system(run, device)
-    if not isinstance(system, Dynamics):
+def world_of(run: Run) -> Any:
+    """Return a run's world model, in eval mode. Errors: a run of a system that predicts nothing of actions."""
+    if not isinstance(run.system, Dynamics):
         raise UserError(
-            f"{run} is a run of {made.system!r}, which predicts nothing of actions. Act with pldm, lewm, v-jepa-2-ac, h-jepa "
-            "or pixel-world."
+            f"{run.path} is a run of {run.config.system!r}, which predicts nothing of actions. Act with pldm, lewm, "
+            "v-jepa-2-ac, h-jepa or pixel-world."
         )
-    return system, made
+    return run.system

@@ -19,16 +19,17 @@ from rich.console import Console
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
+from jepakit.device import available_cores, choose_device, choose_precision, keep_freed_memory
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
-from jepakit.interop.pretrained import build_system, initialise, teacher_of
+from jepakit.interop.load import initialise, teacher_of
+from jepakit.interop.runs import Run, build_system
 from jepakit.interop.tuned import untuned
 from jepakit.modalities.modality import Data, remarks
 from jepakit.randomness import derive_seed
 from jepakit.registry import DATASETS, TUNED, load_system, verb_of
 from jepakit.training.answers import Answers
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
-from jepakit.training.device import available_cores, choose_precision, keep_freed_memory
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.faults import faults_explained
 from jepakit.training.finetuning import FineTuned
@@ -306,6 +307,7 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
         measurable = data.task is not None or isinstance(trainer.system, Dynamics) or finds_flow(trainer.system, data)
         wanted = measurable and len(data.test) > 0 and (trained or not folder.evaluation.exists())
         evaluators = () if isinstance(trainer.system, FineTuned) else None  # of a tuned model its answers count
-        rows = evaluate(folder.path, evaluators=evaluators, opened=data) if wanted else []
-        say(f"Report: {report(folder.path, opened=data)}")
+        run = Run(folder.path, choose_device("auto"), data)  # opened once, for both
+        rows = evaluate(run, evaluators=evaluators) if wanted else []
+        say(f"Report: {report(run)}")
     return Pretrained(folder.path, outcome, rows)

@@ -17,7 +17,7 @@ from rich.console import Console
 from jepakit.errors import UserError
 from jepakit.evaluation.linear import Linear
 from jepakit.evaluation.state_probe import StateProbe
-from jepakit.report.world_data import Episode
+from jepakit.pages.world_data import Episode
 from jepakit.training.weight_files import read_weights, write_weights
 from jepakit.worlds.recording import Recorder, Recording, animation, render_again
 

@@ -9,23 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from jepakit.config import OBJECT, read_config, to_plain
+from jepakit.config import to_plain
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import read_json
 from jepakit.interop.embedding import embed_samples
-from jepakit.interop.pretrained import load_run_system
-from jepakit.modalities.inputs import ImageInputs
+from jepakit.interop.runs import Run
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.modalities.modality import Data
-from jepakit.modalities.moving_photographs import MovingPhotographs
-from jepakit.modalities.video import VideoInputs
+from jepakit.modalities.video.inputs import VideoInputs
+from jepakit.modalities.video.moving_photographs import MovingPhotographs
 from jepakit.nn.flow import FlowPredictor
+from jepakit.pages.data import ReportData
+from jepakit.pages.figures import gallery, nearest_neighbours
+from jepakit.pages.page import write_report
+from jepakit.pages.world_data import check_acting, check_world
 from jepakit.randomness import derive_seed
-from jepakit.report.data import ReportData
-from jepakit.report.figures import gallery, nearest_neighbours
-from jepakit.report.page import write_report
-from jepakit.report.world_data import check_acting, check_world
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.recordings import read_probe, read_recordings
 
@@ -34,23 +34,16 @@ ROW = {"features", "evaluator", "metric", "value"}  # what each row of an evalua
 MAPPED = 1000  # held-out images embedded for the map and the neighbours
 
 
-def report(run: str | Path, *, opened: Data | None = None) -> Path:
+def report(run: str | Path | Run) -> Path:
     """Write `report.html` into a run folder: numbers, curves, neighbours, what the masks hid, and how it was run.
 
     Args:
-        run: the run folder; an unfinished run gets a page of what there is.
-        opened: the data already open (as `pretrain` has it).
+        run: the run folder, or that run, opened; an unfinished run gets a page of what there is.
     """
-    folder = RunFolder(run)
-    system: System | None = None
-    if folder.model.exists():
-        system, config = load_run_system(run)
-    else:
-        config = read_config(folder.path)
-    pictures: dict[str, Any] = {}
-    if system is not None and (opened is not None or config.dataset.data != OBJECT):
-        opened = opened or system.modality.open(config.dataset, config.training.seed)
-        pictures = picture_run(system, opened, config.training.seed)
+    run = Run.of(run).to(torch.device("cpu"))
+    folder, config = run.folder, run.config
+    system = run.system if folder.model.exists() else None
+    pictures = picture_run(system, run.data, config.training.seed) if system is not None and run.has_data else {}
     data = ReportData(
         name=folder.path.resolve().name,
         folder=str(folder.path),

@@ -14,13 +14,13 @@ from jepakit.config import OBJECT
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.flow_error import FLOW, Flow, knows_flow
-from jepakit.interop.pretrained import Which, build_system, encoder_of, load, load_run_system, teacher_of
+from jepakit.interop.encoder import Which
+from jepakit.interop.load import load
+from jepakit.interop.runs import encoder_of
 from jepakit.modalities.modality import Data, Modality
 from jepakit.nn.flow import FlowPredictor
-from jepakit.randomness import derive_seed
 from jepakit.registry import load_system
 from jepakit.training.finetuning import FineTuned
-from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.tuning_evaluation import fresh_encoder
 
 
@@ -47,17 +47,15 @@ class Subject:
     shown: int = 0
 
 
-def of_run(run: Path, which: Which | None, where: torch.device) -> Subject:
+def of_run(run: Run, which: Which | None) -> Subject:
     """A run's encoder; a tuned one's beside the pretrained one that it began with, too."""
-    system, config = load_run_system(run, where)
-    folder, seed, dataset = RunFolder(run), config.training.seed, config.dataset
-    torch.manual_seed(derive_seed(seed, "random baseline"))
-    untrained = build_system(config, teacher_of(config, folder)).to(where).eval()
+    system, untrained, config = run.system, run.untrained, run.config
+    seed, dataset = config.training.seed, config.dataset
     encoder, which = encoder_of(system, which)
     encoders = {"encoder": encoder, "random init": encoder_of(untrained, which)[0]}
     if isinstance(untrained, FineTuned):
         encoders["pretrained"] = encoders["random init"]
-        encoders["random init"] = fresh_encoder(untrained.encoder, seed).to(where).eval()
+        encoders["random init"] = fresh_encoder(untrained.encoder, seed).to(run.device).eval()
     else:
         # `limit` is about what was trained on; probes take all labels, so that runs can be compared. Where labels were what was
         # trained on, no probe may have more of them.
@@ -66,7 +64,7 @@ def of_run(run: Path, which: Which | None, where: torch.device) -> Subject:
         encoders=encoders, predictor=getattr(system, "predictor", None), inputs=config.inputs, which=which,
         modality=load_system(config.system).modality, dataset=dataset, seed=seed, system=system, untrained=untrained,
         named=config.dataset.data != OBJECT, limited=dataset.limit != config.dataset.limit,
-        step=max((line.get("step", 0) for line in folder.read_metrics()), default=0),
+        step=run.step,
         shown=(config.training.steps or 0) * config.training.batch_size,
     )  # fmt: skip
 

@@ -20,8 +20,8 @@ from jepakit.evaluation.rows import Row
 from jepakit.evaluation.supervised import SupervisedConfig, train_supervised
 from jepakit.interop.embedding import embed_samples
 from jepakit.modalities.modality import Inputs
+from jepakit.pages.tuning import EVALUATOR, NOTHING, PROBE, SCRATCH, TUNED_MODEL
 from jepakit.randomness import derive_seed
-from jepakit.report.tuning import EVALUATOR, NOTHING, PROBE, SCRATCH, TUNED_MODEL
 from jepakit.training.finetuning import FineTuned
 
 MOST_NUMBERS = 250_000_000  # in the inputs of a training from random weights, which lie in memory

@@ -16,8 +16,8 @@ from jepakit.evaluation.intervals import Interval
 from jepakit.evaluation.rollout_error import LinearDynamics, compare_rollouts
 from jepakit.evaluation.state_probe import StateProbe, probe_rows, varying
 from jepakit.evaluation.surprise import QUANTILES, opposite, prediction_error, spread_of, surprise_auc
-from jepakit.modalities import pendulum, two_rooms
-from jepakit.modalities.trajectories import TrajectoryData
+from jepakit.modalities.trajectories.built_in import pendulum, two_rooms
+from jepakit.modalities.trajectories.data import TrajectoryData
 from jepakit.randomness import derive_seed
 from jepakit.verbs.world_windows import Windows, anothers, choose_windows, embed_windows, frames_of, imagine
 from jepakit.worlds.agent.network import NetworkConfig, Standardised, fitted

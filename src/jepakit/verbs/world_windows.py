@@ -15,7 +15,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.errors import UserError
 from jepakit.evaluation.surprise import others_of
-from jepakit.modalities.trajectories import TrajectoryData, WindowDataset
+from jepakit.modalities.trajectories.data import TrajectoryData, WindowDataset
 from jepakit.randomness import derive_seed
 
 HORIZON = 16  # steps of the model that are imagined, where episodes are that long

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.core.dynamics import Dynamics
+from jepakit.device import autocast, choose_precision
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.randomness import derive_seed
-from jepakit.training.device import autocast, choose_precision
 from jepakit.worlds.agent.perception import Perception
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.moves import Moves, moves

@@ -19,7 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
-from jepakit.modalities.trajectories import TrajectoryInputs, WindowDataset
+from jepakit.modalities.trajectories.data import WindowDataset
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.mlp import mlp
 from jepakit.randomness import derive_seed
 from jepakit.worlds.acting import Information

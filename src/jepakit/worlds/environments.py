@@ -7,7 +7,7 @@ import sys
 from typing import Any
 
 from jepakit.errors import UserError, did_you_mean, missing_extra, shown
-from jepakit.modalities.two_rooms import FLICKER, LOCKED
+from jepakit.modalities.trajectories.built_in.two_rooms import FLICKER, LOCKED
 
 OWN = {
     "two-rooms": "jepakit/TwoRooms-v0",

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
-from jepakit.modalities.maze import MazeConfig, draw_mazes, draw_task, guide, move, picture
-from jepakit.modalities.maze_episodes import Wanderers
-from jepakit.modalities.walls import HIGH, LOW, MOST, SIDE, coloured, shortened
+from jepakit.modalities.trajectories.built_in.maze import MazeConfig, draw_mazes, draw_task, guide, move, picture
+from jepakit.modalities.trajectories.built_in.maze_episodes import Wanderers
+from jepakit.modalities.trajectories.built_in.walls import HIGH, LOW, MOST, SIDE, coloured, shortened
 from jepakit.randomness import Draws
 
 NEAR = 4.5  # pixels: closer to the goal than this is success, as in Two Rooms

@@ -15,7 +15,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.worlds.choices import Choices, is_choice
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem, Objective
 from jepakit.worlds.problem import ActionSpace, Reach

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from gymnasium.envs.classic_control.pendulum import PendulumEnv
 from numpy.typing import NDArray
 
-from jepakit.modalities.pendulum import STATE_NAMES, draw_pendulum
+from jepakit.modalities.trajectories.built_in.pendulum import STATE_NAMES, draw_pendulum
 from jepakit.worlds.goals import WithGoal
 
 NEAR = 0.2  # rad from upright: closer is near the goal

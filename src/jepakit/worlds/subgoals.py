@@ -14,7 +14,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
 from jepakit.errors import check_range
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.worlds.acting import WARM, Information, PlanningConfig, PlanningPolicy
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.problem import ActionSpace, Planner, shifted

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
-from jepakit.modalities.two_rooms import (
+from jepakit.modalities.trajectories.built_in.two_rooms import (
     HIGH,
     LOW,
     MOST,
@@ -28,7 +28,7 @@ from jepakit.modalities.two_rooms import (
     move,
     picture,
 )
-from jepakit.modalities.walls import coloured
+from jepakit.modalities.trajectories.built_in.walls import coloured
 from jepakit.randomness import Draws
 
 NEAR = 4.5  # pixels: closer to the goal than this is success

@@ -8,7 +8,7 @@ from gymnasium import spaces
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.energies import Energy
 from jepakit.core.latent import DiscreteLatent, FreeEnergy
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.nn.tokens import Tokens
 from jepakit.worlds.acting import PlanningConfig
 from jepakit.worlds.agent.agent import Agent

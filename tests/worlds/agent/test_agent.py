@@ -5,14 +5,13 @@ import pytest
 import torch
 
 pytest.importorskip("gymnasium")
-from exact_worlds import Plane, agent, task
-
 from jepakit.errors import UserError
 from jepakit.worlds.acting import PlanningPolicy, run_episodes
 from jepakit.worlds.agent.actor import distil
 from jepakit.worlds.agent.intrinsic_cost import CostConfig
 from jepakit.worlds.agent.network import NetworkConfig
 from jepakit.worlds.goals import InSequence
+from tests.worlds.agent.exact_worlds import Plane, agent, task
 
 GOAL = CostConfig(kind="goal")
 WALL = {"kind": "zone", "name": "wet", "where": {"x": [-0.3, 0.3], "y": [-1.0, 1.0]}}

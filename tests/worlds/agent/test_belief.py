@@ -4,12 +4,11 @@ import pytest
 import torch
 
 pytest.importorskip("gymnasium")
-from exact_worlds import WIND, Windy, agent, exact_model, task
-
 from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.worlds.acting import run_episodes
 from jepakit.worlds.agent.belief import Belief
+from tests.worlds.agent.exact_worlds import WIND, Windy, agent, exact_model, task
 
 RIGHT, LEFT, NONE = ([WIND, 0.0], [-WIND, 0.0], [0.0, 0.0])
 

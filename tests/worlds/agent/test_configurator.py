@@ -1,10 +1,10 @@
 """Tasks as files: every option is checked, and a part that is asked for must be there."""
 
 import pytest
-from exact_worlds import READER
 
 from jepakit.errors import UserError
 from jepakit.worlds.agent.configurator import Configurator, TaskConfig, read_task
+from tests.worlds.agent.exact_worlds import READER
 
 WHOLE = """
 planner: cem

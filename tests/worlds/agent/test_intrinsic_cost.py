@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from exact_worlds import READER
 
 from jepakit.errors import UserError
 from jepakit.worlds.agent.intrinsic_cost import CostConfig, Imagined, IntrinsicCost
+from tests.worlds.agent.exact_worlds import READER
 
 # Two rollouts of three steps in the plane, the embedding is the state; actions are two of two numbers.
 STEPS = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [2.0, 1.0]], [[3.0, 0.0], [0.0, 2.0], [0.5, 0.5]]])

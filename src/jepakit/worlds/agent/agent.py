@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.worlds.acting import PlanningPolicy
 from jepakit.worlds.agent.belief import Belief
 from jepakit.worlds.agent.configurator import Configurator, TaskConfig

@@ -13,7 +13,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State, map_tree
 from jepakit.errors import UserError, check_range, shown
-from jepakit.modalities.trajectories import TrajectoryInputs
+from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 
 
 class Perception:

@@ -1,0 +1,239 @@
+"""Opens pictures: a folder, arrays, idx files, a Hugging Face data set or a built-in one, split and ready to train on.
+
+Choices made where nothing is said:
+
+- `image_size`: the pictures' own size if all have the same and its shorter side is at most 64, else 96 x 96.
+- `channels`: 1 if every picture is grey (also when stored as RGB), else 3.
+- The split: the data's own (`train/` and `test/`, `val/` or `valid/` folders; the splits of array files and of the
+  built-in sets), else `test_fraction` of the data, by class, or by whole groups. It depends on the data alone, not on
+  the seed, so that runs with different seeds hold out the same pictures.
+- Bad files: up to 20,000 files, and always with `on_bad_file="skip"`, every file is decoded once before anything
+  starts. Above that only the headers are read first, and a file that turns out damaged later stops the run by name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from jepakit.errors import UserError
+from jepakit.modalities.files.names import Names
+from jepakit.modalities.files.walk import BadFile
+from jepakit.modalities.images.collection import Collection, ImageDataConfig, Pictures
+from jepakit.modalities.images.sources import read_source
+from jepakit.modalities.labels import Task
+from jepakit.modalities.modality import Companion
+from jepakit.modalities.pixels import unit
+from jepakit.modalities.splits import check_groups, held_out, limited
+from jepakit.randomness import derive_seed
+
+__all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "in_pieces", "open_images", "split_collection", "stack_images"]
+
+_STATISTICS = 1_000
+_PIECE_PIXELS = 2**17
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """Some of the pictures of a collection: `{"image", "id", "label"?}`.
+
+    `image` is `[channels, h, w]`, `uint8` or `float32` in [0, 1], at its own size (see `loaded_size`); `id` is its
+    position in the whole collection, so that what is drawn for it does not depend on the split. `shards` says in which
+    shard each lies, where they are to be read shard after shard.
+    """
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        ids: NDArray[np.int64],
+        labels: NDArray | None = None,
+        paths: Names | None = None,
+        shards: NDArray | None = None,
+    ):
+        self.pictures = pictures
+        self.ids = ids
+        self.labels = labels
+        self.paths = paths
+        self.shards = shards
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Raises `UnreadableImage` (a `UserError`) naming a file that cannot be decoded."""
+        number = int(self.ids[index])
+        sample: dict[str, Any] = {"image": torch.from_numpy(self.pictures.read(number)), "id": number}
+        if self.labels is not None:
+            sample["label"] = self.labels[index]
+        return sample
+
+    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
+        """The pictures at these positions of this data set."""
+        chosen = np.asarray(indices, dtype=np.int64)
+        labels = None if self.labels is None else self.labels[chosen]
+        paths = None if self.paths is None else self.paths.take(chosen)
+        shards = None if self.shards is None else self.shards[chosen]
+        return ImageDataset(self.pictures, self.ids[chosen], labels, paths, shards)
+
+
+@dataclass
+class ImageData:
+    """Pictures, split: `test` is held out and never trained on."""
+
+    train: ImageDataset
+    test: ImageDataset
+    config: ImageDataConfig
+    """As given, with `image_size`, `channels` and `value_range` filled in."""
+    name: str
+    kind: str
+    """"folder", "array", "idx", "digits", "fashion-mnist" or "hf"."""
+    classes: list[str] | None
+    task: Task | None
+    bad_files: list[BadFile]
+    mean: tuple[float, ...]
+    """Per channel, of training pixels in [0, 1] (of at most 1,000 pictures)."""
+    std: tuple[float, ...]
+    fingerprint: str
+    """Changes with the pictures' ids, paths, labels, sizes or split: a resumed run checks that it is the same data."""
+    notes: list[str] = field(default_factory=list)
+    noun: str = "images"
+    companions: dict[str, Companion] = field(default_factory=dict)
+
+
+def open_images(config: ImageDataConfig, seed: int, source: object | None = None) -> ImageData:
+    """Find, check, label and split the pictures of `config.data`.
+
+    Args:
+        seed: draws the `limit` training pictures and those that mean and std are computed from; not the split.
+        source: a Hugging Face `Dataset` or `DatasetDict` to use instead of `config.data` (which then is its name).
+
+    Raises:
+        UserError: nothing there, bad files under `on_bad_file="error"`, labels that do not fit; with the remedy.
+    """
+    collection = read_source(config, source)
+    config = replace(
+        config,
+        image_size=collection.image_size,
+        channels=collection.channels,
+        value_range=config.value_range or collection.value_range,
+    )
+    return split_collection(collection, config, seed)
+
+
+def split_collection(collection: Collection, config: ImageDataConfig, seed: int) -> ImageData:
+    """`ImageData` of a collection; `config` has `image_size`, `channels` and `value_range` filled in."""
+    labels = collection.labels
+    test = _test_set(collection, config.test_fraction)
+    ids = np.arange(len(collection.pictures))
+
+    def shards(chosen: NDArray[np.int64]) -> NDArray | None:
+        if config.shuffle == "full":
+            return None
+        if collection.shards is None:
+            raise UserError(f"shuffle shards: {collection.name} has no shards. Pack it (jepakit pack), or use full.")
+        return np.searchsorted(collection.shards, chosen, side="right").astype(np.int32)
+
+    def part(chosen: NDArray[np.int64]) -> ImageDataset:
+        values = None if labels is None else labels.values[chosen]
+        paths = None if collection.paths is None else collection.paths.take(chosen)
+        return ImageDataset(collection.pictures, chosen, values, paths, shards(chosen))
+
+    if test.all():
+        raise UserError(f"{collection.name}: no picture is left to train on.")
+    train_ids = limited(ids[~test], config.limit, seed)
+    train = part(train_ids)
+    mean, std = _statistics(train, config.channels or collection.channels, seed)
+    return ImageData(
+        train=train,
+        test=part(ids[test]),
+        config=config,
+        name=collection.name,
+        kind=collection.kind,
+        classes=None if labels is None else labels.classes,
+        task=None if labels is None else labels.task,
+        bad_files=collection.bad_files,
+        mean=mean,
+        std=std,
+        fingerprint=_fingerprint(collection, train_ids, test),
+        notes=collection.notes,
+    )
+
+
+def _test_set(collection: Collection, fraction: float) -> NDArray[np.bool_]:
+    """True for the pictures of the test set: the data's own, else by groups, else by class, else at random."""
+    labels, groups = collection.labels, collection.groups
+    if collection.test is not None:
+        if groups is not None:
+            check_groups(groups, collection.test)
+        return collection.test
+    classes = labels.values if labels is not None and labels.task == "classification" else None
+    test = held_out(len(collection.pictures), fraction, classes=classes, groups=groups)
+    if groups is not None and classes is not None and test.any() and not set(classes[test]) & set(classes[~test]):
+        raise UserError(
+            "group_by puts every class on one side of the split: the group is the label itself. Group by what "
+            "should not leak instead (a patient, a scene, a camera)."
+        )
+    return test
+
+
+def stack_images(
+    samples: Sequence[dict[str, Any]],
+) -> tuple[Float[Tensor, "batch channels canvas_height canvas_width"], Int[Tensor, "batch 2"]]:
+    """A batch: pictures in [0, 1] in the top left corner of a common zero canvas, and their true (height, width)."""
+    images = [sample["image"] for sample in samples]
+    sizes = torch.tensor([image.shape[1:] for image in images])
+    if all(image.shape == images[0].shape and image.dtype == images[0].dtype for image in images):
+        return unit(torch.stack(images)), sizes
+    canvas = torch.zeros(len(images), images[0].shape[0], *sizes.amax(dim=0).tolist())
+    for place, image in zip(canvas, images, strict=True):
+        place[:, : image.shape[1], : image.shape[2]] = unit(image)
+    return canvas, sizes
+
+
+def in_pieces(
+    make: Callable[[Sequence[dict[str, Any]]], dict[str, Tensor]], samples: Sequence[dict[str, Any]], size: tuple[int, int]
+) -> dict[str, Tensor]:
+    """`make(samples)`, a few pictures of `size` at a time, joined: what is worked on then stays in the processor's cache.
+
+    `make` gives tensors, batch first, by name, and treats each picture for itself. At 224 x 224 pixels this is two to three
+    times as fast as the whole batch at once, each of whose intermediate results is written to memory and read back.
+    """
+    few = max(8, _PIECE_PIXELS // (size[0] * size[1]))
+    pieces = [make(samples[start : start + few]) for start in range(0, len(samples), few)]
+    return {name: torch.cat([piece[name] for piece in pieces]) for name in pieces[0]} if len(pieces) > 1 else pieces[0]
+
+
+def _statistics(train: ImageDataset, channels: int, seed: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    generator = np.random.default_rng(derive_seed(seed, "statistics"))
+    chosen = generator.permutation(len(train))[:_STATISTICS]
+    first, second = np.zeros(channels), np.zeros(channels)
+    for index in chosen:
+        pixels = unit(train[int(index)]["image"]).double().flatten(1)
+        first += pixels.mean(dim=1).numpy() / len(chosen)
+        second += pixels.square().mean(dim=1).numpy() / len(chosen)
+    # A data set of constant pictures has no spread; dividing by it must still give numbers.
+    std = np.sqrt(np.maximum(second - first**2, 1e-6))
+    return tuple(first.tolist()), tuple(std.tolist())
+
+
+def _fingerprint(collection: Collection, train: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
+    digest = hashlib.sha256(f"{collection.kind} {len(collection.pictures)}".encode())
+    for array in (collection.shapes, train, test):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    if collection.labels is not None:
+        digest.update(np.ascontiguousarray(collection.labels.values).tobytes())
+    if collection.relative is not None:
+        for index, name in enumerate(collection.relative):
+            digest.update((b"\0" if index else b"") + name.encode(errors="surrogateescape"))
+    else:  # arrays have no names: look at some of the pixels
+        for index in np.linspace(0, len(collection.pictures) - 1, 64).astype(int):
+            digest.update(collection.pictures.read(int(index)).tobytes())
+    return digest.hexdigest()[:16]
