@@ -10,18 +10,15 @@ from jepakit.errors import UserError
 from jepakit.nn.convnet import ConvNetConfig
 from jepakit.nn.predictor import PredictorConfig
 from jepakit.nn.vit import ViTConfig
-from jepakit.registry import DATASETS, EVALUATORS, SIZES, SYSTEMS, load_system, register
+from jepakit.registry import MODALITIES, SIZES, SYSTEMS, TUNED, load_named, load_system, register
 from jepakit.verbs.listing import KINDS, list_names
 
-PLACES = {name: entry.place for table in (SYSTEMS, DATASETS, EVALUATORS) for name, entry in table.items()}
+PLACES = {**{name: entry.place for table in (SYSTEMS, TUNED) for name, entry in table.items()}, **MODALITIES}
 
 
 @pytest.mark.parametrize("name", PLACES)
 def test_every_place_exists(name):
-    module, _, attribute = PLACES[name].partition(":")
-    found = importlib.import_module(module)
-    if attribute:
-        assert callable(getattr(found, attribute))
+    assert load_named(PLACES[name]) is not None
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

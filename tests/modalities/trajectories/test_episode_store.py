@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays_of
 
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories.data import TrajectoryDataConfig, episode_writer, open_trajectories
+from jepakit.modalities.trajectories import episode_writer
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, open_trajectories
 from jepakit.modalities.trajectories.episode_store import INDEX, EpisodeStore, Step, row_type
 from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories.inputs import TrajectoryInputs
