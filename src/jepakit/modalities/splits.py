@@ -9,6 +9,7 @@ from jaxtyping import Bool
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
+from jepakit.modalities.labels import Labels
 from jepakit.randomness import derive_seed
 
 TRAIN_FOLDERS = ("train", "training")
@@ -26,6 +27,32 @@ def held_out(
     if classes is not None:
         return stratified_split(classes, fraction, generator)
     return random_split(count, fraction, generator)
+
+
+def choose_test(
+    count: int,
+    fraction: float,
+    *,
+    labels: Labels | None = None,
+    groups: Sequence[str] | None = None,
+    own: NDArray[np.bool_] | None = None,
+) -> Bool[np.ndarray, "count"]:
+    """True for the samples of the test set: the data's own split, else whole groups, else a part of each class, else any.
+
+    Errors: a group on both sides of the data's own split; groups that are the classes themselves.
+    """
+    if own is not None:
+        if groups is not None:
+            check_groups(groups, own)
+        return own
+    classes = labels.values if labels is not None and labels.task == "classification" else None
+    test = held_out(count, fraction, classes=classes, groups=groups)
+    if groups is not None and classes is not None and test.any() and not set(classes[test]) & set(classes[~test]):
+        raise UserError(
+            "group_by puts every class on one side of the split: the group is the label itself. Group by what "
+            "should not leak instead (a patient, a scene, a camera)."
+        )
+    return test
 
 
 def limited(ids: NDArray[np.int64], limit: int | None, seed: int) -> NDArray[np.int64]:

@@ -10,13 +10,14 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import check_choice, check_range
+from jepakit.modalities.data import DataConfig
 
 MOST_DEGREE = 63  # a degree that serves as node label counts up to here
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphDataConfig:
+class GraphDataConfig(DataConfig):
     """Which graphs, how they are split, and how a graph is cut into parts, its tokens."""
 
     data: str
@@ -27,19 +28,12 @@ class GraphDataConfig:
     """greedy: parts grown side by side, needs nothing; metis: the paper's, fewer cut edges (pip install 'jepakit[graphs]')."""
     walk: int = 15
     """Longest random walk whose return probability describes a node (RWSE). The paper: 15 for MUTAG, 10 to 40 for others."""
-    test_fraction: float = 0.2
-    """Part held out for evaluation, by class; 0: nothing is held out."""
-    limit: int | None = None
-    """Train on only so many graphs, drawn with the seed (for sample-efficiency curves)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("parts", self.parts, 2)
         check_choice("partition", self.partition, ("greedy", "metis"))
         check_range("walk", self.walk, 1)
-        if not 0.0 <= self.test_fraction < 1.0:
-            raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
-        if self.limit is not None:
-            check_range("limit", self.limit, 1)
 
 
 @dataclass(frozen=True)

@@ -7,65 +7,38 @@ inside it, the random-walk encoding of its nodes (their maximum), and how far it
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from jepakit.errors import UserError
+from jepakit.modalities.data import SampleDataset, SplitData, fingerprint_of
 from jepakit.modalities.graphs.collection import Graph, GraphCollection, GraphDataConfig
 from jepakit.modalities.graphs.files import mutag_folder, read_folder
 from jepakit.modalities.graphs.motifs import motif_graphs
-from jepakit.modalities.modality import Companion
 from jepakit.modalities.splits import held_out, limited
 
 
-class GraphDataset(Dataset[dict[str, Any]]):
-    """Some of the graphs of a collection: `{"graph", "id", "label"?}`; `id` is the place in the whole collection."""
-
-    paths: list[str] | None = None
+class GraphDataset(SampleDataset):
+    """Some of the graphs of a collection: `{"graph", "id", "label"?}`."""
 
     def __init__(self, graphs: list[Graph], ids: NDArray[np.int64], labels: NDArray | None = None):
-        self.graphs, self.ids, self.labels = graphs, ids, labels
+        super().__init__(ids, labels)
+        self.graphs = graphs
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number = int(self.ids[index])
-        sample: dict[str, Any] = {"graph": self.graphs[number], "id": number}
-        if self.labels is not None:
-            sample["label"] = self.labels[index]
-        return sample
-
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> GraphDataset:
-        """The graphs at these positions of this data set."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return GraphDataset(self.graphs, self.ids[chosen], None if self.labels is None else self.labels[chosen])
+    def read(self, number: int) -> dict[str, Any]:
+        """Return the graph."""
+        return {"graph": self.graphs[number]}
 
 
-@dataclass
-class GraphData:
-    """Graphs, split: `test` is held out and never trained on."""
+@dataclass(kw_only=True)
+class GraphData(SplitData):
+    """Graphs, split; `kind` is "TU text", "generated" or "object"."""
 
-    train: GraphDataset
-    test: GraphDataset
-    config: GraphDataConfig
-    name: str
-    kind: str
-    """"TU text", "generated" or "object"."""
-    classes: list[str] | None
-    task: Literal["classification", "regression"] | None
-    fingerprint: str
-    """Changes with the graphs, their labels or the split: a resumed run checks that it is the same data."""
-    notes: list[str] = field(default_factory=list)
     noun: str = "graphs"
-    companions: dict[str, Companion] = field(default_factory=dict)
 
 
 def open_graphs(config: GraphDataConfig, seed: int, source: object | None = None) -> GraphData:
@@ -85,12 +58,10 @@ def open_graphs(config: GraphDataConfig, seed: int, source: object | None = None
     ids = np.arange(len(collection.graphs))
     train_ids = limited(ids[~test], config.limit, seed)
 
-    def part(chosen: NDArray[np.int64]) -> GraphDataset:
-        return GraphDataset(collection.graphs, chosen, None if collection.labels is None else collection.labels[chosen])
-
+    everything = GraphDataset(collection.graphs, ids, collection.labels)
     return GraphData(
-        train=part(train_ids),
-        test=part(ids[test]),
+        train=everything.subset(train_ids),
+        test=everything.subset(ids[test]),
         config=config,
         name=collection.name,
         kind=collection.kind,
@@ -114,10 +85,7 @@ def _read(config: GraphDataConfig, source: object | None) -> GraphCollection:
 
 
 def _fingerprint(collection: GraphCollection, train: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
-    digest = hashlib.sha256(f"{collection.kind} {len(collection.graphs)}".encode())
-    arrays = [train, test] + ([] if collection.labels is None else [collection.labels])
-    for graph in collection.graphs:
-        arrays += [graph.labels, graph.edges, graph.edge_labels, graph.attributes]
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:16]
+    arrays = [
+        array for graph in collection.graphs for array in (graph.labels, graph.edges, graph.edge_labels, graph.attributes)
+    ]
+    return fingerprint_of(f"{collection.kind} {len(collection.graphs)}", train, test, collection.labels, *arrays)

@@ -9,7 +9,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError, check_choice
+from jepakit.modalities.data import FileDataConfig
 from jepakit.modalities.files.names import Names
 from jepakit.modalities.files.walk import BadFile
 from jepakit.modalities.images.decoding import Pixels
@@ -17,7 +18,7 @@ from jepakit.modalities.labels import Labels
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageDataConfig:
+class ImageDataConfig(FileDataConfig):
     """Which pictures, and how they are split."""
 
     data: str
@@ -32,15 +33,6 @@ class ImageDataConfig:
     up to 64), else 96 96."""
     channels: int | None = None
     """1 (grey) or 3 (colour). Default: 1 if all pictures are grey."""
-    test_fraction: float = 0.2
-    """Part held out for evaluation where the data has no split of its own; 0: nothing is held out."""
-    group_by: str | None = None
-    """A CSV column, or path:K for the K-th part of the relative path (0 is the first): pictures of one group stay on
-    one side of the split."""
-    on_bad_file: Literal["error", "skip"] = "error"
-    """What to do with files that cannot be decoded: stop and name them, or leave them out and list them."""
-    limit: int | None = None
-    """Train on only so many pictures, drawn with the seed (for sample-efficiency curves)."""
     value_range: tuple[float, float] | None = None
     """The pixel values that become black and white where pixels are not 8 bits. Default: the bit depth; floats within
     [0, 1] as they are, other arrays from their smallest to their largest value."""
@@ -49,16 +41,12 @@ class ImageDataConfig:
     (for disks and networks that are slow at reading here and there)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise UserError(f"image_size must be two positive numbers, height and width, got {self.image_size}.")
         if self.channels not in (None, 1, 3):
             raise UserError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}.")
-        if not 0.0 <= self.test_fraction < 1.0:
-            raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
-        check_choice("on_bad_file", self.on_bad_file, ("error", "skip"))
         check_choice("shuffle", self.shuffle, ("full", "shards"))
-        if self.limit is not None:
-            check_range("limit", self.limit, 1)
         if self.value_range is not None and not -math.inf < self.value_range[0] < self.value_range[1] < math.inf:
             raise UserError(f"value_range must be two numbers, the smaller first, got {self.value_range}.")
 

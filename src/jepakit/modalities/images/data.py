@@ -13,9 +13,8 @@ Choices made where nothing is said:
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,17 +22,14 @@ import torch
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from jepakit.errors import UserError
+from jepakit.modalities.data import SampleDataset, SplitData, fingerprint_of
 from jepakit.modalities.files.names import Names
-from jepakit.modalities.files.walk import BadFile
 from jepakit.modalities.images.collection import Collection, ImageDataConfig, Pictures
 from jepakit.modalities.images.sources import read_source
-from jepakit.modalities.labels import Task
-from jepakit.modalities.modality import Companion
 from jepakit.modalities.pixels import unit
-from jepakit.modalities.splits import check_groups, held_out, limited
+from jepakit.modalities.splits import choose_test, limited
 from jepakit.randomness import derive_seed
 
 __all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "in_pieces", "open_images", "split_collection", "stack_images"]
@@ -42,13 +38,14 @@ _STATISTICS = 1_000
 _PIECE_PIXELS = 2**17
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
+class ImageDataset(SampleDataset):
     """Some of the pictures of a collection: `{"image", "id", "label"?}`.
 
-    `image` is `[channels, h, w]`, `uint8` or `float32` in [0, 1], at its own size (see `loaded_size`); `id` is its
-    position in the whole collection, so that what is drawn for it does not depend on the split. `shards` says in which
+    `image` is `[channels, h, w]`, `uint8` or `float32` in [0, 1], at its own size (see `loaded_size`). `shards` says in which
     shard each lies, where they are to be read shard after shard.
     """
+
+    aligned = (*SampleDataset.aligned, "shards")
 
     def __init__(
         self,
@@ -58,54 +55,24 @@ class ImageDataset(Dataset[dict[str, Any]]):
         paths: Names | None = None,
         shards: NDArray | None = None,
     ):
-        self.pictures = pictures
-        self.ids = ids
-        self.labels = labels
-        self.paths = paths
-        self.shards = shards
+        super().__init__(ids, labels, paths)
+        self.pictures, self.shards = pictures, shards
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Raises `UnreadableImage` (a `UserError`) naming a file that cannot be decoded."""
-        number = int(self.ids[index])
-        sample: dict[str, Any] = {"image": torch.from_numpy(self.pictures.read(number)), "id": number}
-        if self.labels is not None:
-            sample["label"] = self.labels[index]
-        return sample
-
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ImageDataset:
-        """The pictures at these positions of this data set."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[chosen]
-        paths = None if self.paths is None else self.paths.take(chosen)
-        shards = None if self.shards is None else self.shards[chosen]
-        return ImageDataset(self.pictures, self.ids[chosen], labels, paths, shards)
+    def read(self, number: int) -> dict[str, Any]:
+        """Return the picture. Errors: `UnreadableImage` (a `UserError`), which names a file that cannot be decoded."""
+        return {"image": torch.from_numpy(self.pictures.read(number))}
 
 
-@dataclass
-class ImageData:
-    """Pictures, split: `test` is held out and never trained on."""
+@dataclass(kw_only=True)
+class ImageData(SplitData):
+    """Pictures, split. Of `config`, `image_size`, `channels` and `value_range` are filled in.
 
-    train: ImageDataset
-    test: ImageDataset
-    config: ImageDataConfig
-    """As given, with `image_size`, `channels` and `value_range` filled in."""
-    name: str
-    kind: str
-    """"folder", "array", "idx", "digits", "fashion-mnist" or "hf"."""
-    classes: list[str] | None
-    task: Task | None
-    bad_files: list[BadFile]
+    mean, std: per channel, of training pixels in [0, 1] (of at most 1,000 pictures).
+    """
+
     mean: tuple[float, ...]
-    """Per channel, of training pixels in [0, 1] (of at most 1,000 pictures)."""
     std: tuple[float, ...]
-    fingerprint: str
-    """Changes with the pictures' ids, paths, labels, sizes or split: a resumed run checks that it is the same data."""
-    notes: list[str] = field(default_factory=list)
     noun: str = "images"
-    companions: dict[str, Companion] = field(default_factory=dict)
 
 
 def open_images(config: ImageDataConfig, seed: int, source: object | None = None) -> ImageData:
@@ -130,30 +97,19 @@ def open_images(config: ImageDataConfig, seed: int, source: object | None = None
 
 def split_collection(collection: Collection, config: ImageDataConfig, seed: int) -> ImageData:
     """`ImageData` of a collection; `config` has `image_size`, `channels` and `value_range` filled in."""
-    labels = collection.labels
-    test = _test_set(collection, config.test_fraction)
-    ids = np.arange(len(collection.pictures))
-
-    def shards(chosen: NDArray[np.int64]) -> NDArray | None:
-        if config.shuffle == "full":
-            return None
-        if collection.shards is None:
-            raise UserError(f"shuffle shards: {collection.name} has no shards. Pack it (jepakit pack), or use full.")
-        return np.searchsorted(collection.shards, chosen, side="right").astype(np.int32)
-
-    def part(chosen: NDArray[np.int64]) -> ImageDataset:
-        values = None if labels is None else labels.values[chosen]
-        paths = None if collection.paths is None else collection.paths.take(chosen)
-        return ImageDataset(collection.pictures, chosen, values, paths, shards(chosen))
-
+    labels, count = collection.labels, len(collection.pictures)
+    test = choose_test(count, config.test_fraction, labels=labels, groups=collection.groups, own=collection.test)
     if test.all():
         raise UserError(f"{collection.name}: no picture is left to train on.")
+    ids = np.arange(count)
+    values = None if labels is None else labels.values
+    everything = ImageDataset(collection.pictures, ids, values, collection.paths, _shards(collection, config))
     train_ids = limited(ids[~test], config.limit, seed)
-    train = part(train_ids)
+    train = everything.subset(train_ids)
     mean, std = _statistics(train, config.channels or collection.channels, seed)
     return ImageData(
         train=train,
-        test=part(ids[test]),
+        test=everything.subset(ids[test]),
         config=config,
         name=collection.name,
         kind=collection.kind,
@@ -167,21 +123,13 @@ def split_collection(collection: Collection, config: ImageDataConfig, seed: int)
     )
 
 
-def _test_set(collection: Collection, fraction: float) -> NDArray[np.bool_]:
-    """True for the pictures of the test set: the data's own, else by groups, else by class, else at random."""
-    labels, groups = collection.labels, collection.groups
-    if collection.test is not None:
-        if groups is not None:
-            check_groups(groups, collection.test)
-        return collection.test
-    classes = labels.values if labels is not None and labels.task == "classification" else None
-    test = held_out(len(collection.pictures), fraction, classes=classes, groups=groups)
-    if groups is not None and classes is not None and test.any() and not set(classes[test]) & set(classes[~test]):
-        raise UserError(
-            "group_by puts every class on one side of the split: the group is the label itself. Group by what "
-            "should not leak instead (a patient, a scene, a camera)."
-        )
-    return test
+def _shards(collection: Collection, config: ImageDataConfig) -> NDArray[np.int32] | None:
+    """Return the shard of each picture, where shard after shard is read. Errors: there are no shards."""
+    if config.shuffle == "full":
+        return None
+    if collection.shards is None:
+        raise UserError(f"shuffle shards: {collection.name} has no shards. Pack it (jepakit pack), or use full.")
+    return np.searchsorted(collection.shards, np.arange(len(collection.pictures)), side="right").astype(np.int32)
 
 
 def stack_images(
@@ -225,15 +173,10 @@ def _statistics(train: ImageDataset, channels: int, seed: int) -> tuple[tuple[fl
 
 
 def _fingerprint(collection: Collection, train: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
-    digest = hashlib.sha256(f"{collection.kind} {len(collection.pictures)}".encode())
-    for array in (collection.shapes, train, test):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    if collection.labels is not None:
-        digest.update(np.ascontiguousarray(collection.labels.values).tobytes())
+    labels = None if collection.labels is None else collection.labels.values
     if collection.relative is not None:
-        for index, name in enumerate(collection.relative):
-            digest.update((b"\0" if index else b"") + name.encode(errors="surrogateescape"))
+        content: Iterable[str | NDArray] = ["\0".join(collection.relative)]
     else:  # arrays have no names: look at some of the pixels
-        for index in np.linspace(0, len(collection.pictures) - 1, 64).astype(int):
-            digest.update(collection.pictures.read(int(index)).tobytes())
-    return digest.hexdigest()[:16]
+        seen = np.linspace(0, len(collection.pictures) - 1, 64).astype(int)
+        content = (collection.pictures.read(int(index)) for index in seen)
+    return fingerprint_of(f"{collection.kind} {len(collection.pictures)}", collection.shapes, train, test, labels, *content)

@@ -7,18 +7,16 @@ windows overlap.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from jepakit.errors import UserError, check_range
-from jepakit.modalities.modality import Companion
+from jepakit.modalities.data import DataConfig, SampleDataset, SplitData, fingerprint_of
 from jepakit.modalities.splits import held_out, limited
 from jepakit.modalities.trajectories.built_in.maze import MazeConfig
 from jepakit.modalities.trajectories.built_in.maze_episodes import maze_episodes
@@ -31,7 +29,7 @@ BUILT_IN = ("pendulum", "pendulum-pixels", *TWO_ROOMS, *MAZES)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrajectoryDataConfig:
+class TrajectoryDataConfig(DataConfig):
     """Where the episodes are and how they are cut into windows."""
 
     data: str
@@ -40,8 +38,6 @@ class TrajectoryDataConfig:
     two-rooms-stochastic, two-rooms-stochastic-pixels, two-rooms-two-doors, two-rooms-either-door, maze, maze-fixed."""
     test_fraction: float = 0.2
     """Share of the episodes that is held out."""
-    limit: int | None = None
-    """Train on that many windows only, drawn with the seed."""
     history: int = 3
     """Observations that a prediction stands on."""
     horizon: int = 1
@@ -56,8 +52,9 @@ class TrajectoryDataConfig:
     side. Default: all vectors in order of name."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_range("test_fraction", self.test_fraction, 0, 0.9)
-        for name in ("history", "horizon", "frame_skip", "limit"):
+        for name in ("history", "horizon", "frame_skip"):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1)
         check_range("label_column", self.label_column, 0)
@@ -68,27 +65,25 @@ class TrajectoryDataConfig:
         return (self.history + self.horizon - 1) * (self.frame_skip or 1) + 1
 
 
-class WindowDataset(Dataset[dict[str, Any]]):
+class WindowDataset(SampleDataset):
     """Windows of episodes: `{"observations" [time, ...], "actions" [time - 1, block], "state"? [k], "label"?, "id"}`.
 
     Observations are as they are stored; the state is that of the last observation, the label one of its numbers. `id` is
     the window's number among all windows of all episodes.
     """
 
+    aligned = ("ids", "begins")
     paths = None  # nothing is decoded on the way
 
     def __init__(self, episodes: Episodes, begins: NDArray[np.int64], ids: NDArray[np.int64], config: TrajectoryDataConfig):
         self.episodes, self.begins, self.ids, self.config = episodes, begins, ids, config
 
     @property
-    def labels(self) -> NDArray[np.float32] | None:
+    def labels(self) -> NDArray[np.float32] | None:  # type: ignore[override]
         """One of the numbers of each window's last state: read when asked for."""
         if self.episodes.states is None:
             return None
         return self.episodes.states[self.begins + self.config.span - 1, self.config.label_column].astype(np.float32)
-
-    def __len__(self) -> int:
-        return len(self.begins)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         begin, skip = int(self.begins[index]), self.config.frame_skip or 1
@@ -106,30 +101,13 @@ class WindowDataset(Dataset[dict[str, Any]]):
             sample["label"] = state[self.config.label_column]
         return sample
 
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> WindowDataset:
-        """The windows at these positions of this data set."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        return WindowDataset(self.episodes, self.begins[chosen], self.ids[chosen], self.config)
 
+@dataclass(kw_only=True)
+class TrajectoryData(SplitData):
+    """Windows, split by episode. Of `config`, `frame_skip` is filled in. `kind` is "pendulum", "pendulum-pixels", "store",
+    "file", "folder", "d4rl", "robomimic", "minari", "lerobot" or "object"."""
 
-@dataclass
-class TrajectoryData:
-    """Windows, split by episode: `test` is held out and never trained on."""
-
-    train: WindowDataset
-    test: WindowDataset
-    config: TrajectoryDataConfig
-    """As given, with `frame_skip` filled in."""
-    name: str
-    kind: str
-    """"pendulum", "pendulum-pixels", "store", "file", "folder", "d4rl", "robomimic", "minari", "lerobot", "object"."""
-    task: str | None
-    fingerprint: str
-    """Changes with the numbers or the split: a resumed run checks that it is the same data."""
-    notes: list[str] = field(default_factory=list)
-    classes: list[str] | None = None
     noun: str = "windows"
-    companions: dict[str, Companion] = field(default_factory=dict)
 
 
 def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | None = None) -> TrajectoryData:
@@ -203,12 +181,8 @@ def _windows(episodes: Episodes, config: TrajectoryDataConfig) -> tuple[NDArray[
 
 
 def _fingerprint(episodes: Episodes, train: NDArray[np.int64], test: NDArray[np.int64]) -> str:
-    digest = hashlib.sha256(str(episodes.observations.shape).encode())
-    actions = episodes.actions if episodes.store is None else episodes.store.rows
-    for array in (episodes.starts, actions, train, test):
-        digest.update(np.ascontiguousarray(array).tobytes())
+    shape, seen = str(episodes.observations.shape), np.linspace(0, len(episodes.observations) - 1, 256).astype(int)
     if episodes.store is not None:  # the checksums in its rows say it all
-        return digest.hexdigest()[:16]
-    for index in np.linspace(0, len(episodes.observations) - 1, 256).astype(int):
-        digest.update(np.ascontiguousarray(episodes.observations[index]).tobytes())
-    return digest.hexdigest()[:16]
+        return fingerprint_of(shape, episodes.starts, episodes.store.rows, train, test)
+    observations = (episodes.observations[index] for index in seen)
+    return fingerprint_of(shape, episodes.starts, episodes.actions, train, test, *observations)

@@ -11,6 +11,7 @@ from jaxtyping import Int, UInt8
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, check_choice, check_range
+from jepakit.modalities.data import FileDataConfig
 from jepakit.modalities.files.names import Names
 from jepakit.modalities.files.walk import BadFile
 from jepakit.modalities.labels import Labels
@@ -18,7 +19,7 @@ from jepakit.modalities.video.timeline import Timelines
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoDataConfig:
+class VideoDataConfig(FileDataConfig):
     """Which clips, and how they are split."""
 
     data: str
@@ -53,15 +54,9 @@ class VideoDataConfig:
     """Pictures for each clip of a step; the released recipe has 18."""
     test_fraction: float = 0.2
     """Part held out for evaluation where the data has no split of its own; 0: nothing is held out. Of files, whole ones."""
-    group_by: str | None = None
-    """For files: a CSV column, or path:K for the K-th part of the relative path (0 is the first); files of one group stay on
-    one side of the split."""
-    on_bad_file: Literal["error", "skip"] = "error"
-    """What to do with files that cannot be decoded: stop and name them, or leave them out and list them."""
-    limit: int | None = None
-    """Train on only so many clips, drawn with the seed (for sample-efficiency curves)."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.image_size is not None and (len(self.image_size) != 2 or min(self.image_size) < 1):
             raise UserError(f"image_size must be two positive numbers, height and width, got {self.image_size}.")
         if self.frames is not None:
@@ -74,13 +69,8 @@ class VideoDataConfig:
             raise UserError(f"Give fps or stride, not both (fps {self.fps}, stride {self.stride}).")
         check_range("clips", self.clips, 1)
         check_choice("on_short_file", self.on_short_file, ("hold", "skip"))
-        check_choice("on_bad_file", self.on_bad_file, ("error", "skip"))
         if not 0 < self.stills_ratio < math.inf:
             raise UserError(f"stills_ratio must be above 0, got {self.stills_ratio}; for no pictures give --stills none.")
-        if not 0.0 <= self.test_fraction < 1.0:
-            raise UserError(f"test_fraction must be at least 0 and below 1, got {self.test_fraction}.")
-        if self.limit is not None:
-            check_range("limit", self.limit, 1)
 
 
 @runtime_checkable

@@ -8,8 +8,7 @@ the centre. Nothing else is drawn from files but where a training clip begins.
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, check_choice
-from jepakit.modalities.files.walk import BadFile
+from jepakit.modalities.data import SplitData, fingerprint_of
 from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.data import open_images
 from jepakit.modalities.images.survey import chosen_size, each
 from jepakit.modalities.labels import Labels
 from jepakit.modalities.modality import Companion
 from jepakit.modalities.pixels import unit
-from jepakit.modalities.splits import check_groups, held_out, limited
+from jepakit.modalities.splits import choose_test, limited
 from jepakit.modalities.video.arrays import ArrayClips, read_clips, read_stills
 from jepakit.modalities.video.bouncing_digits import DIRECTIONS, NOISE, TRAIN, BouncingDigits
 from jepakit.modalities.video.collection import VideoCollection, VideoDataConfig
@@ -39,24 +38,13 @@ GENERATED = ("bouncing-digits", "noisy-bouncing-digits", "moving-photographs")
 _FRAMES, _FPS = 16, 4.0  # of a clip of a file: V-JEPA 2 (arXiv 2506.09985)
 
 
-@dataclass
-class VideoData:
-    """Clips, split: `test` is held out and never trained on. mean, std: of the channels of training pixels in [0, 1]."""
+@dataclass(kw_only=True)
+class VideoData(SplitData):
+    """Clips, split. mean, std: of the channels of training pixels in [0, 1]."""
 
-    train: ClipDataset
-    test: ClipDataset
-    config: VideoDataConfig
-    name: str
-    kind: str
-    classes: list[str] | None
-    task: str | None
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    fingerprint: str
-    companions: dict[str, Companion] = field(default_factory=dict)
-    bad_files: list[BadFile] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
     noun: str = "clips"
 
 
@@ -81,23 +69,19 @@ def open_videos(config: VideoDataConfig, seed: int, source: object | None = None
         notes.append("fps and stride are for video files; the frames of these clips are taken evenly over their length.")
     config = replace(config, fps=None, stride=None)
     clips, labels, test = _open(config, source)
-    if test is None:
-        classes = labels.values if labels is not None and labels.task == "classification" else None
-        test = held_out(len(clips), config.test_fraction, classes=classes)
+    test = choose_test(len(clips), config.test_fraction, labels=labels, own=test)
     chosen = clips.frames if config.frames is None else config.frames
     if chosen > clips.frames:
         raise UserError(f"frames {chosen}: the clips of {config.data} have only {clips.frames}. Lower --frames.")
     config = replace(config, frames=chosen, image_size=config.image_size or clips.image_size)
     frames = np.round(np.linspace(0, clips.frames - 1, chosen)).astype(np.int64)
-    train_ids = limited(np.flatnonzero(~test), config.limit, seed)
-    train, test_clips = (
-        ClipDataset(clips, ids, None if labels is None else labels.values[ids], frames)
-        for ids in (train_ids, np.flatnonzero(test))
-    )
+    train_ids, test_ids = limited(np.flatnonzero(~test), config.limit, seed), np.flatnonzero(test)
+    everything = ClipDataset(clips, np.arange(len(clips)), None if labels is None else labels.values, frames)
+    train = everything.subset(train_ids)
     mean, std = _statistics(train)
     return VideoData(
         train=train,
-        test=test_clips,
+        test=everything.subset(test_ids),
         config=config,
         name=config.data,
         kind="array" if isinstance(clips, ArrayClips) else config.data,
@@ -128,29 +112,25 @@ def split_videos(collection: VideoCollection, config: VideoDataConfig, seed: int
         )
     labels, test = collection.labels, np.zeros(len(collection), dtype=bool)
     if collection.test is not None:
-        if collection.groups is not None:
-            check_groups(collection.groups, collection.test)
-        test = collection.test
+        test = choose_test(len(collection), config.test_fraction, groups=collection.groups, own=collection.test)
     else:
-        classes = labels.values[used] if labels is not None and labels.task == "classification" else None
+        used_labels = None if labels is None else replace(labels, values=labels.values[used])
         groups = None if collection.groups is None else [collection.groups[file] for file in used]
-        test[used] = held_out(len(used), config.test_fraction, classes=classes, groups=groups)
+        test[used] = choose_test(len(used), config.test_fraction, labels=used_labels, groups=groups)
     clips = FileClips(collection.footage, clock, config.clips, config.image_size, seed)
 
-    def part(ids: NDArray[np.int64]) -> ClipDataset:
-        files = ids // config.clips
-        values = None if labels is None else labels.values[files]
-        return ClipDataset(clips, ids, values, np.arange(clock.frames), collection.paths.take(files))
-
     ids = (used[:, None] * config.clips + np.arange(config.clips)).flatten()
-    side = test[ids // config.clips]
-    if side.all():
+    files = ids // config.clips
+    if test[files].all():
         raise UserError(f"{collection.name}: no file is left to train on.")
-    train = part(limited(ids[~side], config.limit, seed))
+    values = None if labels is None else labels.values[files]
+    everything = ClipDataset(clips, ids, values, np.arange(clock.frames), collection.paths.take(files))
+    held = np.flatnonzero(test[files])
+    train = everything.subset(limited(np.flatnonzero(~test[files]), config.limit, seed))
     mean, std = _statistics(train)
     return VideoData(
         train=train,
-        test=part(ids[side]),
+        test=everything.subset(held),
         config=config,
         name=collection.name,
         kind=collection.kind,
@@ -271,12 +251,9 @@ def _statistics(train: ClipDataset) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _fingerprint(clips: Clips, labels: Labels | None, train: NDArray[np.int64], test: NDArray[np.bool_]) -> str:
-    digest = hashlib.sha256(f"{len(clips)} {clips.frames} {clips.image_size}".encode())
-    for array in (train, test, *(() if labels is None else (labels.values,))):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    for index in np.linspace(0, len(clips) - 1, 16).astype(int):
-        digest.update(clips.read(int(index)).tobytes())
-    return digest.hexdigest()[:16]
+    pixels = (clips.read(int(index)) for index in np.linspace(0, len(clips) - 1, 16).astype(int))
+    values = None if labels is None else labels.values
+    return fingerprint_of(f"{len(clips)} {clips.frames} {clips.image_size}", train, test, values, *pixels)
 
 
 def _files_fingerprint(
@@ -284,11 +261,9 @@ def _files_fingerprint(
 ) -> str:
     """Of what was seen of the files (no pixels), and of what a clip of them is."""
     timelines = collection.footage.timelines
-    asked = (config.frames, config.fps, config.stride, config.clips, config.image_size)
-    digest = hashlib.sha256(f"{collection.kind} {len(collection)} {asked}".encode())
-    labels = () if collection.labels is None else (collection.labels.values,)
-    for array in (collection.shapes, timelines.counts, timelines.ends - timelines.firsts, train, test, *labels):
-        digest.update(np.ascontiguousarray(array).tobytes())
-    for name in collection.relative:
-        digest.update(name.encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()[:16]
+    clip = (config.frames, config.fps, config.stride, config.clips, config.image_size)
+    return fingerprint_of(
+        f"{collection.kind} {len(collection)} {clip}", collection.shapes, timelines.counts, timelines.ends - timelines.firsts,
+        train, test, None if collection.labels is None else collection.labels.values,
+        *(name + "\0" for name in collection.relative),
+    )  # fmt: skip

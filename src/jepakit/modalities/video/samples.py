@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,8 +9,8 @@ import torch
 from jaxtyping import Shaped
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset
 
+from jepakit.modalities.data import SampleDataset
 from jepakit.modalities.files.names import Names
 from jepakit.modalities.images.collection import Pictures
 from jepakit.modalities.video.arrays import ArrayClips
@@ -39,11 +38,11 @@ class StillPictures:
 Clips = ArrayClips | BouncingDigits | MovingPhotographs | FileClips
 
 
-class ClipDataset(Dataset[dict[str, Any]]):
+class ClipDataset(SampleDataset):
     """Some of the clips of a source: `{"clip", "id", "label"?}`.
 
     `clip` is `[frames, channels, height, width]`, `uint8` or `float32` in [0, 1], of files an `UndecodedClip`; `pixels_of`
-    gives the pixels of either. `id` is its position in the source; `frames` are those taken of an array's clip.
+    gives the pixels of either. `frames` are those taken of an array's clip.
     """
 
     def __init__(
@@ -54,51 +53,30 @@ class ClipDataset(Dataset[dict[str, Any]]):
         frames: NDArray[np.int64],
         paths: Names | None = None,
     ):
-        self.clips, self.ids, self.labels, self.frames, self.paths = clips, ids, labels, frames, paths
+        super().__init__(ids, labels, paths)
+        self.clips, self.frames = clips, frames
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number = int(self.ids[index])
+    def read(self, number: int) -> dict[str, Any]:
+        """Return the clip."""
         if isinstance(self.clips, FileClips):
-            sample: dict[str, Any] = {"clip": UndecodedClip(self.clips, number), "id": number}
-        else:
-            sample = {"clip": torch.from_numpy(self.clips.read(number)[self.frames]), "id": number}
-        if self.labels is not None:
-            sample["label"] = self.labels[index]
-        return sample
-
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> ClipDataset:
-        """The clips at these positions of this data set."""
-        chosen = np.asarray(indices, dtype=np.int64)
-        labels = None if self.labels is None else self.labels[chosen]
-        paths = None if self.paths is None else self.paths.take(chosen)
-        return ClipDataset(self.clips, self.ids[chosen], labels, self.frames, paths)
+            return {"clip": UndecodedClip(self.clips, number)}
+        return {"clip": torch.from_numpy(self.clips.read(number)[self.frames])}
 
 
-class StillDataset(Dataset[dict[str, Any]]):
+class StillDataset(SampleDataset):
     """Single frames of clips, each a clip of one frame; `id` counts the frames of the source. Of a file's clip, the frame is
     that of a clip that begins where (seed, epoch, id) says."""
 
-    paths: list[str] | None = None
-    labels: np.ndarray | None = None
-
     def __init__(self, clips: Clips | StillPictures, ids: NDArray[np.int64]):
-        self.clips, self.ids = clips, ids
+        super().__init__(ids)
+        self.clips = clips
 
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        number = int(self.ids[index])
+    def read(self, number: int) -> dict[str, Any]:
+        """Return the frame."""
         clip, frame = divmod(number, self.clips.frames)
         if isinstance(self.clips, FileClips):
-            return {"clip": UndecodedClip(self.clips, clip, frame), "id": number}
-        return {"clip": torch.from_numpy(self.clips.read(clip, frame)), "id": number}
-
-    def subset(self, indices: Sequence[int] | NDArray[np.int64]) -> StillDataset:
-        return StillDataset(self.clips, self.ids[np.asarray(indices, dtype=np.int64)])
+            return {"clip": UndecodedClip(self.clips, clip, frame)}
+        return {"clip": torch.from_numpy(self.clips.read(clip, frame))}
 
 
 def pixels_of(sample: dict[str, Any], frames: slice = slice(None)) -> Shaped[Tensor, "frames channels height width"]:
