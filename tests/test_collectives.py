@@ -10,7 +10,6 @@ from torch import nn
 from jepakit.collectives import (
     gather_over_ranks,
     global_count,
-    mean_over_ranks,
     rank,
     sum_over_ranks,
     world_size,
@@ -74,7 +73,6 @@ def worker(index, folder):
         "rank": (rank(), world_size()),
         "gather": (gathered.detach(), x.grad),
         "sum": (total.detach(), y.grad),
-        "mean": mean_over_ranks(torch.tensor(index * 4.0)),
         "count": (global_count(index + 3), global_count(torch.tensor(index + 3))),
     }
     torch.save(results, f"{folder}/rank{index}.pt")
@@ -110,7 +108,6 @@ def test_what_each_collective_returns_and_sends_back(ranks):
         total, gradient = result["sum"]
         assert total == 1
         assert gradient == 2 * 1 * (1 + 2)
-        assert result["mean"] == 2.0
         assert result["count"] == (7, torch.tensor(7))
         assert isinstance(result["count"][0], int)
 
@@ -118,6 +115,6 @@ def test_what_each_collective_returns_and_sends_back(ranks):
 def test_one_process_is_the_identity():
     x = torch.randn(3, 2)
     assert (rank(), world_size()) == (0, 1)
-    for collective in (sum_over_ranks, mean_over_ranks, gather_over_ranks):
+    for collective in (sum_over_ranks, gather_over_ranks):
         assert torch.equal(collective(x), x)
     assert global_count(5) == 5

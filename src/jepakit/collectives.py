@@ -39,15 +39,6 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     return tensor if world_size() == 1 else _Sum.apply(tensor)
 
 
-def mean_over_ranks(tensor: Tensor) -> Tensor:
-    """Mean of every rank's `tensor` (same shape everywhere), on every rank.
-
-    Equal to the mean over the joined batch only where the ranks' batches are equally large; otherwise divide
-    `sum_over_ranks` by `global_count`. Gradient: `sum_over_ranks`'s divided by the number of ranks.
-    """
-    return sum_over_ranks(tensor) / world_size()
-
-
 def gather_over_ranks(tensor: Tensor) -> Tensor:
     """Every rank's `[batch, ...]` in order of rank, `[sum of batches, ...]`, on every rank; batches may differ in size.
 

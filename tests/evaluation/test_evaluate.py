@@ -47,7 +47,7 @@ def test_rows_hold_intervals_and_what_they_are(rows):
     assert low_shot.interval == "mean ± sd over 5 draws"
     assert np.mean(low_shot.detail["draws"]) == pytest.approx(low_shot.value)
     assert low_shot.detail["train"] == 50
-    assert [Row.from_dict(json.loads(json.dumps(row.to_dict()))) for row in rows] == rows
+    assert [Row(**json.loads(json.dumps(row.to_dict()))) for row in rows] == rows
 
 
 def test_later_features_hold_the_paired_difference_to_the_first(rows):

@@ -127,19 +127,6 @@ def alpha_req(embeddings: Embeddings, *, first: int = 2, floor: float = 1e-9) ->
     return AlphaReq(alpha=-slope, fit=min(1.0, explained), first=first, last=last)
 
 
-def participation(embeddings: Embeddings) -> float:
-    """Participation ratio of the covariance spectrum, (sum l)² / sum l²: 1 to dim, 0 when all samples are equal."""
-    spectrum = _spectrum(_centred(_float64(embeddings)))
-    total = spectrum.square().sum()
-    return float(spectrum.sum().square() / total) if total > 0 else 0.0
-
-
-def dimension_std(embeddings: Embeddings) -> Float[Tensor, "dim"]:
-    """Standard deviation of each dimension over the samples, in the embedding's own unit."""
-    z = _float64(embeddings)
-    return (moments(z)[1] * len(z) / (len(z) - 1)).sqrt()
-
-
 def normalised_std(embeddings: Embeddings) -> float:
     """Mean per-dimension std of L2-normalised embeddings × sqrt(dim): 1 = spread over the sphere, 0 = collapsed."""
     z = _normalised(_float64(embeddings))

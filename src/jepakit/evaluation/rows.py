@@ -9,7 +9,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from jepakit.errors import UserError
 from jepakit.evaluation.intervals import Interval
 from jepakit.evaluation.metrics import METRICS
 
@@ -34,14 +33,6 @@ class Row:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Row:
-        """Raises `UserError` when a field is missing or unknown (a file of another version)."""
-        try:
-            return cls(**fields)
-        except TypeError as error:
-            raise UserError(f"not a row of an evaluation: {error}. Evaluate again with this version.") from error
 
 
 def difference_detail(first: str, other: str, difference: Interval) -> dict[str, Any]:

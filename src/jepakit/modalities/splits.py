@@ -70,9 +70,7 @@ def random_split(count: int, fraction: float, generator: np.random.Generator) ->
     return test
 
 
-def stratified_split(
-    classes: NDArray[np.int64], fraction: float, generator: np.random.Generator
-) -> Bool[np.ndarray, "count"]:
+def stratified_split(classes: NDArray[np.int64], fraction: float, generator: np.random.Generator) -> Bool[np.ndarray, "count"]:
     """`fraction` of each class, up to one sample; the remainders go where they are largest, so that the total fits.
 
     A class always keeps a training sample, so one with a single sample is not in the test set.
@@ -120,6 +118,7 @@ def check_groups(groups: Sequence[str], test: NDArray[np.bool_]) -> None:
             f"{len(both)} groups lie on both sides of the data's own split, e.g. {', '.join(both[:5])}. Put the files "
             "into one folder so that they are split anew, or leave group_by out."
         )
+
 
 def split_names(found: Sequence[str]) -> tuple[str, ...]:
     """The two folders directly under the root that make a split, as they are spelt; or nothing."""

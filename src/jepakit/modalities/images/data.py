@@ -32,8 +32,6 @@ from jepakit.modalities.pixels import unit
 from jepakit.modalities.splits import choose_test, limited
 from jepakit.randomness import derive_seed
 
-__all__ = ["ImageData", "ImageDataConfig", "ImageDataset", "in_pieces", "open_images", "split_collection", "stack_images"]
-
 _STATISTICS = 1_000
 _PIECE_PIXELS = 2**17
 

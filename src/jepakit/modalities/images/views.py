@@ -18,12 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.modalities.images.crops import center_view, crop_resize
+from jepakit.modalities.images.crops import crop_resize
 from jepakit.randomness import Draws
-
-__all__ = [
-    "ViewConfig", "center_view", "crop_resize", "draw_local_views", "draw_views", "gaussian_blur", "random_resized_boxes"
-]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,8 @@ from torch.nn.functional import one_hot
 
 from jepakit.errors import UserError, check_range
 from jepakit.masks.tubes import TubeConfig, Tubes
-from jepakit.modalities.images.views import crop_resize, random_resized_boxes
+from jepakit.modalities.images.crops import crop_resize
+from jepakit.modalities.images.views import random_resized_boxes
 from jepakit.modalities.modality import sample_draws, training_facts
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.video.inputs import VideoInputs

@@ -16,9 +16,7 @@ from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.video.collection import VideoDataConfig
 from jepakit.modalities.video.data import VideoData, open_videos
-from jepakit.modalities.video.samples import ClipDataset, StillDataset, pixels_of
-
-__all__ = ["VIDEO", "ClipDataset", "StillDataset", "VideoData", "VideoDataConfig", "VideoInputs", "open_videos", "pixels_of"]
+from jepakit.modalities.video.samples import pixels_of
 
 
 @dataclass(frozen=True, kw_only=True)
