@@ -47,7 +47,7 @@ class Graph:
     attributes: Float[np.ndarray, "nodes attributes"]
     """Numbers that describe a node; none in most collections."""
     known: dict[int, NDArray[np.float64]] = field(default_factory=dict, repr=False, compare=False)
-    """Random-walk encodings that were worked out, by number of steps (`graph_parts.walks`)."""
+    """Random-walk encodings that were worked out, by number of steps (`parts.walks`)."""
 
     @classmethod
     def of(

@@ -135,7 +135,7 @@ def read_frames(
     from the start of the file.
 
     Args:
-        ticks: when each of all frames is shown, in units of the stream's clock, as `video_survey` found.
+        ticks: when each of all frames is shown, in units of the stream's clock, as `survey.py` found.
         chosen: which of them, in order; one may stand there several times.
 
     Raises:

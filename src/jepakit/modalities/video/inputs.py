@@ -1,4 +1,4 @@
-"""What a trained encoder expects of a clip, and the modality: it travels with the weights. The data: `video_data`."""
+"""What a trained encoder expects of a clip, and the modality: it travels with the weights.."""
 
 from __future__ import annotations
 
