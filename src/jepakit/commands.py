@@ -12,7 +12,7 @@ import tyro
 
 from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain
 from jepakit.errors import UserError
-from jepakit.registry import SYSTEMS, TUNED, load_system
+from jepakit.registry import SYSTEMS, is_tuned, load_system
 
 
 def run(verb: str, words: Sequence[str]) -> int:
@@ -43,7 +43,7 @@ def _pretrain(words: list[str]) -> int:
 
 def _finetune(words: list[str]) -> int:
     from jepakit.interop.load import load
-    from jepakit.verbs.finetune import read_tuned_config, tune, tuned_system
+    from jepakit.verbs.finetune import read_tuned_config, tune, tuned_name
 
     run, given = words.pop(0) if words and not words[0].startswith("-") else None, _value_of("--config", words)
     base = None if given is None else read_tuned_config(given)
@@ -52,7 +52,7 @@ def _finetune(words: list[str]) -> int:
     model = None if run is None else load(run, _value_of("--which", words))  # type: ignore[arg-type]
     if model is None and not {"-h", "--help"} & set(words):
         raise UserError("finetune needs a run or weights: jepakit finetune runs/a --data ./photos --out runs/tuned")
-    system = "finetuned-images" if model is None else tuned_system(model)
+    system = "finetuned-images" if model is None else tuned_name(model)
     if base is not None and _value_of("--epochs", words) is not None:
         base = base.override(steps=None)
     asked: Any = tyro.cli(finetune_options(system, base, model), args=words, prog="jepakit finetune RUN")
@@ -99,7 +99,7 @@ def _chosen(verb: str, words: list[str], example: str) -> tuple[str, RunConfig |
     base = None
     if given is not None:
         base = read_config(given)
-        if base.system in TUNED:
+        if is_tuned(base.system):
             raise UserError(f"{given} is of a tuned run: reproduce it by jepakit finetune --config {given}.")
         if system not in (None, base.system):
             raise UserError(f"{given} is a run of {base.system!r}, not of {system!r}. Leave the system out.")

@@ -125,7 +125,7 @@ def digest(value: Any) -> str:
 
 def open_data(modality: str, options: dict[str, Any]) -> Any:
     """A data set by its modality's name."""
-    kind = registry.load_named(registry.MODALITIES[modality])
+    kind = registry.load_modality(modality)
     return kind.open(kind.Config(**options), 0)
 
 

@@ -82,6 +82,7 @@ class Inputs:
     """What a trained encoder expects of its input. Subclasses are frozen dataclasses of plain fields, which travel with
     the weights."""
 
+    modality: ClassVar[str] = ""  # the name of the modality whose inputs these are
     plain_name: ClassVar[str]
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -156,6 +156,8 @@ class VideoTransformer(TokenTransformer):
     only these tokens (ids of the raster grid, ragged allowed). levels: numbers of blocks, out of `config.levels_at`, whose
     normalised outputs are returned as `[batch, tokens, levels, dim]`.
     """
+
+    Config: ClassVar[type] = VideoTransformerConfig
 
     def __init__(self, config: VideoTransformerConfig):
         super().__init__()

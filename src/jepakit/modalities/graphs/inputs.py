@@ -34,6 +34,7 @@ class GraphInputs(Inputs):
     partition: Literal["greedy", "metis"]
     walk: int
 
+    modality: ClassVar[str] = "graphs"
     plain_name: ClassVar[str] = "labels and degrees"
 
     @classmethod

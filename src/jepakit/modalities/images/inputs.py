@@ -26,6 +26,7 @@ class ImageInputs(Inputs):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    modality: ClassVar[str] = "images"
     plain_name: ClassVar[str] = "pixels"
     noun: ClassVar[str] = "an image"
 

@@ -28,6 +28,7 @@ class TextInputs(Inputs):
     vocabulary: tuple[str, ...]
     max_length: int
 
+    modality: ClassVar[str] = "texts"
     plain_name: ClassVar[str] = "bag of words"
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class TrajectoryInputs(Inputs):
     history: int
     horizon: int
 
+    modality: ClassVar[str] = "trajectories"
     plain_name: ClassVar[str] = "last observation"
 
     def __post_init__(self) -> None:

@@ -33,6 +33,7 @@ class VideoInputs(Inputs):
     fps: float | None = None
     stride: int | None = None
 
+    modality: ClassVar[str] = "video"
     plain_name: ClassVar[str] = "pixels"
     noun: ClassVar[str] = "a clip"
 
