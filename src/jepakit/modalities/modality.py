@@ -97,9 +97,78 @@ class Inputs:
         """The size of a sample in words: "28 x 28 pixels"."""
         raise NotImplementedError
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One step of a stream, checked, as `prepare` takes it. By default a step is a sample, as the data sets give them.
+
+        Errors: it does not fit.
+        """
+        if not isinstance(step, Mapping):
+            raise UserError(f"A step of this stream is a sample, a dict, got {type(step).__name__}. Give those of its data.")
+        return dict(step)
+
+    @property
+    def window(self) -> int | None:
+        """Steps that one prepared sample is made of; None: a sample is one step."""
+        return None
+
+    def joined(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return samples of single steps as one sample of them all; where there is a `window`."""
+        raise NotImplementedError
+
+    def joined_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
+        """Return prepared steps `[1, ...]` as the prepared sample of them all; where there is a `window`."""
+        raise NotImplementedError
+
     def options(self) -> dict[str, Any]:
         """Options of the data's config with which other data is read as this encoder needs it."""
         return {}
+
+
+@runtime_checkable
+class WorldInputs(Protocol):
+    """What a world model of any modality expects of its input, as planners, agents and streams ask for it.
+
+    shape: of an observation, `[dim]` or `[channels, height, width]`. action: numbers of an action block. history, horizon:
+    observations of a window to predict from, and after them.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def action(self) -> int: ...
+
+    @property
+    def history(self) -> int: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def action_mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def action_std(self) -> tuple[float, ...]: ...
+
+    def normalise(self, observations: Tensor) -> Tensor:
+        """Stored observations `[..., *shape]` to zero mean and unit deviation."""
+        ...
+
+    def normalise_actions(self, actions: Tensor) -> Tensor:
+        """Action blocks to zero mean and unit deviation."""
+        ...
+
+    def plain(self, samples: Sequence[dict[str, Any]]) -> Tensor:
+        """The field's plain features of the samples' last observations."""
+        ...
+
+    def observation(self, step: Any) -> Tensor:
+        """An observation, checked."""
+        ...
+
+    def action_block(self, action: Any) -> Tensor:
+        """What was done between two observations, checked."""
+        ...
 
 
 @dataclass(frozen=True)

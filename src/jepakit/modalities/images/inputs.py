@@ -15,6 +15,7 @@ from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.crops import center_view
 from jepakit.modalities.images.data import ImageData, in_pieces, open_images, stack_images
 from jepakit.modalities.modality import Inputs, Modality, check_scale
+from jepakit.modalities.steps import picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +66,10 @@ class ImageInputs(Inputs):
             return {"images": self.normalise(center_view(*stack_images(few), self.image_size))}
 
         return in_pieces(prepared, samples, self.image_size)["images"]
+
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One picture `[channels, height, width]`."""
+        return {"image": picture(step, self.channels)}
 
     @property
     def extent(self) -> tuple[int, ...]:

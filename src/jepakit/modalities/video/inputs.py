@@ -14,6 +14,7 @@ from jepakit.errors import UserError
 from jepakit.modalities.images.crops import center_view
 from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
+from jepakit.modalities.steps import picture
 from jepakit.modalities.video.collection import VideoDataConfig
 from jepakit.modalities.video.data import VideoData, open_videos
 from jepakit.modalities.video.samples import pixels_of
@@ -84,6 +85,21 @@ class VideoInputs(Inputs):
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The prepared pixels of all frames, one vector a clip."""
         return self.prepare(samples).flatten(1)
+
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One frame `[channels, height, width]`, as a clip of one."""
+        return {"clip": picture(step, self.channels)[None]}
+
+    @property
+    def window(self) -> int:
+        """Frames of a clip."""
+        return self.frames
+
+    def joined(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"clip": torch.cat([sample["clip"] for sample in samples])}
+
+    def joined_prepared(self, prepared: Sequence[Tensor]) -> Float[Tensor, "1 channels frames height width"]:
+        return torch.cat(list(prepared), dim=2)
 
     @property
     def extent(self) -> tuple[int, ...]:
