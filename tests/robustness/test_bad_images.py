@@ -347,7 +347,7 @@ def test_odd_name(name: str, folder: Path):
     assert set(data.classes) == {"other", Path(data.train.paths[0]).parent.name, Path(data.train.paths[1]).parent.name}
     assert outcome(lambda: opened(folder / "data", "skip"), "x").fingerprint == data.fingerprint
     screen = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
-    Console(file=screen).print(render_inspection(inspect_images(data.config, 0)))
+    Console(file=screen).print(inspect_images(data.config, 0)[0].render())
 
 
 def test_odd_names_on_the_command_line(folder: Path, capsys):

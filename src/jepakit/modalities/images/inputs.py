@@ -72,6 +72,10 @@ class ImageInputs(Inputs):
         return {"image": picture(step, self.channels)}
 
     @property
+    def prepared_shape(self) -> tuple[int, ...]:
+        return (self.channels, *self.image_size)
+
+    @property
     def extent(self) -> tuple[int, ...]:
         """What follows the channels in a prepared batch."""
         return self.image_size
@@ -97,4 +101,17 @@ class ImageInputs(Inputs):
         return {"image_size": self.image_size, "channels": self.channels}
 
 
-IMAGES = Modality("images", ImageDataConfig, ImageInputs, open_images, ImageInputs.of)
+DECODING = 150, "JPEGs"  # photographs that a core decodes, crops and resizes to 224 in a second (assumed)
+
+
+def blank(config: ImageDataConfig) -> tuple[ImageInputs, dict[str, Any]]:
+    """What an encoder of pictures of this size would expect, 224 x 224 and in colour where nothing is said, and a black one."""
+    size, channels = config.image_size or (224, 224), config.channels or 3
+    inputs = ImageInputs(image_size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return inputs, {"image": torch.zeros(channels, *size, dtype=torch.uint8)}
+
+
+IMAGES = Modality(
+    "images", ImageDataConfig, ImageInputs, open_images, ImageInputs.of, blank=blank, decoding=DECODING,
+    inspect="jepakit.modalities.images.inspection:inspect", pictures="jepakit.modalities.images.pictures:look_at",
+)  # fmt: skip

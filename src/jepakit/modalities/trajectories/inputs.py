@@ -17,6 +17,7 @@ from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.steps import as_tensor, finite
 from jepakit.modalities.trajectories.data import TrajectoryData, TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.trajectories.episodes import holds_trajectories
 from jepakit.modalities.trajectories.statistics import scales
 
 
@@ -125,5 +126,6 @@ class TrajectoryInputs(Inputs):
 
 
 TRAJECTORIES = Modality(
-    "trajectories", TrajectoryDataConfig, TrajectoryInputs, open_trajectories, TrajectoryInputs.of
-)
+    "trajectories", TrajectoryDataConfig, TrajectoryInputs, open_trajectories, TrajectoryInputs.of, holds=holds_trajectories,
+    inspect="jepakit.modalities.trajectories.inspection:inspect",
+)  # fmt: skip

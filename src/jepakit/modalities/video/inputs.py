@@ -18,6 +18,7 @@ from jepakit.modalities.steps import picture
 from jepakit.modalities.video.collection import VideoDataConfig
 from jepakit.modalities.video.data import VideoData, open_videos
 from jepakit.modalities.video.samples import pixels_of
+from jepakit.modalities.video.sources import holds_videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,4 +131,7 @@ def _cut(clip: Tensor, size: tuple[int, int]) -> Float[Tensor, "frames channels 
     return center_view(unit(clip), torch.tensor(clip.shape[2:]).expand(len(clip), 2), size)
 
 
-VIDEO = Modality("video", VideoDataConfig, VideoInputs, open_videos, VideoInputs.of)
+VIDEO = Modality(
+    "video", VideoDataConfig, VideoInputs, open_videos, VideoInputs.of, holds=holds_videos,
+    inspect="jepakit.modalities.video.inspection:inspect", pictures="jepakit.modalities.video.pictures:look_at",
+)  # fmt: skip
