@@ -23,7 +23,7 @@ from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.data import ImageData, open_images
 from jepakit.modalities.images.decoding import cover_size, loaded_size
 from jepakit.modalities.images.inputs import ImageInputs
-from jepakit.modalities.images.inspection import inspect_images, render_inspection
+from jepakit.modalities.images.inspection import inspect_images
 from tests.robustness.mutations import mutations, replaced
 from tests.robustness.oracle import outcome, refusal
 
