@@ -14,9 +14,11 @@ from jepakit.core.system import shuffled
 from jepakit.core.targets import make_target
 from jepakit.errors import UserError
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
+from jepakit.nn.coordinates import CoordinatesConfig
 from jepakit.nn.mlp import projection_head
+from jepakit.nn.positions import grid_positions
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
-from jepakit.nn.tokens import Ids
+from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.randomness import Draws
 
@@ -484,3 +486,53 @@ def test_with_ids_of_their_own_a_pair_asks_for_the_partners_targets():
         torch.testing.assert_close(energy[i].item(), sum(per_token) / len(per_token), **EXACT)
     matching = torch.arange(5)
     torch.testing.assert_close(build(own_ids=True).energy(batch, matching), build().energy(batch, matching))
+
+
+@pytest.mark.parametrize("sees", ["all", "asked"])
+def test_the_predictor_is_told_the_positions_of_all_tokens(sees):
+    """Those of the targets, where these are of all tokens; the batch's go before."""
+    system, batch, told = build(target_sees=sees), draw(contexts=2), []
+    system.predictor.register_forward_pre_hook(lambda _, args, options: told.append(options["positions"]), with_kwargs=True)
+    system.step(batch)
+    if sees == "all":
+        assert torch.equal(told[-1], system.target(batch["inputs"]).positions)
+    else:
+        assert told[-1] is None
+    turned = grid_positions(GRID).flip(0).expand(5, -1, -1)
+    moved = system.step({**batch, "positions": turned})
+    assert told[-1] is turned
+    assert (moved["loss"] - system.step(batch)["loss"]).abs() > 1e-3
+
+
+@torch.no_grad()
+def test_with_ids_of_their_own_a_pair_asks_at_the_partners_coordinates():
+    coordinates, partners = CoordinatesConfig(axes=3, unit=2.0), shuffled(5)
+    batch = {**draw(), "positions": torch.randn(5, 24, 3, generator=torch.Generator().manual_seed(4))}
+
+    class Placed(VisionTransformer):
+        """Tokens at the coordinates of the batch, which come with the images."""
+
+        def forward(self, images, keep=None, levels=None):
+            tokens = super().forward(images["pixels"], keep, levels)
+            places = images["places"] if keep is None else keep.gather(images["places"])
+            return Tokens(tokens.values, places, tokens.lengths)
+
+    torch.manual_seed(0)
+    encoder = Placed(ViTConfig(image_size=(16, 24), patch_size=4, channels=1, dim=16, depth=1, heads=2))
+    predictor = MaskedPredictor(PredictorConfig(dim=12, depth=1, heads=3), 16, (), coordinates=coordinates)
+    system = Masked(encoder, predictor, make_target("ema", encoder), Energy(), own_ids=True)
+    inputs = {"pixels": batch["inputs"], "places": batch["positions"]}
+    told = {**batch, "inputs": inputs}
+    untold = {name: part for name, part in told.items() if name != "positions"}  # the targets are at the same places
+    energy = system.energy(told, partners)
+    torch.testing.assert_close(system.energy(untold, partners), energy, rtol=0, atol=0)
+    torch.testing.assert_close(system.step(untold)["loss"], system.step(told)["loss"], rtol=0, atol=0)
+    for i, partner in enumerate(partners.tolist()):
+        ours, theirs = ({name: part[[row]] for name, part in inputs.items()} for row in (i, partner))
+        seen = encoder(ours, keep=Ids(batch["context"][i, :, : batch["context_lengths"][i, 0]]))
+        targets, per_token = F.layer_norm(system.target(theirs).values, (16,)), []
+        for block, count in zip(batch["targets"][partner], batch["target_lengths"][partner], strict=True):
+            ids = Ids(block[None, :count])
+            predictions = predictor(seen, ids, positions=theirs["places"])
+            per_token += system.measure(predictions, ids.gather(targets))[0].tolist()
+        torch.testing.assert_close(energy[i].item(), sum(per_token) / len(per_token), **EXACT)

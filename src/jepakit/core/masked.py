@@ -59,14 +59,16 @@ class Masked(System):
 
     Batch: `inputs [batch, ...]` (a tensor or a dict of them), `context [batch, contexts, kept]`, its `context_lengths [batch,
     contexts]`, `targets [batch, blocks, predicted]`, its `target_lengths [batch, blocks]` (or `[batch, contexts, blocks,
-    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor and, in the shape
-    of `targets`, the `target_parts` to predict in parallel; `step`, and for a ramp `progress`. With named streams, one such
-    batch for each name, and the numbers of no dimension beside them.
+    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor, the `positions
+    [batch, tokens, axes]` of all tokens (where they are not those of the target's) and, in the shape of `targets`, the
+    `target_parts` to predict in parallel; `step`, and for a ramp `progress`. With named streams, one such batch for each
+    name, and the numbers of no dimension beside them.
 
     Args:
         encoder, predictor: `encoder(inputs, keep) -> Tokens`, where neighbouring rows of `keep` may be of one sample (see
-            `Ids.gather`), `predictor(context, queries) -> predictions`; with a loss on visible tokens
-            `predictor(context, queries, visible=True) -> predictions, predictions at the context`.
+            `Ids.gather`), `predictor(context, queries, positions=...) -> predictions`, told the positions of all tokens
+            (None where only the batch could tell them and does not); with a loss on visible tokens
+            `predictor(..., visible=True) -> predictions, predictions at the context`.
         target: where the targets come from.
         target_sees: "all" tokens, or only those "asked" for, each block by itself (Graph-JEPA; for audio arXiv 2405.08679).
         own_ids: True where a number names another token in every sample (the parts of a graph), so that the energy with a
@@ -134,7 +136,7 @@ class Masked(System):
             context, targets = self._contexts(b), self._targets(b)
             visible = None if stream.visible is None else b.visible()
             seen = None if visible is None else visible.gather(targets.values)
-            energy, at_visible = self._energies(b, context, self._asked(b, targets), seen)
+            energy, at_visible = self._energies(b, context, targets, seen)
             terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
             losses.append(stream.weight * terms[f"{name}prediction"])
             if stream.visible is not None and visible is not None:
@@ -182,31 +184,38 @@ class Masked(System):
         return targets.values if self.target_sees == "asked" else b.targets.gather(targets.values)
 
     def _energies(
-        self, b: MaskedBatch, context: Tokens, asked: Tensor, seen: Tensor | None = None
+        self, b: MaskedBatch, context: Tokens, targets: Tokens, seen: Tensor | None = None
     ) -> tuple[Float[Tensor, "rows predicted"], Any]:
         """Energy of every token asked for (with a latent z that of its block), and of every visible one where `seen`, their
         targets, is given."""
+        asked, positions = self._asked(b, targets), self._positions(b, targets)
         if isinstance(self.measure, Energy):
-            predictions, at_visible = self._predict(b, context, seen is not None)
+            predictions, at_visible = self._predict(b, context, positions, seen is not None)
             return self.measure(predictions, asked), None if seen is None else self.measure(at_visible, seen)
 
         def predict(values: Tensor, z: Tensor | None) -> Tensor:
-            return self._predict(replace(b, condition=z), replace(context, values=values), False)[0]
+            return self._predict(replace(b, condition=z), replace(context, values=values), positions, False)[0]
 
         energy = self.measure.energy(predict, context.values, asked, b.targets.valid)
         return energy[:, None].expand(b.targets.valid.shape), None
 
-    def _predict(self, b: MaskedBatch, context: Tokens, visible: bool) -> tuple[Tensor, Any]:
+    def _positions(self, b: MaskedBatch, targets: Tokens) -> Tensor | None:
+        """Positions of all tokens: the batch's, or those of the targets where these are of all tokens."""
+        return targets.positions if b.positions is None and self.target_sees == "all" else b.positions
+
+    def _predict(
+        self, b: MaskedBatch, context: Tokens, positions: Tensor | None, visible: bool
+    ) -> tuple[Tensor, Any]:
         """Every block from its context: blocks do not see each other. `[batch * contexts * blocks, ...]`"""
         lengths = None if context.lengths is None else b.each_block(context.lengths)
         repeated = Tokens(b.each_block(context.values), b.each_block(context.positions), lengths)
-        asked = {name: x for name, x in (("condition", b.condition), ("parts", b.parts)) if x is not None}
+        options: dict[str, Any] = {name: x for name, x in (("condition", b.condition), ("parts", b.parts)) if x is not None}
         if self.mask_tokens > 1:
             kinds = torch.arange(b.contexts, device=context.values.device) % self.mask_tokens
-            asked["kind"] = kinds.repeat_interleave(b.blocks).repeat(len(repeated.values) // (b.contexts * b.blocks))
+            options["kind"] = kinds.repeat_interleave(b.blocks).repeat(len(repeated.values) // (b.contexts * b.blocks))
         if visible:
-            return self.predictor(repeated, b.targets, visible=True, **asked)
-        return self.predictor(repeated, b.targets, **asked), None
+            return self.predictor(repeated, b.targets, positions=positions, visible=True, **options)
+        return self.predictor(repeated, b.targets, positions=positions, **options), None
 
     def _project(self, pooled: Tensor) -> Tensor:
         return pooled if self.projector is None else self.projector(pooled)
@@ -248,10 +257,10 @@ class Masked(System):
         With `own_ids` at the partner's hidden positions instead. A sample of which nothing is asked has energy 0.
         """
         part = self._main(batch)
-        moved = ("inputs", "targets", "target_lengths", "condition") if self.own_ids else ("inputs",)
+        moved = ("inputs", "targets", "target_lengths", "condition", "positions") if self.own_ids else ("inputs",)
         theirs = {name: map_tensors(lambda x: x[partners], part[name]) for name in moved if name in part}
         b, other = MaskedBatch.read(part), MaskedBatch.read({**part, **theirs})
-        energy, _ = self._energies(other, self._contexts(b), self._asked(other, self._targets(other)))
+        energy, _ = self._energies(other, self._contexts(b), self._targets(other))
         valid = other.targets.valid
         rows = {"r": b.contexts * b.blocks}
         energy, valid = (rearrange(x, "(b r) k -> b (r k)", **rows) for x in (torch.where(valid, energy, 0), valid))

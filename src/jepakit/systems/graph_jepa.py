@@ -160,11 +160,11 @@ class HyperbolicPredictor(nn.Module):
         self._encoder = (encoder,)  # its `walk` is used here and lies there
 
     def forward(
-        self, context: Tokens, queries: Ids, condition: Float[Tensor, "batch parts walk"]
+        self, context: Tokens, queries: Ids, positions: Float[Tensor, "samples parts walk"]
     ) -> Float[Tensor, "batch count 2"]:
-        """condition: the walk encodings of all parts of the graph."""
+        """positions: the walk encodings of all parts of the graph."""
         walk = self._encoder[0].network.walk
-        return self.mlp(context.mean()[:, None] + walk(queries.gather(condition).to(walk.weight.dtype)))
+        return self.mlp(context.mean()[:, None] + walk(queries.gather(positions).to(walk.weight.dtype)))
 
 
 @dataclass(frozen=True)
@@ -200,6 +200,6 @@ class GraphCollator:
             "context_lengths": torch.ones(len(samples), self.views, dtype=torch.long),
             "targets": torch.from_numpy(targets),
             "target_lengths": asked[:, None, None].expand(-1, self.views, 1).contiguous(),
-            "condition": inputs["walks"],
+            "positions": inputs["walks"],
             **sample_facts(samples),
         }
