@@ -111,10 +111,6 @@ class GraphJEPA(Masked):
         )
         self.config, self.inputs = config, inputs
 
-    def encode(self, inputs: dict[str, Tensor], keep: Ids | None = None) -> Tokens:
-        """Embeddings of the parts, not their points."""
-        return self.target.encoder(inputs, keep=keep)
-
     def collator(self, seed: int, views: int | None = None) -> GraphCollator:
         return GraphCollator(self.inputs, self.config.targets, self.config.drop_edges, seed, views or 1)
 
