@@ -21,7 +21,7 @@ import torch
 from seeds import arguments, run, spread, verdict
 from sklearn.metrics import roc_auc_score
 
-from jepakit.core.masked import VisibleLoss
+from jepakit.core.terms import VisibleTerm
 from jepakit.evaluation.continuation import continuation_rows
 from jepakit.evaluation.ridge import fit_ridges
 from jepakit.interop.load import teacher_of
@@ -65,7 +65,7 @@ CHANGES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     },
     "average": {"v-jepa-no-average": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": 0.0, "ema_end": 0.0})},
     "dense": {
-        "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleLoss(weight=0.0)}),
+        "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleTerm(weight=0.0)}),
         "v-jepa-2.1-one-level": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "levels": 1}),
     },
     "plain": {system: (system, {**CLIPS, **SHORTER}) for system in ("v-jepa-2", "v-jepa-2.1")},

@@ -107,10 +107,6 @@ class GraphJEPA(Masked):
         )
         self.config, self.inputs = config, inputs
 
-    def encode(self, inputs: dict[str, Tensor], keep: Ids | None = None) -> Tokens:
-        """Embeddings of the parts, not their points."""
-        return self.target.encoder(inputs, keep=keep)
-
     def collator(self, seed: int, views: int | None = None) -> GraphCollator:
         return GraphCollator(self.inputs, self.config.targets, self.config.drop_edges, seed, views or 1)
 
@@ -156,11 +152,11 @@ class HyperbolicPredictor(nn.Module):
         self._encoder = (encoder,)  # its `walk` is used here and lies there
 
     def forward(
-        self, context: Tokens, queries: Ids, condition: Float[Tensor, "batch parts walk"]
+        self, context: Tokens, queries: Ids, positions: Float[Tensor, "samples parts walk"]
     ) -> Float[Tensor, "batch count 2"]:
-        """condition: the walk encodings of all parts of the graph."""
+        """positions: the walk encodings of all parts of the graph."""
         walk = self._encoder[0].network.walk
-        return self.mlp(context.mean()[:, None] + walk(queries.gather(condition).to(walk.weight.dtype)))
+        return self.mlp(context.mean()[:, None] + walk(queries.gather(positions).to(walk.weight.dtype)))
 
 
 @dataclass(frozen=True)
@@ -196,6 +192,6 @@ class GraphCollator:
             "context_lengths": torch.ones(len(samples), self.views, dtype=torch.long),
             "targets": torch.from_numpy(targets),
             "target_lengths": asked[:, None, None].expand(-1, self.views, 1).contiguous(),
-            "condition": inputs["walks"],
+            "positions": inputs["walks"],
             **sample_facts(samples),
         }

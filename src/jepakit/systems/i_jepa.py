@@ -27,6 +27,7 @@ from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
 from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import make_target
+from jepakit.core.terms import AlignmentTerm, AntiCollapseTerm, Term
 from jepakit.errors import UserError, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
 from jepakit.modalities.images.data import in_pieces, stack_images
@@ -95,15 +96,16 @@ class IJEPA(Masked):
         width = vit.dim if teacher is None else teacher.width_on(vit.grid)
         predictor = PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth)
         anti_collapse = chosen_anticollapse(config, seed)
+        terms: list[Term] = [] if anti_collapse is None else [AntiCollapseTerm(anti_collapse)]
+        terms += [AlignmentTerm(weight=config.invariance)] if config.invariance > 0 else []
         super().__init__(
             encoder,
             MaskedPredictor(predictor, vit.dim, vit.grid, width),
             make_target(config.target, encoder, teacher),
             config.energy,
             target_norm=config.target_norm,
-            anti_collapse=anti_collapse,
-            projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if anti_collapse else None,
-            invariance=config.invariance,
+            terms=terms,
+            projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if terms else None,
             momentum=config.momentum if config.target == "ema" else None,
         )
         self.config, self.inputs, self.grid = config, inputs, vit.grid

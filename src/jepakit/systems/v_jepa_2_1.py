@@ -38,9 +38,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from jepakit.core.energies import Energy
-from jepakit.core.masked import Masked, Stream, VisibleLoss
+from jepakit.core.masked import Masked, Stream
 from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import EMATarget, FrozenTarget
+from jepakit.core.terms import VisibleTerm
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.modality import Modality
@@ -73,7 +74,7 @@ class VJEPA21Config(SizeOptions, EMAOptions):
     """Blocks of the predictor. Default: the size's."""
     masks: TubeConfig = field(default_factory=TubeConfig)
     augment: ClipAugmentation = field(default_factory=ClipAugmentation)
-    visible: VisibleLoss = field(default_factory=VisibleLoss)
+    visible: VisibleTerm = field(default_factory=VisibleTerm)
     image_visible: float = 0.7
     """visible.weight for still pictures, with the same ramp."""
     image_weight: float = 1.0
@@ -122,7 +123,7 @@ class VJEPA21(Masked):
             shape.grid,
             None if teacher is None else teacher.width_on(shape.grid),
             embed_hidden=shape.dim,
-            visible=any(stream.visible is not None for stream in streams.values()),
+            visible=any(stream.reads_visible for stream in streams.values()),
             condition_dim=len(STREAMS) if inputs.stills else None,  # a learnable embedding of the modality
             rotation=shape.rotation,
             stretch=shape.stretch,
@@ -135,7 +136,7 @@ class VJEPA21(Masked):
             config.energy,
             levels=None if teacher else shape.levels_at,
             streams=streams if inputs.stills else None,
-            visible=None if inputs.stills else streams["video"].visible,
+            terms=() if inputs.stills else streams["video"].terms,
             mask_tokens=kinds,
             momentum=None if teacher else config.momentum,
         )
@@ -145,11 +146,11 @@ class VJEPA21(Masked):
     @staticmethod
     def _streams(config: VJEPA21Config, stills: bool) -> dict[str, Stream]:
         weights = {"video": config.visible.weight, "image": config.image_visible}
-        visible = {
-            name: replace(config.visible, weight=weight) if weight > 0 else None for name, weight in weights.items()
+        terms = {
+            name: (replace(config.visible, weight=weight),) if weight > 0 else () for name, weight in weights.items()
         }
-        streams = {"video": Stream(visible=visible["video"])}
-        return {**streams, "image": Stream(weight=config.image_weight, visible=visible["image"])} if stills else streams
+        streams = {"video": Stream(terms=terms["video"])}
+        return {**streams, "image": Stream(weight=config.image_weight, terms=terms["image"])} if stills else streams
 
     @staticmethod
     def peak_lr(config: VJEPA21Config) -> float:
