@@ -28,9 +28,6 @@ CONFIG = "config"  # a run's full config: its section classes are imported when 
 EXCEPTIONS = {
     ("jepakit.verbs.planning", "jepakit.systems.h_jepa"),
     ("jepakit.streaming.memory", "jepakit.systems.llm_jepa"),
-    ("jepakit.evaluation.continuation", "jepakit.modalities.video.bouncing_digits"),
-    ("jepakit.evaluation.continuation", "jepakit.modalities.video.samples"),
-    ("jepakit.evaluation.flow_error", "jepakit.modalities.video.moving_photographs"),
 }
 LATE = {"jepakit.cli", "jepakit.commands", "jepakit.config", "jepakit.core.anticollapse.characteristic"}
 

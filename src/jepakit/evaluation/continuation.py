@@ -9,7 +9,7 @@ of habit with tubes; `masks.future` teaches it.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +22,7 @@ from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.intervals import wilson
 from jepakit.evaluation.rows import Row
-from jepakit.modalities.video.bouncing_digits import BouncingDigits, Event
-from jepakit.modalities.video.samples import pixels_of
+from jepakit.modalities.modality import ClipSamples
 
 CONTINUATION = "continuation"  # the evaluator's name
 
@@ -85,31 +84,28 @@ def _energies(system: Masked, batch: dict[str, Any], grid: tuple[int, int, int],
 
 
 def continuation_rows(
-    system: System, clips: Any, features: str = "encoder", device: torch.device | None = None
+    system: System, clips: ClipSamples, features: str = "encoder", device: torch.device | None = None
 ) -> list[Row]:
     """How often a system's energy of a clip's second half is below that of a wrong one: the half of another clip, the first
     half's last frame held; of bouncing digits also of those that vanish and that leap to another place.
 
-    clips: a held-out `ClipDataset`; `features` names the system in the table.
+    clips: held-out ones; `features` names the system in the table.
     """
     _, grid = _of_clips(system)
     seen = grid[0] // 2
     samples = [clips[i] for i in range(len(clips))]
     at = seen * (len(clips.frames) // grid[0])
-    pixels = torch.stack([pixels_of(sample) for sample in samples])
+    pixels = torch.stack([clips.pixels(index) for index in range(len(clips))])
     wrong = {
         "another clip's": torch.cat([pixels[:, :at], pixels.roll(1, 0)[:, at:]], dim=1),
         "nothing moves": torch.cat([pixels[:, :at], pixels[:, at - 1 : at].expand_as(pixels[:, at:])], dim=1),
     }
-    if isinstance(clips.clips, BouncingDigits):
-        first = int(clips.frames[at])
-        for event in get_args(Event):
-            read = [clips.clips.read(sample["id"], event=(event, first))[clips.frames] for sample in samples]
-            wrong[event] = torch.from_numpy(np.stack(read))
+    events = [clips.impossible(index, at) for index in range(len(clips))]
+    wrong |= {event: torch.stack([clip[event] for clip in events]) for event in events[0]}
     true = continuation_energy(system, samples, seen, device)
     rows = []
     for name, changed in wrong.items():
-        shown = [{**sample, "clip": clip} for sample, clip in zip(samples, changed, strict=True)]
+        shown = [clips.show(index, clip) for index, clip in enumerate(changed)]
         rows.append(continuation_row(name, true, continuation_energy(system, shown, seen, device), features))
     return rows
 
