@@ -82,7 +82,7 @@ class System(nn.Module):
     def flow(
         self, first: Float[Tensor, "batch channels height width"], second: Tensor
     ) -> Float[Tensor, "batch 2 height width"]:
-        """Motion from one prepared frame to the next, in pixels to the right and down. Only asked where `finds_flow` is True."""
+        """Motion from one prepared frame to the next, in pixels right and down. Only asked where `finds_flow` is True."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:

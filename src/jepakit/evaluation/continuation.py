@@ -8,6 +8,7 @@ of habit with tubes; `masks.future` teaches it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,10 +22,14 @@ from jepakit.core.masked import Masked
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.intervals import wilson
+from jepakit.evaluation.metrics import Metric
 from jepakit.evaluation.rows import Row
 from jepakit.modalities.modality import ClipSamples
 
 CONTINUATION = "continuation"  # the evaluator's name
+TOLD_APART = Metric(
+    "pairs told apart", lambda below, _, weights: weights @ below / weights.sum(axis=1), "Pairs told apart"
+)
 
 
 @torch.no_grad()
@@ -55,15 +60,22 @@ def continuation_energy(
     return torch.cat(steps).double().cpu().numpy()
 
 
+def grid_of_clips(system: System) -> tuple[int, int, int] | None:
+    """The grid of a clip's tokens (times, rows, columns); None of systems that cannot be asked for continuations."""
+    grid: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
+    return (grid[0], grid[1], grid[2]) if isinstance(system, Masked) and len(grid) == 3 and grid[0] > 1 else None
+
+
 def _of_clips(system: System) -> tuple[Masked, tuple[int, int, int]]:
     """The system, and the grid of a clip's tokens."""
-    grid: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
-    if not isinstance(system, Masked) or len(grid) != 3 or grid[0] < 2:
+    grid = grid_of_clips(system)
+    if grid is None or not isinstance(system, Masked):
+        tokens: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
         raise UserError(
             "continuations are of masked systems of clips (v-jepa, v-jepa-2, v-jepa-2.1), of two time steps or more; "
-            f"{type(system).__name__} with tokens of {' x '.join(map(str, grid)) or 'another kind'} is none."
+            f"{type(system).__name__} with tokens of {' x '.join(map(str, tokens)) or 'another kind'} is none."
         )
-    return system, (grid[0], grid[1], grid[2])
+    return system, grid
 
 
 def _energies(system: Masked, batch: dict[str, Any], grid: tuple[int, int, int], seen: int) -> Tensor:
@@ -123,15 +135,7 @@ def continuation_row(
     if not len(true) or true.shape != wrong.shape or not np.isfinite([true, wrong]).all():
         raise UserError(f"continuation: needs a finite energy of each clip, true and wrong; got {len(true)} and {len(wrong)}.")
     below = np.sign(wrong - true) / 2 + 0.5
-    interval = wilson(int(np.floor(below.sum())), len(below))
     area = float((np.sign(wrong[:, None] - true[None]) / 2 + 0.5).mean())
-    return Row(
-        features=features,
-        evaluator=f"continuation: {name}",
-        metric="pairs told apart",
-        value=float(below.mean()),
-        low=interval.low,
-        high=interval.high,
-        interval=interval.how,
-        detail={"auc": area, "clips": len(below), "energy": float(true.mean()), "energy_wrong": float(wrong.mean())},
-    )
+    detail = {"auc": area, "clips": len(below), "energy": float(true.mean()), "energy_wrong": float(wrong.mean())}
+    interval = dataclasses.replace(wilson(int(np.floor(below.sum())), len(below)), value=float(below.mean()))
+    return Row.of(features, f"{CONTINUATION}: {name}", TOLD_APART, interval, detail)

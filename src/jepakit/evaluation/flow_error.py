@@ -81,12 +81,7 @@ def flow_rows(flows: Mapping[str, Flow], inputs: Any, dataset: Any, seed: int = 
         if name != ours:
             apart = paired_difference(metric, errors[ours], found, target, seed=seed)
             detail["difference"] = difference_detail(ours, name, apart)
-        rows.append(
-            Row(
-                features=name, evaluator=FLOW, metric=metric.name, value=interval.value, low=interval.low, high=interval.high,
-                interval=interval.how, detail=detail,
-            )
-        )  # fmt: skip
+        rows.append(Row.of(name, FLOW, metric, interval, detail))
     return rows
 
 

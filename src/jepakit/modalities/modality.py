@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
 from jepakit.core.batch import map_tensors
@@ -151,6 +151,7 @@ class Inputs:
 
     modality: ClassVar[str] = ""  # the name of the modality whose inputs these are
     plain_name: ClassVar[str]
+    has_maps: ClassVar[bool] = False  # whether samples are pictures or clips, of whose pixels maps of labels can tell
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:
         """Samples as the encoder's input, without chance: a tensor or a dict of tensors, batch first."""
@@ -158,6 +159,10 @@ class Inputs:
 
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The field's plain features of the samples, the baseline `plain_name` of every evaluation."""
+        raise NotImplementedError
+
+    def map_view(self, labels: Num[np.ndarray, "*frames h w"]) -> Num[np.ndarray, "*frames height width"]:
+        """A map of labels with the crop and the size that the pictures get, its labels unmixed. Only asked where `has_maps`."""
         raise NotImplementedError
 
     def windows(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
