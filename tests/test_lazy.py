@@ -27,10 +27,7 @@ FREE_OF_MODALITY = {"core": {"core", "nn", "masks"}, "masks": {"masks", "nn"}, "
 EVALUATED = ("jepakit.modalities.modality", "jepakit.modalities.files.")
 CONFIG = "config"  # a run's full config: its section classes are imported when they are asked for
 # Arrows that break the law, until the contracts say what these modules ask of a class.
-EXCEPTIONS = {
-    ("jepakit.verbs.planning", "jepakit.systems.h_jepa"),
-    ("jepakit.streaming.memory", "jepakit.systems.llm_jepa"),
-}
+EXCEPTIONS: set[tuple[str, str]] = set()
 LATE = {"jepakit.cli", "jepakit.commands", "jepakit.config", "jepakit.core.anticollapse.characteristic"}
 
 

@@ -1,7 +1,7 @@
 """`evaluation.json`: what was measured, question by question.
 
-In format 2 every row says what its evaluator and metric are called and whether higher is better. Rows of format 1, which stay as
-they were written beside newer ones, are read as if they did.
+In format 2 every row says what its evaluator and metric are called and whether higher is better. Rows of format 1 stay in the
+file as they were written, and are read as if they did.
 """
 
 from __future__ import annotations

@@ -62,6 +62,14 @@ class GraphInputs(Inputs):
         """The graphs as the encoder's input, without chance."""
         return self.stack([sample["graph"] for sample in samples], [self.cut(sample["graph"]) for sample in samples])
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One graph."""
+        if not isinstance(step, Graph):
+            raise UserError(
+                f"A step of this stream is a Graph, got {type(step).__name__}. Give graphs as a data set holds them."
+            )
+        return {"graph": step}
+
     def cut(self, graph: Graph, draw: np.random.Generator | None = None, drop: float = 0.0) -> Cut:
         """A graph in its parts: the same always, or drawn."""
         return cut_graph(graph, self.parts, self.partition, draw, drop)
