@@ -123,6 +123,7 @@ EVALUATORS = {
         "jepakit.evaluation.evaluators.continuation:Continuation", "whether what came next has less energy than what did not"
     ),
     "flow": Entry("jepakit.evaluation.evaluators.flow:FlowError", "end-point error of the motion that mc-jepa finds"),
+    "alignment": Entry("jepakit.evaluation.evaluators.alignment:Alignment", "how near views lie and how evenly samples spread"),
     "world": Entry(
         "jepakit.evaluation.evaluators.world:WorldEvaluator", "rollout error, states and surprise, of every world model"
     ),
