@@ -57,13 +57,13 @@ CHANGES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "v-jepa-released": ("v-jepa", {**CLIPS, "masks": TubeConfig()}),
     },
     "schedule": {
-        "v-jepa-constant": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.99, 0.99), "schedule": "constant"}),
+        "v-jepa-constant": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": 0.99, "ema_end": 0.99, "schedule": "constant"}),
     },
     "longer": {
         "v-jepa-longer": ("v-jepa", {**CLIPS, "masks": MASKS, "steps": 2000}),
         "i-jepa-frames-longer": ("i-jepa", {**FRAMES, "masks": EASY, "steps": 2000}),
     },
-    "average": {"v-jepa-no-average": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.0, 0.0)})},
+    "average": {"v-jepa-no-average": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": 0.0, "ema_end": 0.0})},
     "dense": {
         "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleTerm(weight=0.0)}),
         "v-jepa-2.1-one-level": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "levels": 1}),

@@ -26,8 +26,6 @@ FREE_OF_MODALITY = {"core": {"core", "nn", "masks"}, "masks": {"masks", "nn"}, "
 CONFIG = "config"  # a run's full config: its section classes are imported when they are asked for
 # Arrows that break the law, until the contracts say what these modules ask of a class.
 EXCEPTIONS = {
-    ("jepakit.verbs.planning", "jepakit.systems.h_jepa"),
-    ("jepakit.streaming.memory", "jepakit.systems.llm_jepa"),
     ("jepakit.evaluation.continuation", "jepakit.modalities.video.bouncing_digits"),
     ("jepakit.evaluation.continuation", "jepakit.modalities.video.samples"),
     ("jepakit.evaluation.flow_error", "jepakit.modalities.video.moving_photographs"),

@@ -10,10 +10,10 @@ from jepakit.errors import UserError
 from jepakit.nn.convnet import ConvNetConfig
 from jepakit.nn.predictor import PredictorConfig
 from jepakit.nn.vit import ViTConfig
-from jepakit.registry import MODALITIES, SIZES, SYSTEMS, TUNED, load_named, load_system, register
+from jepakit.registry import SIZES, SYSTEMS, TABLES, load_named, load_system, register
 from jepakit.verbs.listing import KINDS, list_names
 
-PLACES = {**{name: entry.place for table in (SYSTEMS, TUNED) for name, entry in table.items()}, **MODALITIES}
+PLACES = {f"{kind} {name}": entry.place for kind, table in TABLES.items() for name, entry in table.items()}
 
 
 @pytest.mark.parametrize("name", PLACES)
@@ -22,8 +22,8 @@ def test_every_place_exists(name):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_option_names_are_unique_across_the_sections_of_a_run(system):
-    """Options are given without their section: a name that stood twice would be ambiguous."""
+def test_option_names_of_ours_are_unique_across_the_sections_of_a_run(system):
+    """Options are given without their section: one that stands twice needs it (`--data.limit`)."""
     names = [field.name for kind in section_types(system).values() for field in dataclasses.fields(kind)]
     assert len(names) == len(set(names))
     # What the verb itself takes beside them.
@@ -73,12 +73,12 @@ def test_a_wrong_name_gets_the_nearest():
 
 
 @pytest.fixture
-def own_systems(monkeypatch):
-    """Systems of a copy of the registry, which the test may add to."""
-    from jepakit import registry
-
-    monkeypatch.setattr(registry, "SYSTEMS", dict(registry.SYSTEMS))
-    return registry.SYSTEMS
+def own_systems():
+    """The table of systems, as it was again afterwards."""
+    before = dict(SYSTEMS)
+    yield SYSTEMS
+    SYSTEMS.clear()
+    SYSTEMS.update(before)
 
 
 OUTSIDE = """

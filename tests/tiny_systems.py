@@ -123,11 +123,14 @@ def tiny_trainer(name: str, path: Path, **options: Any) -> Trainer:
         data = open_data(config)
         decided = decide(config, data)
         folder = RunFolder(path)
+        teacher = teacher_of(decided, folder)
         if rank() == 0 and not folder.config.exists():
             folder.create()
             write_config(folder.config, decided)
+            if teacher is not None:
+                teacher.save_pretrained(folder.path / teacher.option)
         wait_for_all()
-        return build_trainer(decided, folder, data, prepare_system(decided, device, teacher_of(decided, folder)), device)
+        return build_trainer(decided, folder, data, prepare_system(decided, device, teacher), device)
 
 
 def words_of(name: str, out: Path, **options: Any) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from jepakit.errors import UserError, check_choice
 
@@ -53,12 +53,8 @@ SYSTEMS = {
     ),
 }
 
-# What `jepakit finetune` writes into a run's config: no JEPA, and trained by no other verb. One for each modality.
-TUNED = {
-    "finetuned-images": Entry("jepakit.training.finetuning:FineTunedImages", "an encoder of images, tuned on labels"),
-    "finetuned-video": Entry("jepakit.training.finetuning:FineTunedVideo", "an encoder of clips, tuned on labels"),
-    "finetuned-graphs": Entry("jepakit.training.finetuning:FineTunedGraphs", "an encoder of graphs, tuned on labels"),
-}
+# What `jepakit finetune` writes into a run's config: this and the name of a modality. No JEPA, and trained by no other verb.
+TUNED = "finetuned-"
 
 DATASETS = {
     "digits": "1,797 grey 8 x 8 digits, 10 classes, shipped with scikit-learn",
@@ -89,13 +85,22 @@ DATASETS = {
     "FOLDER with NAME_A.txt": "your graphs in the TU text layout",
 }
 
-# The modality of a system is its class's; an exported encoder, which has no system, says its modality's name.
+# The modality of a system is its class's; what has no system (an exported encoder, data to look at) says its modality's name.
 MODALITIES = {
-    "images": "jepakit.modalities.images.inputs:IMAGES",
-    "video": "jepakit.modalities.video.inputs:VIDEO",
-    "graphs": "jepakit.modalities.graphs.inputs:GRAPHS",
-    "texts": "jepakit.modalities.texts.inputs:TEXTS",
-    "trajectories": "jepakit.modalities.trajectories.inputs:TRAJECTORIES",
+    "images": Entry("jepakit.modalities.images.inputs:IMAGES", "pictures"),
+    "video": Entry("jepakit.modalities.video.inputs:VIDEO", "clips, and still pictures beside them"),
+    "graphs": Entry("jepakit.modalities.graphs.inputs:GRAPHS", "graphs, cut into parts"),
+    "texts": Entry("jepakit.modalities.texts.inputs:TEXTS", "pairs of texts"),
+    "trajectories": Entry("jepakit.modalities.trajectories.inputs:TRAJECTORIES", "windows of observations and actions"),
+}
+
+# Encoders that can be exported by themselves: what `config.json` calls their class, which has its config's as `Config`.
+ENCODERS = {
+    "vit": Entry("jepakit.nn.vit:VisionTransformer", "a transformer over patches of a picture"),
+    "convnet": Entry("jepakit.nn.convnet:ConvNet", "a convolutional network"),
+    "video": Entry("jepakit.nn.video_transformer:VideoTransformer", "a transformer over tubelets of a clip"),
+    "frames": Entry("jepakit.nn.frame_encoder:FrameEncoder", "a convolutional network over the frames of a clip"),
+    "graph": Entry("jepakit.nn.graph_network:GraphEncoder", "a graph network and a transformer over parts"),
 }
 
 EVALUATORS = {
@@ -124,6 +129,11 @@ SIZES: dict[str, dict[str, tuple]] = {
 }
 
 
+Kind = Literal["system", "modality", "encoder"]
+TABLES: dict[Kind, dict[str, Entry]] = {"system": SYSTEMS, "modality": MODALITIES, "encoder": ENCODERS}
+GROUPS: dict[Kind, str] = {"system": "jepakit.systems", "modality": "jepakit.modalities", "encoder": "jepakit.encoders"}
+
+
 def load_named(place: str) -> Any:
     """What stands at `module:attribute`."""
     module, attribute = place.split(":")
@@ -132,40 +142,77 @@ def load_named(place: str) -> Any:
 
 def load_system(name: str) -> Any:
     """The class of the system with this name. Errors: an unknown name, with the nearest one."""
-    if name in TUNED:
-        return load_named(TUNED[name].place)
-    if name not in SYSTEMS:
-        find_installed()
-    check_choice("system", name, SYSTEMS)
-    return load_named(SYSTEMS[name].place)
+    if is_tuned(name):
+        return load_named("jepakit.training.finetuning:tuned_system")(name.removeprefix(TUNED))
+    return _load("system", name)
 
 
-def name_of(system: type) -> str:
-    """Return the name that a system's class is registered by; "" if it is not."""
-    place = f"{system.__module__}:{system.__qualname__}"
-    return next((name for name, entry in SYSTEMS.items() if entry.place == place), "")
+def load_modality(name: str) -> Any:
+    """The modality with this name. Errors: an unknown name, with the nearest one."""
+    return _load("modality", name)
 
 
-def verb_of(name: str) -> str:
+def load_encoder(name: str) -> Any:
+    """The class of the encoder with this name. Errors: an unknown name, with the nearest one."""
+    return _load("encoder", name)
+
+
+def _load(kind: Kind, name: str) -> Any:
+    table = TABLES[kind]
+    if name not in table:
+        find_installed(kind)
+    check_choice(kind, name, table)
+    return load_named(table[name].place)
+
+
+def is_tuned(system: str) -> bool:
+    """Whether this is what `jepakit finetune` calls a system: it tunes an encoder of a modality on labels."""
+    return system.startswith(TUNED)
+
+
+def verb_of(system: str) -> str:
     """The verb that trains the system with this name."""
-    return "finetune" if name in TUNED else "pretrain"
+    return "finetune" if is_tuned(system) else "pretrain"
 
 
-def register(name: str, system: type | str, about: str) -> None:
-    """Make a system that lives outside this package known by name: its class, or its place `module:Class`.
+def name_of(thing: Any, kind: Kind = "system") -> str:
+    """The name that a class, or another thing that knows its module, is registered by; "" if it is not."""
+    place = place_of(thing)
+    return next((name for name, entry in TABLES[kind].items() if entry.place == place), "")
 
-    A run's config holds the name and never a place, so that opening a stranger's run runs no code of the stranger:
-    whoever opens it registers the name first. Errors: the name is another system's.
+
+def place_of(thing: Any) -> str:
+    """Where a class stands, `module:Class`."""
+    return f"{thing.__module__}:{thing.__qualname__}"
+
+
+def register(name: str, thing: Any, about: str, kind: Kind = "system") -> None:
+    """Make something that lives outside this package known by name: a system, a modality, or an encoder that can be
+    exported by itself.
+
+    A run's config holds names and never places, so that opening a stranger's run runs no code of the stranger: whoever opens
+    it registers the names first.
+
+    Args:
+        name: what it is called in configs and on the command line.
+        thing: its class, or the place of the class or of the modality, `module:name`.
+        about: what it is, in one line.
+        kind: "system", "modality" or "encoder".
+
+    Errors: the name is another's.
     """
-    place = system if isinstance(system, str) else f"{system.__module__}:{system.__qualname__}"
-    if name in SYSTEMS and SYSTEMS[name].place != place:
-        raise UserError(f"The system name {name!r} is taken by {SYSTEMS[name].place}: choose another for {place}.")
-    SYSTEMS[name] = Entry(place, about)
+    check_choice("kind", kind, TABLES)
+    table, place = TABLES[kind], thing if isinstance(thing, str) else place_of(thing)
+    if name in table and table[name].place != place:
+        raise UserError(f"The {kind} name {name!r} is taken by {table[name].place}: choose another for {place}.")
+    table[name] = Entry(place, about)
 
 
-def find_installed() -> None:
-    """Register what installed packages offer as entry points of the group "jepakit.systems"; names of our own are kept."""
+def find_installed(kind: Kind = "system") -> None:
+    """Register what installed packages offer as entry points of the groups "jepakit.systems", "jepakit.modalities" and
+    "jepakit.encoders"; names of our own are kept."""
     from importlib.metadata import entry_points  # here: slow to import, and needed by few
 
-    for found in entry_points(group="jepakit.systems"):
-        SYSTEMS.setdefault(found.name, Entry(f"{found.module}:{found.attr}", f"of the installed package {found.module}"))
+    for point in entry_points(group=GROUPS[kind]):
+        entry = Entry(f"{point.module}:{point.attr}", f"of the installed package {point.module}")
+        TABLES[kind].setdefault(point.name, entry)

@@ -125,7 +125,7 @@ def digest(value: Any) -> str:
 
 def open_data(modality: str, options: dict[str, Any]) -> Any:
     """A data set by its modality's name."""
-    kind = registry.load_named(registry.MODALITIES[modality])
+    kind = registry.load_modality(modality)
     return kind.open(kind.Config(**options), 0)
 
 
@@ -398,6 +398,9 @@ def test_configs_say_the_same_when_they_are_written_again(name: str, tmp_path: P
     write_config(tmp_path / "config.yaml", read_config(Path("trained", name)))
     found, expected = (yaml.safe_load((run / "config.yaml").read_text("utf-8")) for run in (tmp_path, Path("trained", name)))
     del expected["jepakit"]  # the version that wrote it
+    kind = registry.load_system(expected["system"]).Config
+    if hasattr(kind, "upgraded"):  # options that have another form today
+        expected["model"] = kind.upgraded(expected["model"])
     check_plain(found, expected, 0.0)
 
 

@@ -23,7 +23,7 @@ from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.data import ImageData, open_images
 from jepakit.modalities.images.decoding import cover_size, loaded_size
 from jepakit.modalities.images.inputs import ImageInputs
-from jepakit.modalities.images.inspection import inspect_images, render_inspection
+from jepakit.modalities.images.inspection import inspect_images
 from tests.robustness.mutations import mutations, replaced
 from tests.robustness.oracle import outcome, refusal
 
@@ -347,7 +347,7 @@ def test_odd_name(name: str, folder: Path):
     assert set(data.classes) == {"other", Path(data.train.paths[0]).parent.name, Path(data.train.paths[1]).parent.name}
     assert outcome(lambda: opened(folder / "data", "skip"), "x").fingerprint == data.fingerprint
     screen = io.TextIOWrapper(io.BytesIO(), "utf-8", errors="backslashreplace")
-    Console(file=screen).print(render_inspection(inspect_images(data.config, 0)))
+    Console(file=screen).print(inspect_images(data.config, 0)[0].render())
 
 
 def test_odd_names_on_the_command_line(folder: Path, capsys):

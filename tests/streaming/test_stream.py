@@ -13,6 +13,7 @@ from jepakit.core.state import State
 from jepakit.errors import UserError
 from jepakit.interop.encoder import PretrainedEncoder
 from jepakit.interop.load import load
+from jepakit.modalities.graphs.inputs import GraphInputs
 from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.modalities.texts.inputs import SPECIAL, TEXTS, TextInputs
@@ -436,13 +437,15 @@ def test_a_modality_of_elsewhere_takes_its_own_samples():
 
     opened = stream(PretrainedEncoder(Sum(), Sums(), modality=Modality("sums", dict, Sums, open, Sums)))
     assert opened.push({"numbers": torch.arange(4.0)}).embedding.item() == 6
-    with pytest.raises(UserError, match="a sample of sums"):
+    with pytest.raises(UserError, match="a sample, a dict, got Tensor"):
         opened.push(torch.arange(4.0))
 
 
 def test_graphs_are_asked_for():
     model = images()
-    model.modality = jepakit.registry.load_named("jepakit.modalities.graphs.data:GRAPHS")
+    model.inputs = GraphInputs(
+        node_labels=(0,), edge_labels=(0,), attribute_mean=(), attribute_std=(), parts=2, partition="greedy", walk=2
+    )
     with pytest.raises(UserError, match="Graph, got ndarray"):
         stream(model).push(pixels(1)[0])
 

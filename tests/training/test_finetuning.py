@@ -16,7 +16,7 @@ from jepakit.nn.tokens import Ids
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.training.answers import Answers
 from jepakit.training.config import TrainingConfig
-from jepakit.training.finetuning import FineTuned, FineTunedImages
+from jepakit.training.finetuning import FineTuned, tuned_system
 from jepakit.training.finetuning_config import OF_METHODS, FineTuningConfig, FineTuningOptions, WatchConfig
 from jepakit.training.optimizer import build_optimizer
 from jepakit.training.schedules import set_schedule
@@ -36,7 +36,7 @@ def pretrained(kind="vit"):
 
 
 def tuned(kind="vit", **options) -> FineTuned:
-    system = FineTunedImages(FineTuningConfig(**options).settled(DIGITS), INPUTS, 0, pretrained(kind))
+    system = tuned_system("images")(FineTuningConfig(**options).settled(DIGITS), INPUTS, 0, pretrained(kind))
     torch.manual_seed(1)
     system.begin_training()
     return system
@@ -152,7 +152,7 @@ def test_pieces_of_a_batch_add_up_to_its_loss():
 def test_the_encoder_that_was_given_is_left_alone():
     given = pretrained()
     before = copy.deepcopy(given.encoder.state_dict())
-    trained(FineTunedImages(FineTuningConfig().settled(DIGITS), INPUTS, 0, given))
+    trained(tuned_system("images")(FineTuningConfig().settled(DIGITS), INPUTS, 0, given))
     assert not changed(before, given.encoder.state_dict())
     assert not any(parameter.requires_grad for parameter in given.parameters())
 
@@ -193,4 +193,4 @@ def test_what_cannot_be_tuned_so_is_told():
     with pytest.raises(UserError, match=r"this encoder has none. Use --predictor dropped"):
         tuned("convnet", predictor="kept")
     with pytest.raises(UserError, match="what it was tuned from"):
-        FineTunedImages(FineTuningConfig(), INPUTS, 0, pretrained())
+        tuned_system("images")(FineTuningConfig(), INPUTS, 0, pretrained())

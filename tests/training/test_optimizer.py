@@ -6,7 +6,9 @@ import shutil
 
 import pytest
 import torch
+import tyro
 
+from jepakit.commands import pretrain_options
 from jepakit.config import default_config, from_plain, read_config, to_plain
 from jepakit.core.system import System
 from jepakit.errors import UserError
@@ -203,6 +205,13 @@ def test_a_config_without_an_optimizer_is_adamw_and_options_are_nested(tmp_path)
     trainer = tiny_trainer(tmp_path, optimizer={"name": "lars", "trust": 0.01}, lr=0.1)
     assert read_config(trainer.folder.config).training.optimizer == OptimizerConfig(name="lars", trust=0.01)
     assert [group["adapt"] for group in trainer.optimizer.param_groups] == [True, False]
+
+
+def test_the_command_line_gives_it_as_a_part():
+    words = ["--data", "digits", "--out", "run", "--optimizer.name", "sgd", "--optimizer.momentum", "0.8", "--lr", "0.1"]
+    options = tyro.cli(pretrain_options("lejepa"), args=words)
+    assert options.training.optimizer == OptimizerConfig(name="sgd", momentum=0.8)
+    assert options.training.lr == 0.1
 
 
 def test_another_optimizer_needs_its_own_rate():

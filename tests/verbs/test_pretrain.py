@@ -53,7 +53,7 @@ def ending(monkeypatch):
         def stub(run, **options):
             called[name] += 1
             if name == "evaluate":
-                RunFolder(run).evaluation.write_text("{}")
+                run.folder.evaluation.write_text("{}")
             return result
 
         return stub

@@ -41,6 +41,11 @@ class MacroPredictor(nn.Module):
     def embedding(self, state: Any) -> Tensor:
         return self.predictor.embedding(state)
 
+    @property
+    def looks_back(self) -> int | None:
+        """As of the predictor that is told macro-actions."""
+        return getattr(self.predictor, "looks_back", None)
+
 
 class SeenFromAbove(nn.Module):
     """The lower level's predictor, unchanged, whose embeddings are given as the level above embeds them."""
@@ -66,6 +71,11 @@ class SeenFromAbove(nn.Module):
 
     def embedding(self, state: Any) -> Tensor:
         return self.view(self.predictor.embedding(state))
+
+    @property
+    def looks_back(self) -> int | None:
+        """As of the lower level's predictor."""
+        return getattr(self.predictor, "looks_back", None)
 
 
 class Embedded(nn.Module):
@@ -102,7 +112,10 @@ class Hierarchy(Dynamics):
     Attributes:
         above: the upper level by itself, a world model whose actions are macro-actions: what plans far are made in.
         below: the lower level as seen from above, whose embeddings can be compared with what `above` imagines.
+        inputs, lower_inputs: what each level expects of its input; a subclass sets them.
     """
+
+    lower_inputs: Any
 
     def __init__(
         self,
@@ -123,7 +136,12 @@ class Hierarchy(Dynamics):
             ObservationEncoder(seeing, view), MacroPredictor(macro, macro_size, predictor), energy, history=1, rollout=rollout,
             anti_collapse=anti_collapse,
         )  # fmt: skip
-        self.macro_prior, self.joins_batch = macro_prior, True
+        self.macro_prior, self.macro_size, self.joins_batch = macro_prior, macro_size, True
+
+    @property
+    def lower_steps(self) -> int:
+        """Steps of the lower level to one of the upper."""
+        return self.inputs.action // self.lower_inputs.action
 
     @property
     def above(self) -> Dynamics:

@@ -9,30 +9,17 @@ import numpy as np
 from torch import Tensor, nn
 
 from jepakit.config import from_plain, to_plain
-from jepakit.errors import UserError, check_choice, shown
+from jepakit.errors import UserError, shown
 from jepakit.files import read_json, write_json
 from jepakit.interop.predictor_files import PREDICTOR, describe_predictor, read_predictor
 from jepakit.interop.strict_loading import build_empty, check_fit, claim_folder, load_strictly
-from jepakit.modalities.images.inputs import IMAGES
 from jepakit.modalities.modality import Inputs, Modality
-from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.flow import FlowPredictor
-from jepakit.nn.frame_encoder import FrameEncoder
-from jepakit.nn.graph_network import GraphEncoder, GraphEncoderConfig
 from jepakit.nn.tokens import Tokens
-from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
-from jepakit.nn.vit import VisionTransformer, ViTConfig
-from jepakit.registry import MODALITIES, load_named
+from jepakit.registry import ENCODERS, load_encoder, load_modality, name_of
 from jepakit.training.weight_files import read_weights, write_weights
 
 FORMAT = 1
-ARCHITECTURES: dict[str, tuple[type, type]] = {
-    "vit": (VisionTransformer, ViTConfig),
-    "convnet": (ConvNet, ConvNetConfig),
-    "video": (VideoTransformer, VideoTransformerConfig),
-    "frames": (FrameEncoder, ConvNetConfig),
-    "graph": (GraphEncoder, GraphEncoderConfig),
-}
 Which = Literal["target", "encoder"]
 
 
@@ -53,7 +40,7 @@ class PretrainedEncoder(nn.Module):
         inputs: Inputs,
         system: str = "",
         which: str = "encoder",
-        modality: Modality = IMAGES,
+        modality: Modality | None = None,
         *,
         predictor: nn.Module | None = None,
         licence: str | None = None,
@@ -62,7 +49,8 @@ class PretrainedEncoder(nn.Module):
         self.encoder = encoder
         self._predictor = (predictor,)  # not a submodule: a system that stands on this encoder does not hold it
         self.inputs: Any = inputs
-        self.system, self.which, self.modality, self.licence = system, which, modality, licence
+        self.modality = modality or load_modality(inputs.modality)
+        self.system, self.which, self.licence = system, which, licence
         self.eval().requires_grad_(False)
 
     @property
@@ -115,16 +103,16 @@ class PretrainedEncoder(nn.Module):
 
         Errors: an encoder that only its run can build.
         """
-        found = [name for name, (kind, _) in ARCHITECTURES.items() if type(self.encoder) is kind]
-        if not found:
+        architecture = name_of(type(self.encoder), "encoder")
+        if not architecture:
             raise UserError(
-                f"A {type(self.encoder).__name__} cannot be exported by itself yet (only {', '.join(ARCHITECTURES)} can): keep "
+                f"A {type(self.encoder).__name__} cannot be exported by itself yet (only {', '.join(ENCODERS)} can): keep "
                 "the run folder, which jepakit.load reads as well."
             )
         return {
             "format": FORMAT,
             "library": "jepakit",
-            "architecture": found[0],
+            "architecture": architecture,
             "modality": self.modality.name,
             "encoder": to_plain(self.encoder.config),
             "inputs": to_plain(self.inputs),
@@ -145,12 +133,10 @@ class PretrainedEncoder(nn.Module):
         folder = Path(folder)
         path = folder / "config.json"
         description = description or read_description(folder)
-        check_choice(f"{path}: architecture", description["architecture"], ARCHITECTURES)
-        check_choice(f"{path}: modality", description.get("modality", "images"), MODALITIES)
-        kind, config = ARCHITECTURES[description["architecture"]]
-        modality = load_named(MODALITIES[description.get("modality", "images")])
         try:
-            encoder: nn.Module = build_empty(kind, from_plain(config, description.get("encoder"), "encoder"))
+            kind = load_encoder(str(description["architecture"]))
+            modality = load_modality(str(description.get("modality", "images")))
+            encoder: nn.Module = build_empty(kind, from_plain(kind.Config, description.get("encoder"), "encoder"))
             inputs = from_plain(modality.Inputs, description.get("inputs"), "inputs")
         except UserError as error:
             raise UserError(f"{path}: {error}") from error

@@ -19,7 +19,6 @@ from jepakit.errors import UserError, missing_extra
 from jepakit.files import write_json
 from jepakit.interop.encoder import PretrainedEncoder
 from jepakit.interop.strict_loading import claim_folder
-from jepakit.modalities.images.inputs import ImageInputs
 
 GraphFormat = Literal["torch-export", "onnx"]
 TOLERANCE = 1e-4  # largest difference from torch, as a share of the largest value
@@ -49,7 +48,7 @@ def export_graph(model: PretrainedEncoder, out: Path, format: GraphFormat) -> Pa
 
     Errors: a missing extra; a file that, read back, does not compute what torch does: then nothing is left behind.
     """
-    if not isinstance(model.inputs, ImageInputs):
+    if model.inputs.prepared_shape is None:
         raise UserError(
             f"{format} is there for encoders of images so far, this one reads {model.modality.name}. Export it as safetensors."
         )
@@ -91,7 +90,7 @@ def check_against_torch(run: Run, plain: PlainOutputs, model: PretrainedEncoder)
 
 def _random_images(model: PretrainedEncoder, count: int) -> Tensor:
     generator = torch.Generator().manual_seed(count)
-    return torch.randn(count, model.inputs.channels, *model.inputs.image_size, generator=generator)
+    return torch.randn(count, *model.inputs.prepared_shape, generator=generator)
 
 
 def _write_pt2(plain: PlainOutputs, images: Tensor, path: Path) -> None:

@@ -21,7 +21,7 @@ from jepakit.interop.strict_loading import load_strictly
 from jepakit.interop.tuned import TunedEncoder
 from jepakit.modalities.modality import Data
 from jepakit.randomness import derive_seed
-from jepakit.registry import TUNED, load_system
+from jepakit.registry import is_tuned, load_system
 from jepakit.training.checkpoints import read_checkpoint
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
@@ -132,7 +132,7 @@ class Run:
     def encoder(self, which: Which | None = None) -> PretrainedEncoder:
         """The encoder, frozen; with the answers of its head where the run was tuned on labels."""
         encoder, chosen = encoder_of(self.system, which)
-        if self.config.system in TUNED:
+        if is_tuned(self.config.system):
             return TunedEncoder(self.system, chosen, self.licence)  # type: ignore[arg-type]
         return PretrainedEncoder(
             encoder, self.config.inputs, self.config.system, chosen, load_system(self.config.system).modality,

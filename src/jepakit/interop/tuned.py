@@ -13,7 +13,8 @@ from jepakit.config import from_plain, to_plain
 from jepakit.errors import UserError
 from jepakit.interop.encoder import PretrainedEncoder
 from jepakit.interop.strict_loading import load_strictly
-from jepakit.training.finetuning import FineTuned
+from jepakit.registry import TUNED
+from jepakit.training.finetuning import FineTuned, tuned_system
 from jepakit.training.finetuning_config import FineTuningConfig
 from jepakit.training.weight_files import read_weights, write_weights
 
@@ -44,7 +45,7 @@ class TunedEncoder(PretrainedEncoder):
     """The encoder of a tuned run, which can be asked: `model.predict(model.inputs.prepare(samples))`."""
 
     def __init__(self, tuned: FineTuned, which: str, licence: str | None):
-        name = f"finetuned-{tuned.modality.name}"
+        name = f"{TUNED}{tuned.modality.name}"
         super().__init__(
             tuned.encoder, tuned.inputs, name, which, tuned.modality, predictor=tuned.predictor, licence=licence
         )
@@ -81,9 +82,6 @@ def read_tuned(model: PretrainedEncoder, folder: Path, description: object) -> T
     if not isinstance(description, dict) or set(description) != set(TUNING):
         raise UserError(f"{folder}/config.json: tuning must say {', '.join(TUNING)}. Export the run again.")
     config = from_plain(FineTuningConfig, description, "tuning")
-    kinds = {kind.modality.name: kind for kind in FineTuned.__subclasses__()}
-    if model.modality.name not in kinds:
-        raise UserError(f"{folder}/config.json: an encoder of {model.modality.name} is never tuned. Export the run again.")
-    tuned = kinds[model.modality.name](config, model.inputs, encoder=model)
+    tuned = tuned_system(model.modality.name)(config, model.inputs, encoder=model)
     load_strictly(tuned.head, read_weights(folder / HEAD), folder / HEAD)
     return TunedEncoder(tuned, model.which, model.licence)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -59,7 +59,9 @@ class Data(Protocol):
     task: Any
     fingerprint: str
     notes: list[str]
-    companions: Mapping[str, Companion]
+
+    @property
+    def companions(self) -> Mapping[str, Companion]: ...
 
 
 def remarks(data: Data) -> list[str]:
@@ -82,6 +84,7 @@ class Inputs:
     """What a trained encoder expects of its input. Subclasses are frozen dataclasses of plain fields, which travel with
     the weights."""
 
+    modality: ClassVar[str] = ""  # the name of the modality whose inputs these are
     plain_name: ClassVar[str]
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:
@@ -96,21 +99,137 @@ class Inputs:
         """The size of a sample in words: "28 x 28 pixels"."""
         raise NotImplementedError
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One step of a stream, checked, as `prepare` takes it. By default a step is a sample, as the data sets give them.
+
+        Errors: it does not fit.
+        """
+        if not isinstance(step, Mapping):
+            raise UserError(f"A step of this stream is a sample, a dict, got {type(step).__name__}. Give those of its data.")
+        return dict(step)
+
+    @property
+    def window(self) -> int | None:
+        """Steps that one prepared sample is made of; None: a sample is one step."""
+        return None
+
+    @property
+    def prepared_shape(self) -> tuple[int, ...] | None:
+        """Shape of one prepared sample, where all are tensors of that shape and their encoder can be exported as a graph."""
+        return None
+
+    def joined(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """Return samples of single steps as one sample of them all; where there is a `window`."""
+        raise NotImplementedError
+
+    def joined_prepared(self, prepared: Sequence[Tensor]) -> Tensor:
+        """Return prepared steps `[1, ...]` as the prepared sample of them all; where there is a `window`."""
+        raise NotImplementedError
+
     def options(self) -> dict[str, Any]:
         """Options of the data's config with which other data is read as this encoder needs it."""
         return {}
 
 
+ConfigType = TypeVar("ConfigType")
+InputsType = TypeVar("InputsType", bound=Inputs)
+DataType = TypeVar("DataType", bound=Data)
+
+
+@runtime_checkable
+class WorldInputs(Protocol):
+    """What a world model of any modality expects of its input, as planners, agents and streams ask for it.
+
+    shape: of an observation, `[dim]` or `[channels, height, width]`. action: numbers of an action block. history, horizon:
+    observations of a window to predict from, and after them.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def action(self) -> int: ...
+
+    @property
+    def history(self) -> int: ...
+
+    @property
+    def horizon(self) -> int: ...
+
+    @property
+    def action_mean(self) -> tuple[float, ...]: ...
+
+    @property
+    def action_std(self) -> tuple[float, ...]: ...
+
+    def normalise(self, observations: Tensor) -> Tensor:
+        """Stored observations `[..., *shape]` to zero mean and unit deviation."""
+        ...
+
+    def normalise_actions(self, actions: Tensor) -> Tensor:
+        """Action blocks to zero mean and unit deviation."""
+        ...
+
+    def plain(self, samples: Sequence[dict[str, Any]]) -> Tensor:
+        """The field's plain features of the samples' last observations."""
+        ...
+
+    def observation(self, step: Any) -> Tensor:
+        """An observation, checked."""
+        ...
+
+    def action_block(self, action: Any) -> Tensor:
+        """What was done between two observations, checked."""
+        ...
+
+
+@runtime_checkable
+class Inspection(Protocol):
+    """What was found of a data set: as plain values, and for a terminal (`rich`)."""
+
+    def to_dict(self) -> dict[str, Any]: ...
+
+    def render(self) -> Any: ...
+
+
 @dataclass(frozen=True)
-class Modality:
-    """`Config`: the options of the data, `data` first. `open(config, seed, source) -> Data`, where `source` is a data
-    set object given in Python. `inputs(data)`: what an encoder trained on that data will expect, an `Inputs`."""
+class Inspected:
+    """What a modality's `inspect` returns: the facts, a matplotlib figure of some samples, and what the figure shows."""
+
+    facts: Inspection
+    figure: Any
+    caption: str
+
+
+@dataclass(frozen=True)
+class Modality(Generic[ConfigType, InputsType, DataType]):
+    """A kind of data, answering for itself.
+
+    Config: the options of the data, `data` first. Inputs: what a trained encoder expects, which travels with its weights.
+    open: `open(config, seed, source=None)`, where `source` is a data set object given in Python. inputs: what an encoder
+    trained on that data will expect.
+
+    holds: whether a path can only be data of this kind, so that `jepakit inspect` needs no system's name.
+    inspect: `inspect(config, seed, source, example) -> Inspected`, as `module:function`, since it may import what draws.
+        `example(inputs)` is an untrained system of the modality whose masks or views the figure shows; None: there is none.
+        None: the samples are counted (`modalities/counting.py`).
+    pictures: `pictures(system, samples, shown, seed)`, the parts of the report's data that show held-out samples, as
+        `module:function`; None: nothing can be drawn.
+    blank: `blank(config) -> inputs, sample`: of the data's options alone, what an encoder would expect and an empty sample, to
+        plan a run with; None: shapes come from the data.
+    decoding: samples a second that one core decodes (assumed, for plans), and what they are decoded from; None: nothing is.
+    """
 
     name: str
-    Config: type
-    Inputs: type
-    open: Callable[..., Any]
-    inputs: Callable[[Any], Any]
+    Config: type[ConfigType]
+    Inputs: type[InputsType]
+    open: Callable[..., DataType]
+    inputs: Callable[[DataType], InputsType]
+    holds: Callable[[str], bool] = lambda place: False
+    inspect: str | None = None
+    pictures: str | None = None
+    blank: Callable[[ConfigType], tuple[InputsType, dict[str, Any]]] | None = None
+    decoding: tuple[int, str] | None = None
 
 
 def sample_draws(samples: Sequence[dict[str, Any]], seed: int, stream: str) -> Draws:

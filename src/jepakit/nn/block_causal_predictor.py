@@ -7,7 +7,7 @@ steps up to it and no others, in a whole window as in a rollout, which keeps the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 import torch
@@ -150,6 +150,12 @@ class BlockCausalPredictor(nn.Module):
         x, kept = self._through(x, state.time[:, None], state.kept, state.valid)
         valid = None if state.valid is None else F.pad(state.valid, (0, self._step), value=True)
         return Past(self._answer(x, state.newest[:, None])[:, 0], state.time + 1, kept, valid)
+
+    def go_on(
+        self, state: Past, action: Float[Tensor, "batch action"], observed: Float[Tensor, "batch tokens embedding"]
+    ) -> Past:
+        """The state after one more action and what was then observed, from the keys and values of all before."""
+        return replace(self.advance(state, action), newest=observed)
 
     def embedding(self, state: Past) -> Float[Tensor, "batch tokens embedding"]:
         """The newest observation's tokens, seen or predicted."""

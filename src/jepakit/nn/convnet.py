@@ -92,6 +92,8 @@ class ConvNet(nn.Module):
     What is deeper than the deepest level asked for is not computed, and gets no gradient.
     """
 
+    Config: ClassVar[type] = ConvNetConfig
+
     def __init__(self, config: ConvNetConfig):
         super().__init__()
         self.config = config

@@ -127,6 +127,11 @@ class CausalPredictor(nn.Module):
             x = block(x, steer, layout)
         return self._project(self.norm(x))
 
+    @property
+    def looks_back(self) -> int:
+        """Observations that a state is made of."""
+        return self.config.history
+
     def begin(
         self,
         embeddings: Float[Tensor, "batch time embedding"],

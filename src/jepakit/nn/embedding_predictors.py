@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,8 @@ class EmbeddingPredictor(nn.Module):
     `normalised` False leaves it out, for embeddings that end otherwise.
     condition: width of a further condition (a latent z), which stands beside each action; 0: there is none.
     """
+
+    looks_back: ClassVar[int] = 1  # observations that a state is made of
 
     def __init__(self, dim: int, condition: int = 0, normalised: bool = True):
         super().__init__()

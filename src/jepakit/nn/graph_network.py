@@ -8,6 +8,7 @@ shifted by the graphs before it, in one place (`Copies.read`).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int
@@ -170,6 +171,8 @@ class GraphEncoder(nn.Module):
     Args:
         network, transformer: the two halves, where they are shared with another encoder.
     """
+
+    Config: ClassVar[type] = GraphEncoderConfig
 
     def __init__(
         self, config: GraphEncoderConfig, network: PartEncoder | None = None, transformer: PartTransformer | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -156,6 +156,22 @@ class VideoTransformer(TokenTransformer):
     only these tokens (ids of the raster grid, ragged allowed). levels: numbers of blocks, out of `config.levels_at`, whose
     normalised outputs are returned as `[batch, tokens, levels, dim]`.
     """
+
+    Config: ClassVar[type] = VideoTransformerConfig
+
+    def tubelet_of(self, frames: int) -> int:
+        """Frames that a token covers in clips of so many frames. Errors: clips that the encoder cannot read."""
+        config = self.config
+        tubelet = 1 if frames == 1 and config.stills else config.tubelet  # each frame is a still picture
+        if frames % tubelet:
+            near = max(1, round(frames / tubelet)) * tubelet
+            raise UserError(f"window {frames} cannot be cut into tubelets of {tubelet}. Use {near}.")
+        if frames > config.frames and config.rotation is None:
+            raise UserError(
+                f"window {frames}: the encoder's positions are for at most {config.frames} frames. Use a window up to "
+                "that, or an encoder with rotary positions."
+            )
+        return tubelet
 
     def __init__(self, config: VideoTransformerConfig):
         super().__init__()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -105,6 +106,8 @@ class VisionTransformer(TokenTransformer):
     are added before tokens are dropped. levels: block numbers (1-based, `depth` is the last) whose normalised outputs
     are returned as `[batch, tokens, levels, dim]`.
     """
+
+    Config: ClassVar[type] = ViTConfig
 
     def __init__(self, config: ViTConfig):
         super().__init__()

@@ -13,14 +13,28 @@ from jepakit.core.state import State
 from jepakit.device import to_device
 from jepakit.errors import UserError, check_range
 from jepakit.interop.encoder import PretrainedEncoder
-from jepakit.modalities.texts.words import words
-from jepakit.nn.language_model import KeysValues, LanguageModel
+from jepakit.nn.language_model import KeysValues
 from jepakit.nn.tokens import Tokens
-from jepakit.nn.video_transformer import VideoTransformerConfig
-from jepakit.streaming.samples import as_sample, piece_of_text
-from jepakit.systems.llm_jepa import TextEncoder
 
 Kind = Literal["each", "window", "incremental"]
+
+
+@runtime_checkable
+class CausalEncoder(Protocol):
+    """An encoder of texts whose words are not changed by later ones: it goes on from keys and values that are kept."""
+
+    def extend(self, words: Tensor, past: tuple[KeysValues, ...] = ()) -> tuple[Tokens, tuple[KeysValues, ...]]:
+        """Read further words `[1, words]`: the embedding after them, and what is kept of all words."""
+        ...
+
+
+@runtime_checkable
+class ReadsAnyLength(Protocol):
+    """An encoder of clips that reads shorter and longer ones than those of its training."""
+
+    def tubelet_of(self, frames: int) -> int:
+        """Frames that a token covers in clips of so many frames. Errors: clips that the encoder cannot read."""
+        ...
 
 
 @runtime_checkable
@@ -65,10 +79,10 @@ class Memory(Protocol):
 
 def memory_of(model: PretrainedEncoder, window: int | None) -> Memory:
     """What an encoder asks for. Errors: a window that it cannot have."""
-    if model.modality.name == "video":
-        return Clip(model, window)
-    if model.modality.name == "texts" and isinstance(model.encoder, TextEncoder):
+    if isinstance(model.encoder, CausalEncoder):
         return Text(model, window)
+    if model.inputs.window is not None:
+        return Clip(model, window)
     if window not in (None, 1):
         raise UserError(f"window {window}: this encoder reads {model.modality.name} one by one. Leave window out.")
     return Single(model)
@@ -90,14 +104,14 @@ class Single:
 
     def add(self, given: Any, action: Any = None) -> None:
         no_action(action)
-        self.newest = as_sample(self.model.modality.name, self.model.inputs, given)
+        self.newest = self.model.inputs.sample(given)
 
     def state(self) -> Tokens | None:
         newest, self.newest = self.newest, None
         return None if newest is None else self.model(self._prepared(newest))
 
     def offline(self, given: Sequence[Any], actions: Sequence[Any]) -> Tokens:
-        return self.model(self._prepared(as_sample(self.model.modality.name, self.model.inputs, given[-1])))
+        return self.model(self._prepared(self.model.inputs.sample(given[-1])))
 
     def _prepared(self, sample: dict[str, Any]) -> Any:
         return to_device(self.model.inputs.prepare([sample]), device_of(self.model))
@@ -116,23 +130,14 @@ class Clip:
     kind: Kind = "window"
 
     def __init__(self, model: PretrainedEncoder, window: int | None):
-        self.model, config = model, getattr(model.encoder, "config", None)
-        self.window, self.tubelet, self.shorter = model.inputs.frames if window is None else window, 1, False
+        self.model, taught = model, model.inputs.window
+        self.window, self.tubelet = taught if window is None else window, 1
         check_range("window", self.window, 1)
-        if isinstance(config, VideoTransformerConfig):
-            self.tubelet, self.shorter = config.tubelet, True
-            if self.window == 1 and config.stills:
-                self.tubelet = 1  # each frame is a still picture
-            if self.window % self.tubelet:
-                near = max(1, round(self.window / self.tubelet)) * self.tubelet
-                raise UserError(f"window {self.window} cannot be cut into tubelets of {self.tubelet}. Use {near}.")
-            if self.window > config.frames and config.rotation is None:
-                raise UserError(
-                    f"window {self.window}: the encoder's positions are for at most {config.frames} frames. Use a window up to "
-                    "that, or an encoder with rotary positions."
-                )
-        elif self.window != model.inputs.frames:
-            raise UserError(f"window {self.window}: its encoder reads clips of {model.inputs.frames} frames. Leave it out.")
+        self.shorter = isinstance(model.encoder, ReadsAnyLength)
+        if isinstance(model.encoder, ReadsAnyLength):
+            self.tubelet = model.encoder.tubelet_of(self.window)
+        elif self.window != taught:
+            raise UserError(f"window {self.window}: its encoder reads clips of {taught} frames. Leave it out.")
         self.every = self.tubelet
         self.reset()
 
@@ -146,8 +151,8 @@ class Clip:
 
     def add(self, given: Any, action: Any = None) -> None:
         no_action(action)
-        sample = as_sample("video", self.model.inputs, given)
-        found = (list(sample["clip"].shape[1:]), sample["clip"].dtype)
+        sample = self.model.inputs.sample(given)
+        found = next((list(value.shape[1:]), value.dtype) for value in sample.values())
         if self.given not in (None, found):
             before = " ".join(map(str, self.given or ()))
             raise UserError(
@@ -159,14 +164,14 @@ class Clip:
 
     def state(self) -> Tokens | None:
         count = self._count(len(self.frames))
-        return self.model(torch.cat(list(self.frames)[-count:], dim=2)) if count else None
+        return self.model(self.model.inputs.joined_prepared(list(self.frames)[-count:])) if count else None
 
     def offline(self, given: Sequence[Any], actions: Sequence[Any]) -> Tokens | None:
         count = self._count(len(given))
         if not count:
             return None
-        clip = torch.cat([as_sample("video", self.model.inputs, frame)["clip"] for frame in given[-count:]])
-        return self.model(to_device(self.model.inputs.prepare([{"clip": clip}]), device_of(self.model)))
+        clip = self.model.inputs.joined([self.model.inputs.sample(frame) for frame in given[-count:]])
+        return self.model(to_device(self.model.inputs.prepare([clip]), device_of(self.model)))
 
     def _count(self, frames: int) -> int:
         """How many of the newest frames a state is made of."""
@@ -221,13 +226,10 @@ class Text:
             self.past, self.read = (), 0
             return self.encoder(self._whole(list(self.ids)))
         encoder: Any = self.encoder
-        language: LanguageModel = encoder.model
-        end, asked = language.config.vocabulary, encoder.predictor_tokens
-        new = [*list(self.ids)[self.read :], *range(end - asked, end)]
-        hidden, self.past = language.extend(torch.tensor([new], device=device_of(self.model)), self.past)
-        self.past = tuple((keys[:, :, : self.count], values[:, :, : self.count]) for keys, values in self.past)
+        new = torch.tensor([list(self.ids)[self.read :]], dtype=torch.long, device=device_of(self.model))
+        state, self.past = encoder.extend(new, self.past)
         self.read = self.count
-        return Tokens(hidden[:, -1:], torch.tensor([[[self.count + asked - 1]]], device=hidden.device))
+        return state
 
     def offline(self, given: Sequence[Any], actions: Sequence[Any]) -> Tokens:
         ids = [number for piece in given for number in self._ids(piece)]
@@ -238,7 +240,7 @@ class Text:
         return {"tokens": torch.tensor([ids], device=where), "lengths": torch.tensor([len(ids)], device=where)}
 
     def _ids(self, piece: Any) -> list[int]:
-        return [self.model.inputs.word_ids(word)[0] for word in words(piece_of_text(piece))]
+        return self.model.inputs.ids_of(self.model.inputs.sample(piece)["text"])
 
     def kept(self) -> list[Tensor]:
         return [tensor for both in self.past for tensor in both]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import deque
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -13,11 +12,16 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.state import State, tensors_of
 from jepakit.errors import UserError, check_range
-from jepakit.nn.block_causal_predictor import BlockCausalPredictor
-from jepakit.nn.dynamics_predictor import CausalPredictor
-from jepakit.nn.embedding_predictors import EmbeddingPredictor
 from jepakit.streaming.memory import Kind, device_of
-from jepakit.streaming.samples import block_of_actions, observation
+
+
+@runtime_checkable
+class KeepsAll(Protocol):
+    """A predictor whose state holds all observations, and takes up one more without reading the others again."""
+
+    def go_on(self, state: Any, action: Tensor, observed: Tensor) -> Any:
+        """The state after one more action and what was then observed."""
+        ...
 
 
 class World:
@@ -44,8 +48,8 @@ class World:
             raise UserError("This world model is in training mode. Call eval() on it before streaming.")
         predictor: Any = model.predictor
         self.embeds = type(model).observe is Dynamics.observe and isinstance(model.encoder, ObservationEncoder)
-        self.keeps_keys = self.embeds and isinstance(predictor, BlockCausalPredictor)
-        looks_back = _looks_back(predictor)
+        self.keeps_keys = self.embeds and isinstance(predictor, KeepsAll)
+        looks_back = getattr(predictor, "looks_back", None)  # None: all that it is given, or nobody knows
         taught = looks_back or self.inputs.history + self.inputs.horizon - 1
         self.window = taught if window is None else window
         check_range("window", self.window, 1, looks_back)
@@ -97,7 +101,7 @@ class World:
         if before is None:
             self.past = predictor.begin(found, self._nothing()[:, :0])
         elif self.count <= self.window:
-            self.past = dataclasses.replace(predictor.advance(self.past, before), newest=found[:, 0])
+            self.past = predictor.go_on(self.past, before, found[:, 0])
         else:
             self.past = None
 
@@ -120,24 +124,14 @@ class World:
 
     def _frame(self, given: Any) -> Tensor:
         """`[1, 1, *shape]`, normalised."""
-        return self.inputs.normalise(observation(given, self.inputs))[None, None].to(device_of(self.model))
+        return self.inputs.normalise(self.inputs.observation(given))[None, None].to(device_of(self.model))
 
     def _action(self, given: Any) -> Tensor:
         """`[1, block]`, normalised."""
-        return self.inputs.normalise_actions(block_of_actions(given, self.inputs))[None].to(device_of(self.model))
+        return self.inputs.normalise_actions(self.inputs.action_block(given))[None].to(device_of(self.model))
 
     def _nothing(self) -> Tensor:
         return torch.zeros(1, 1, self.inputs.action, device=device_of(self.model))
 
     def kept(self) -> list[Tensor]:
         return [*self.seen, *self.done, *([] if self.past is None else tensors_of(self.past))]
-
-
-def _looks_back(predictor: Any) -> int | None:
-    """Observations that a predictor's state is made of; None: all that it is given, or nobody knows."""
-    if isinstance(predictor, EmbeddingPredictor):
-        return 1
-    if isinstance(predictor, CausalPredictor):
-        return predictor.config.history
-    below = getattr(predictor, "predictor", None)  # of a level above, which tells it macro-actions
-    return None if below is None else _looks_back(below)

@@ -96,11 +96,6 @@ class HJEPA(Hierarchy):
         )
         self.config, self.inputs, self.lower_inputs = config, inputs, lower.inputs
 
-    @property
-    def lower_steps(self) -> int:
-        """Steps of the lower level to one of the upper."""
-        return self.inputs.action // self.lower_inputs.action
-
     def collator(self, seed: int, views: int | None = None) -> WindowCollator:
         return WindowCollator(self.inputs, seed, views)
 

@@ -25,9 +25,10 @@ from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.batch import Batch
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
+from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import make_target
 from jepakit.core.terms import AlignmentTerm, AntiCollapseTerm, Term
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
 from jepakit.modalities.images.data import in_pieces, stack_images
 from jepakit.modalities.images.inputs import IMAGES, ImageInputs
@@ -41,11 +42,9 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class IJEPAConfig(AntiCollapseOptions):
+class IJEPAConfig(SizeOptions, EMAOptions, AntiCollapseOptions):
     """The choices of I-JEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Encoder and predictor: jepakit list sizes."""
     patch_size: int | None = None
     """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 4 patches a side."""
     predictor_dim: int | None = None
@@ -61,10 +60,6 @@ class IJEPAConfig(AntiCollapseOptions):
     """The teacher of target frozen: a run or an exported folder, whose patches lie on the same grid."""
     target_norm: Literal["layer", "none"] = "layer"
     """Normalise each target token, or leave it."""
-    ema: float = 0.996
-    """Momentum of the average at the start; it rises linearly. Below about 1,000 steps a quicker one (0.99) is better."""
-    ema_end: float = 1.0
-    """Momentum at the end."""
     energy: Energy = field(default_factory=Energy)
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
     """A loss on the projected mean of each context's tokens; none is the paper."""
@@ -74,9 +69,8 @@ class IJEPAConfig(AntiCollapseOptions):
     """Widths of the projection head of anti_collapse, its output last."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
-        for name in ("ema", "ema_end"):
-            check_range(name, getattr(self, name), 0, 1)
+        SizeOptions.__post_init__(self)
+        EMAOptions.__post_init__(self)
         check_range("invariance", self.invariance, 0)
         if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
             raise UserError("invariance compares contexts: give an anti_collapse loss and masks.contexts of at least 2.")
@@ -112,7 +106,7 @@ class IJEPA(Masked):
             target_norm=config.target_norm,
             terms=terms,
             projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if terms else None,
-            momentum=(config.ema, config.ema_end) if config.target == "ema" else None,
+            momentum=config.momentum if config.target == "ema" else None,
         )
         self.config, self.inputs, self.grid = config, inputs, vit.grid
 

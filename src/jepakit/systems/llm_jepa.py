@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,21 +37,22 @@ from jepakit.collectives import global_count, sum_over_ranks
 from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.batch import Batch, count_of
 from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.options import Size, SizeOptions
 from jepakit.core.paired import Comparison, Paired
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.modality import Modality, sample_facts
 from jepakit.modalities.texts.inputs import END, SEPARATOR, TEXTS, TextInputs
-from jepakit.nn.language_model import LanguageModel, LanguageModelConfig, Packed, Texts, pack
+from jepakit.nn.language_model import KeysValues, LanguageModel, LanguageModelConfig, Packed, Texts, pack
 from jepakit.nn.tokens import Ids, Tokens
 from jepakit.randomness import Draws
 from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLMJEPAConfig(AntiCollapseOptions):
+class LLMJEPAConfig(SizeOptions, AntiCollapseOptions):
     """The choices of LLM-JEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    size: Size = "nano"
     """Language model, as wide and deep as the ViT of that size: jepakit list sizes."""
     dim: int | None = None
     """Width. Default: the size's."""
@@ -70,7 +71,7 @@ class LLMJEPAConfig(AntiCollapseOptions):
     """A loss on the embeddings of text and code; those that align views themselves (all but sigreg) replace the cosine."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
         for name in ("dim", "depth"):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1)
@@ -105,6 +106,18 @@ class TextEncoder(nn.Module):
         """Last hidden state of each text, of all texts in one forward."""
         packed = pack(*texts)
         return packed.read(self.model(packed.tokens, packed.segments))
+
+    def extend(
+        self, words: Int[Tensor, "1 words"], past: tuple[KeysValues, ...] = ()
+    ) -> tuple[Tokens, tuple[KeysValues, ...]]:
+        """Read further words of one text, from the keys and values kept of those before: the text's embedding after them, and
+        what is kept of all its words. The [PRED] tokens follow the newest word each time, and are not kept."""
+        end, asked = self.model.config.vocabulary, self.predictor_tokens
+        count = words.shape[1] + (past[0][0].shape[2] if past else 0)
+        prompt = torch.arange(end - asked, end, device=words.device)[None]
+        hidden, longer = self.model.extend(torch.cat([words, prompt], dim=1), past)
+        kept = tuple((keys[:, :, :count], values[:, :, :count]) for keys, values in longer)
+        return Tokens(hidden[:, -1:], torch.tensor([[[count + asked - 1]]], device=hidden.device)), kept
 
     def forward(self, inputs: dict[str, Tensor]) -> Tokens:
         """One token for each text: its embedding, at the place where it is read. `inputs`: `tokens`, `lengths`."""

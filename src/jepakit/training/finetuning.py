@@ -8,6 +8,7 @@ the predictor on top of the encoder, asked for all positions, is IWM's (arXiv 24
 from __future__ import annotations
 
 import copy
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,12 +22,10 @@ from jepakit.core.batch import Batch, count_of
 from jepakit.core.energies import mean_over_tokens
 from jepakit.core.system import System
 from jepakit.errors import UserError
-from jepakit.modalities.graphs.inputs import GRAPHS
-from jepakit.modalities.images.inputs import IMAGES
-from jepakit.modalities.modality import Inputs, Modality, sample_facts
-from jepakit.modalities.video.inputs import VIDEO
+from jepakit.modalities.modality import Inputs, sample_facts
 from jepakit.nn.predictor import MaskedPredictor
 from jepakit.nn.tokens import Ids, Tokens
+from jepakit.registry import load_modality
 from jepakit.training.finetuning_config import FineTuningConfig, FineTuningOptions, WatchConfig
 from jepakit.training.lora import add_adapters, merge_adapters
 from jepakit.training.tuning_heads import make_head
@@ -172,16 +171,10 @@ class FineTuned(System):
         return LabelledCollator(self.inputs)
 
 
-class FineTunedImages(FineTuned):
-    modality: ClassVar[Modality] = IMAGES
-
-
-class FineTunedVideo(FineTuned):
-    modality: ClassVar[Modality] = VIDEO
-
-
-class FineTunedGraphs(FineTuned):
-    modality: ClassVar[Modality] = GRAPHS
+@functools.cache
+def tuned_system(modality: str) -> type[FineTuned]:
+    """The class that tunes encoders of a modality, by the modality's name. Errors: an unknown one."""
+    return type(FineTuned.__name__, (FineTuned,), {"modality": load_modality(modality), "__module__": __name__})
 
 
 @dataclass(frozen=True)

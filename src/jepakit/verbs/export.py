@@ -43,7 +43,6 @@ def export(
         if format == "timm":
             write_timm(Path(out), model.encoder, model.inputs, model.licence)
         else:
-            predictor = model.predictor if model.modality.name == "video" else None
-            write_transformers(Path(out), model.encoder, predictor, model.inputs, model.licence)
+            write_transformers(Path(out), model.encoder, model.predictor, model.inputs, model.licence)
         return Path(out)
     return export_graph(model, Path(out), "onnx" if format == "onnx" else "torch-export")

@@ -11,7 +11,7 @@ from jepakit.config import OBJECT, RunConfig, default_config, read_config
 from jepakit.errors import UserError
 from jepakit.interop.encoder import PretrainedEncoder
 from jepakit.interop.load import load
-from jepakit.registry import TUNED
+from jepakit.registry import TUNED, is_tuned
 from jepakit.verbs.pretrain import Pretrained, run_config
 
 
@@ -48,7 +48,7 @@ def finetune(
     else:
         base, which = None, options.get("which")
     model = load(run, which)
-    chosen = default_config(tuned_system(model), given or "") if base is None else base
+    chosen = default_config(tuned_name(model), given or "") if base is None else base
     if base is None:
         options = {**model.inputs.options(), **options}
     if given is not None:
@@ -60,7 +60,7 @@ def finetune(
 
 def tune(chosen: RunConfig, run: str | Path, out: Path, model: PretrainedEncoder, source: Any = None) -> Pretrained:
     """Tune a model, that was loaded from `run`, as a config says."""
-    if tuned_system(model) != chosen.system:
+    if tuned_name(model) != chosen.system:
         raise UserError(f"{run} reads {model.modality.name}: the run to reproduce is one of {chosen.system}. Give one like it.")
     expected = model.inputs.options()
     for name, value in expected.items():
@@ -72,21 +72,15 @@ def tune(chosen: RunConfig, run: str | Path, out: Path, model: PretrainedEncoder
     return run_config(dataclasses.replace(chosen, model=described), out, source=source, teacher=model)
 
 
-def tuned_system(model: PretrainedEncoder) -> str:
+def tuned_name(model: PretrainedEncoder) -> str:
     """What the run of a tuned model is called in its config. Errors: an encoder that cannot be tuned."""
-    name = f"finetuned-{model.modality.name}"
-    if name not in TUNED:
-        raise UserError(
-            f"Encoders of {model.modality.name} cannot be tuned on labels so far, those of images, video and graphs can. "
-            f"This is {model.system or 'one'}'s."
-        )
     model.describe()  # its errors: an encoder that no run folder could keep a copy of
-    return name
+    return f"{TUNED}{model.modality.name}"
 
 
 def read_tuned_config(path: str | Path) -> RunConfig:
     """The config of a tuned run. Errors: one of a run that was pretrained."""
     found = read_config(path)
-    if found.system not in TUNED:
+    if not is_tuned(found.system):
         raise UserError(f"{path} is a run of {found.system!r}: reproduce it by jepakit pretrain, or tune it without --config.")
     return found

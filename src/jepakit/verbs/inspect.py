@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from jepakit.config import default_config
+from jepakit.config import OBJECT, default_config
+from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.files import write_atomic
-from jepakit.masks.tubes import TubeConfig
-from jepakit.modalities.images.collection import ImageDataConfig
-from jepakit.modalities.images.data import ImageData, open_images
-from jepakit.modalities.images.inputs import IMAGES, ImageInputs
-from jepakit.modalities.images.inspection import ImageInspection, inspect_images, render_inspection
-from jepakit.modalities.images.pictures import show_only
-from jepakit.modalities.trajectories.data import TrajectoryDataConfig, read_trajectories
-from jepakit.modalities.trajectories.inputs import TRAJECTORIES
-from jepakit.modalities.trajectories.inspection import (
-    TrajectoryInspection,
-    holds_trajectories,
-    inspect_trajectories,
-    render_trajectories,
-)
-from jepakit.modalities.trajectories.pictures import draw_episodes
-from jepakit.modalities.video.collection import VideoDataConfig
-from jepakit.modalities.video.inputs import VIDEO
-from jepakit.modalities.video.inspection import VideoInspection, inspect_videos, render_videos
-from jepakit.modalities.video.pictures import draw_strips
-from jepakit.modalities.video.sources import holds_videos, names_files
-from jepakit.registry import load_system
-from jepakit.verbs.report import read_masks
+from jepakit.modalities.counting import inspector
+from jepakit.modalities.modality import Inputs, Inspection, Modality
+from jepakit.registry import MODALITIES, load_modality, load_named, load_system
 
-PICTURED = 8  # images that are shown with their masks or views
+_TEST_FRACTION = 0.2
 
 
 def inspect(
@@ -46,7 +28,7 @@ def inspect(
     labels: str | None = None,
     image_size: tuple[int, int] | None = None,
     channels: int | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float = _TEST_FRACTION,
     group_by: str | None = None,
     frames: int | None = None,
     fps: float | None = None,
@@ -54,7 +36,7 @@ def inspect(
     clips: int = 1,
     picture: Path = Path("inspection.png"),
     seed: int = 0,
-) -> ImageInspection | VideoInspection | TrajectoryInspection:
+) -> Inspection:
     """Count, check and show a data set: sizes, classes, bad files, near-duplicates across the split, and a picture.
 
     Of videos: durations, frame rates, codecs, files that are turned, and film strips of some clips with tubes hidden. Of
@@ -78,88 +60,41 @@ def inspect(
     """
     if picture.suffix.lower() != ".png":
         raise UserError(f"--picture {picture}: the picture is a PNG. Use {picture.with_suffix('.png')}.")
-    modality = load_system(system).modality
-    if modality is TRAJECTORIES or (isinstance(data, str | os.PathLike) and holds_trajectories(os.fspath(data))):
-        return _inspect_episodes(data, picture)
-    if isinstance(data, str | os.PathLike) and (modality is VIDEO or holds_videos(os.fspath(data))):
-        videos = VideoDataConfig(
-            data=os.fspath(data), labels=labels, frames=frames, fps=fps, stride=stride, clips=clips, image_size=image_size,
-            test_fraction=test_fraction, group_by=group_by, on_bad_file="skip", stills="none",
-        )  # fmt: skip
-        return _inspect_videos(videos, system, picture, seed)
-    if modality is not IMAGES:
-        raise UserError(f"inspect looks at images, video files and trajectories so far, and {system} reads {modality.name}.")
-    source = None if isinstance(data, str | os.PathLike) else data
-    config = ImageDataConfig(
-        data="object" if source is not None else os.fspath(data),
-        labels=labels,
-        image_size=image_size,
-        channels=channels,
-        test_fraction=test_fraction,
-        group_by=group_by,
-        on_bad_file="skip",
-    )
-    found = inspect_images(config, seed, source)
+    place = os.fspath(data) if isinstance(data, str | os.PathLike) else None
+    modality = _modality_of(place, system)
+    options: dict[str, Any] = {
+        "labels": labels, "image_size": image_size, "channels": channels, "group_by": group_by, "frames": frames, "fps": fps,
+        "stride": stride, "clips": None if clips == 1 else clips,
+        "test_fraction": None if test_fraction == _TEST_FRACTION else test_fraction,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    known = {field.name for field in dataclasses.fields(modality.Config)}
+    for name in given.keys() - known:
+        raise UserError(f"{name}: {modality.name} have no such option. Leave --{name.replace('_', '-')} out.")
+    config = modality.Config(data=OBJECT if place is None else place, **given)
+    look = inspector(modality) if modality.inspect is None else load_named(modality.inspect)
+
+    def example(inputs: Inputs) -> System:
+        return load_system(system)(default_config(system, config.data).model, inputs, seed)
+
+    of_system = load_system(system).modality is modality
+    inspected = look(config, seed, data if place is None else None, example if of_system else None)
     console = Console()
-    console.print(render_inspection(found))
-    _save(draw_inputs(system, open_images(config, seed, source), seed), picture)
-    console.print(f"What {system} would be shown: {picture}")
-    return found
+    console.print(inspected.facts.render())
+    _save(inspected.figure, picture)
+    console.print(f"{inspected.caption}: {picture}")
+    return inspected.facts
 
 
-def _inspect_videos(config: VideoDataConfig, system: str, picture: Path, seed: int) -> VideoInspection:
-    if not names_files(config.data):
-        raise UserError(f"inspect looks at video files, and {config.data} is none, nor a folder or a list of them.")
-    found, videos = inspect_videos(config, seed)
-    console = Console()
-    console.print(render_videos(found))
-    masks = getattr(default_config(system, config.data).model, "masks", None)
-    _save(draw_strips(videos, masks if isinstance(masks, TubeConfig) else TubeConfig(), seed), picture)
-    console.print(f"Clips, and what tubes leave of them: {picture}")
-    return found
-
-
-def _inspect_episodes(data: Any, picture: Path) -> TrajectoryInspection:
-    source = None if isinstance(data, str | os.PathLike) else data
-    config = TrajectoryDataConfig(data="object" if source is not None else os.fspath(data))
-    episodes, kind = read_trajectories(config, source)
-    found = inspect_trajectories(episodes, config.data, kind)
-    console = Console()
-    console.print(render_trajectories(found))
-    _save(draw_episodes(episodes), picture)
-    console.print(f"Episodes: {picture}")
-    return found
+def _modality_of(place: str | None, system: str) -> Modality:
+    """The modality whose data a path can only be; where it could be any, the system's."""
+    if place is not None:
+        for name in MODALITIES:
+            if load_modality(name).holds(place):
+                return load_modality(name)
+    return load_system(system).modality
 
 
 def _save(figure: Figure, picture: Path) -> None:
     picture.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(picture, lambda path: figure.savefig(path, format="png", dpi=110))
-
-
-def draw_inputs(name: str, images: ImageData, seed: int) -> Figure:
-    """Some images with what the system would get of them: context and target blocks, or views."""
-    inputs = ImageInputs.of(images)
-    system = load_system(name)(default_config(name, images.config.data).model, inputs, seed)
-    chosen = np.random.default_rng(seed).permutation(len(images.train))[:PICTURED]
-    samples = [images.train[int(i)] for i in chosen]
-    batch = system.collator(seed)(samples)
-    originals = inputs.restore(inputs.prepare(samples)).permute(0, 2, 3, 1).numpy()
-    if "context" in batch:
-        cropped = inputs.restore(batch["inputs"]).permute(0, 2, 3, 1).numpy()
-        titles = ["image", "context", *(f"target {m + 1}" for m in range(batch["targets"].shape[1]))]
-        rows = []
-        for original, image, (context, targets) in zip(originals, cropped, read_masks(batch), strict=True):
-            rows.append([original, *(show_only(image, ids, system.grid) for ids in (context, *targets))])
-    else:
-        views = inputs.restore(batch["views"]).permute(0, 1, 3, 4, 2).numpy()
-        titles = ["image", *(f"view {v + 1}" for v in range(views.shape[1]))]
-        rows = [[original, *shown] for original, shown in zip(originals, views, strict=True)]
-    figure = Figure(figsize=(1.3 * len(titles), 1.3 * len(rows) + 0.3), layout="constrained")
-    axes = figure.subplots(len(rows), len(titles), squeeze=False)
-    for line, row in zip(axes, rows, strict=True):
-        for axis, image in zip(line, row, strict=True):
-            axis.imshow(np.clip(image, 0, 1).squeeze(), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-            axis.set_axis_off()
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=9)
-    return figure

@@ -17,7 +17,6 @@ from jepakit.device import choose_device
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.interop.load import teacher_of
 from jepakit.interop.runs import build_system
-from jepakit.modalities.images.inputs import IMAGES, ImageInputs
 from jepakit.modalities.modality import Data
 from jepakit.registry import load_system
 from jepakit.training.cost import format_bytes, format_seconds
@@ -39,7 +38,6 @@ NO_DATA = "none"
 MOST_COUNTED = 256  # samples of a micro-batch; larger ones are in proportion
 ATTAINED = 0.4  # of the peak matrix rate (assumed): torchtitan has 0.52 to 0.58 for Llama 3 on 64 A100s, in larger products
 COMPILED = 1.15  # times as fast with torch.compile (assumed)
-DECODED = 150  # photographs a second that one core decodes, crops and resizes to 224 (assumed)
 
 
 @dataclass(frozen=True)
@@ -170,10 +168,9 @@ def _decided(chosen: RunConfig, samples: int, source: Any) -> tuple[RunConfig, D
     if chosen.dataset.data != NO_DATA:
         data = open_data(chosen, source)
         return decide(chosen, data), data
-    if modality is not IMAGES:
+    if modality.blank is None:
         raise UserError(f"plan-run needs --data for {chosen.system}, which reads {modality.name}: shapes come from the data.")
-    size, channels = chosen.dataset.image_size or (224, 224), chosen.dataset.channels or 3
-    inputs = ImageInputs(image_size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    inputs, _ = modality.blank(chosen.dataset)
     steps = training.steps or math.ceil((training.epochs or 100) * samples / training.batch_size)
     return dataclasses.replace(chosen, training=replace(training, steps=steps, epochs=None), inputs=inputs), None
 
@@ -182,8 +179,8 @@ def _drawn(config: RunConfig, data: Data | None, count: int) -> list[dict[str, A
     """Samples of a micro-batch as the loader gives them, each another id; those of the data come again where it is small."""
     facts = {"epoch": 0, "step": 0, "progress": 0.0}
     if data is None:
-        blank = torch.zeros(config.inputs.channels, *config.inputs.image_size, dtype=torch.uint8)
-        return [{"id": number, "image": blank, **facts} for number in range(count)]
+        _, blank = load_system(config.system).modality.blank(config.dataset)
+        return [{"id": number, **blank, **facts} for number in range(count)]
     drawn = [{**data.train[n % len(data.train)], "id": n, **facts} for n in range(count)]
     for name, companion in data.companions.items():
         number = max(1, round(companion.ratio * count))
@@ -224,12 +221,14 @@ def advise(
         advice.append("--precision bfloat16 multiplies faster and keeps half.")
     if not config.training.compile:
         advice.append("--compile fuses what is not a matrix product (assumed: 1.15 times as fast); try it on a few steps.")
-    if load_system(config.system).modality is IMAGES:
+    modality = load_system(config.system).modality
+    if modality.decoding is not None:
+        decoded, files = modality.decoding
         rate = config.training.batch_size / found.step_s
         node = rate * min(1.0, machine.per_node / layout.gpus)
         advice.append(
-            f"input: {rate:,.0f} images/s, {node:,.0f} a node, need about {math.ceil(node / DECODED):,} cores a node to decode "
-            f"JPEGs ({DECODED} images/s a core); fewer from packed arrays."
+            f"input: {rate:,.0f} {modality.name}/s, {node:,.0f} a node, need about {math.ceil(node / decoded):,} cores a node "
+            f"to decode {files} ({decoded} {modality.name}/s a core); fewer from packed arrays."
         )
     return advice
 

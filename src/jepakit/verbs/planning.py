@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from jepakit.core.dynamics import Dynamics
+from jepakit.core.hierarchy import Hierarchy
 from jepakit.errors import UserError
 from jepakit.interop.runs import Run
-from jepakit.systems.h_jepa import HJEPA
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy
 from jepakit.worlds.problem import Planner
 from jepakit.worlds.subgoals import HierarchicalPolicy
@@ -33,9 +33,9 @@ def planning_policy(
     run = Run.of(run, device)
     system = world_of(run)
     frame_skip = run.config.dataset.frame_skip or 1
-    if isinstance(system, HJEPA):
+    if isinstance(system, Hierarchy):
         return HierarchicalPolicy(
-            system.above, system.below, system.lower_inputs, above or planner, planner, config, macro=system.config.macro,
+            system.above, system.below, system.lower_inputs, above or planner, planner, config, macro=system.macro_size,
             steps=system.lower_steps, frame_skip=frame_skip // system.lower_steps,
         )  # fmt: skip
     return PlanningPolicy(system, system.inputs, planner, config, frame_skip=frame_skip)

@@ -27,7 +27,7 @@ from jepakit.interop.runs import Run, build_system
 from jepakit.interop.tuned import untuned
 from jepakit.modalities.modality import Data, remarks
 from jepakit.randomness import derive_seed
-from jepakit.registry import DATASETS, TUNED, load_system, verb_of
+from jepakit.registry import DATASETS, is_tuned, load_system, verb_of
 from jepakit.training.answers import Answers
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
@@ -81,7 +81,7 @@ def pretrain(
     source = None if data is None or isinstance(data, str | os.PathLike) else data
     if config is not None:
         chosen = read_config(config)
-        if chosen.system in TUNED:
+        if is_tuned(chosen.system):
             raise UserError(f"{config} is of a tuned run: reproduce it by jepakit finetune --config {config}.")
         if system not in (None, chosen.system):
             raise UserError(f"{config} is a run of {chosen.system!r}, not of {system!r}. Leave the system out.")
@@ -115,7 +115,7 @@ def _start(
     data = open_data(chosen, source)
     decided = decide(chosen, data)
     teacher = teacher or teacher_of(decided, folder)
-    if decided.system in TUNED:  # it reads what its encoder read, and answers what the labels ask
+    if is_tuned(decided.system):  # it reads what its encoder read, and answers what the labels ask
         decided = dataclasses.replace(decided, model=decided.model.settled(Answers.of(data)), inputs=teacher.inputs)
     system = prepare_system(decided, device, teacher)
     licence = getattr(teacher, "licence", None)
@@ -126,7 +126,7 @@ def _start(
     if is_main():
         folder.create()  # only now: a run that could not start leaves nothing behind
         write_environment(folder, decided, device, licence)
-        if decided.system in TUNED:
+        if is_tuned(decided.system):
             untuned(teacher).save_pretrained(folder.encoder, predictor=decided.model.predictor == "kept")
         elif teacher is not None:
             teacher.save_pretrained(folder.path / teacher.option)  # the run must load when the teacher's own folder is gone
@@ -235,7 +235,7 @@ def _absolute(place: str) -> str:
 def held_out_count(config: RunConfig, count: int) -> int:
     """Training samples set aside for the health monitor: a tenth at most; of a tuned run none, which is watched on its test
     part."""
-    if config.system in TUNED:
+    if is_tuned(config.system):
         return 0
     return min(config.health.health_samples, max(4, count // 10))
 

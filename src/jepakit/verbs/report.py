@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +15,14 @@ from jepakit.errors import UserError
 from jepakit.files import read_json
 from jepakit.interop.embedding import embed_samples
 from jepakit.interop.runs import Run
-from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.modalities.modality import Data
-from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.modalities.video.moving_photographs import MovingPhotographs
-from jepakit.nn.flow import FlowPredictor
 from jepakit.pages.data import ReportData
 from jepakit.pages.figures import gallery, nearest_neighbours
 from jepakit.pages.page import write_report
 from jepakit.pages.world_data import check_acting, check_world
 from jepakit.randomness import derive_seed
+from jepakit.registry import load_named
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.recordings import read_probe, read_recordings
 
@@ -74,7 +71,7 @@ def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
     inputs = system.inputs
     embeddings = embed_samples(system.encode, inputs, dataset).numpy()
     labels = {} if dataset.labels is None else {"classes": data.classes, "embedding_labels": dataset.labels}
-    if not isinstance(inputs, ImageInputs | VideoInputs):
+    if system.modality.pictures is None:
         return {"embeddings": embeddings, **labels}
     chosen = shown = np.arange(min(PICTURED, len(dataset)))
     found: dict[str, Any] = {}
@@ -83,71 +80,11 @@ def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
     samples = [dataset[int(i)] for i in chosen]
     if dataset.labels is not None:
         labels["labels"] = dataset.labels[chosen]
-    looked = look_at_images if isinstance(inputs, ImageInputs) else look_at_clips
-    found |= looked(system, samples, len(shown), seed)
+    found |= load_named(system.modality.pictures)(system, samples, len(shown), seed)
     clips = getattr(dataset, "clips", None)
     if "flows" in found and isinstance(clips, MovingPhotographs):
         found["true_flows"] = np.stack([clips.flow(sample["id"]) for sample in samples[: len(shown)]])
     return {"embeddings": embeddings, **labels, **found}
-
-
-def look_at_images(system: System, samples: Sequence[dict[str, Any]], shown: int, seed: int) -> dict[str, Any]:
-    """Pixels of all samples, and of the first `shown` the tokens and the masks or views of a training step."""
-    inputs, first, found = system.inputs, samples[:shown], {}
-    with torch.no_grad():
-        tokens = system.encode(inputs.prepare(first))
-    batch = system.collator(seed)(first)
-    if "context" in batch:
-        found["masks"] = read_masks(batch)
-    if "views" in batch:
-        found["views"] = inputs.restore(batch["views"]).numpy()
-    rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
-    images = inputs.restore(inputs.prepare(samples)).numpy()
-    return {"images": images, "tokens": tokens.values.float().numpy(), "grid": (int(rows), int(columns)), **found}
-
-
-def look_at_clips(system: System, samples: Sequence[dict[str, Any]], shown: int, seed: int) -> dict[str, Any]:
-    """The same of clips at their middle frame; of several masks one is shown a clip, in turn."""
-    inputs, first, found = system.inputs, samples[:shown], {}
-    prepared = inputs.prepare(samples)
-    middle = prepared.shape[2] // 2
-    with torch.no_grad():
-        tokens = system.encode(prepared[:shown])
-    if tokens.positions.shape[-1] == 3:
-        times, rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
-        at, cells = int(middle * times // prepared.shape[2]), int(rows * columns)
-        found = {"tokens": tokens.values[:, at * cells : (at + 1) * cells].float().numpy(), "grid": (int(rows), int(columns))}
-        batch = system.collator(seed)(first)
-        batch = batch.get("video", batch)
-        if "context" in batch:
-            found["masks"] = [
-                (_inside(batch["context"][clip, kind], batch["context_lengths"][clip, kind], at, cells),
-                 [_inside(batch["targets"][clip, kind], batch["target_lengths"][clip, kind], at, cells)])
-                for clip in range(shown) for kind in [clip % batch["context"].shape[1]]
-            ]  # fmt: skip
-    predictor = getattr(system, "predictor", None)
-    if isinstance(predictor, FlowPredictor):
-        pairs = prepared[:shown, :, middle - 1 : middle + 1].transpose(1, 2)
-        with torch.no_grad():
-            flows = predictor.between(system.encoders()["encoder"], pairs[:, 0], pairs[:, 1])
-        found |= {"moving": inputs.unit(pairs).numpy(), "flows": flows.float().numpy()}
-    return {"images": inputs.unit(prepared[:, :, middle]).numpy(), "of_clips": True, **found}
-
-
-def _inside(ids: torch.Tensor, length: torch.Tensor, time: int, cells: int) -> list[int]:
-    """Those of the first `length` tokens that are of one time step, counted within it."""
-    kept = ids.flatten()[: int(length.flatten()[0])]
-    return [int(i) - time * cells for i in kept if time * cells <= i < (time + 1) * cells]
-
-
-def read_masks(batch: dict[str, torch.Tensor]) -> list[tuple[list[int], list[list[int]]]]:
-    """For each image of a masked batch the ids of its first context and of each target block."""
-    masks = []
-    for image in range(len(batch["id"])):
-        kept = batch["context"][image, 0, : batch["context_lengths"][image, 0]].tolist()
-        lengths = batch["target_lengths"][image].tolist()
-        masks.append((kept, [block[:n].tolist() for block, n in zip(batch["targets"][image], lengths, strict=True)]))
-    return masks
 
 
 def _read_json(path: Path) -> Any:

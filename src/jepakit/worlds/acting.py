@@ -17,7 +17,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.device import autocast, choose_precision
 from jepakit.errors import UserError, check_choice, check_range
-from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.modality import WorldInputs
 from jepakit.randomness import derive_seed
 from jepakit.worlds.agent.perception import Perception
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
@@ -124,7 +124,7 @@ class PlanningPolicy:
     def __init__(
         self,
         model: Dynamics,
-        inputs: TrajectoryInputs,
+        inputs: WorldInputs,
         planner: Planner,
         config: PlanningConfig | None = None,
         *,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -19,8 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
-from jepakit.modalities.trajectories.data import WindowDataset
-from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.modality import WorldInputs
 from jepakit.nn.mlp import mlp
 from jepakit.randomness import derive_seed
 from jepakit.worlds.acting import Information
@@ -40,14 +39,22 @@ class BehaviourCloningConfig(NetworkConfig):
         check_range("reach", self.reach, 1)
 
 
+@runtime_checkable
+class EpisodeWindows(Protocol):
+    """Windows of a data set that gives its episodes too: `begins` says at which step of all episodes each window begins."""
+
+    episodes: Any
+    begins: NDArray[np.int64]
+
+
 class BehaviourCloning:
-    """A `Policy` from observation and goal; pictures are seen as `TrajectoryInputs.plain` gives them.
+    """A `Policy` from observation and goal; pictures are seen as `WorldInputs.plain` gives them.
 
     Actions are predicted in deviations of the data's and given in raw units, cut to the environment's bounds; of a choice
     among a few the most probable.
     """
 
-    def __init__(self, network: nn.Module, inputs: TrajectoryInputs, mean: Tensor, std: Tensor):
+    def __init__(self, network: nn.Module, inputs: WorldInputs, mean: Tensor, std: Tensor):
         self.network, self.inputs, self.mean, self.std = network.eval(), inputs, mean, std
 
     def begin(self, environments: Sequence[Any], seeds: Sequence[int]) -> None:
@@ -72,7 +79,7 @@ class BehaviourCloning:
 
 
 def clone(
-    windows: WindowDataset, inputs: TrajectoryInputs, config: BehaviourCloningConfig | None = None, seed: int = 0
+    windows: EpisodeWindows, inputs: WorldInputs, config: BehaviourCloningConfig | None = None, seed: int = 0
 ) -> BehaviourCloning:
     """Train on the episodes that these windows come from, a function of the seed.
 
@@ -115,7 +122,7 @@ def clone(
 class _Plains:
     """Plain features of steps; of vectors those of all steps are made at once."""
 
-    def __init__(self, windows: WindowDataset, inputs: TrajectoryInputs):
+    def __init__(self, windows: EpisodeWindows, inputs: WorldInputs):
         self.episodes, self.inputs, self.kept = windows.episodes, inputs, None
         if len(inputs.shape) == 1:
             self.kept = self._read(np.arange(len(windows.episodes.observations)))
@@ -128,5 +135,5 @@ class _Plains:
         return _plain(self.inputs, torch.from_numpy(self.episodes.observed(steps)))
 
 
-def _plain(inputs: TrajectoryInputs, observations: Tensor) -> Float[Tensor, "n features"]:
+def _plain(inputs: WorldInputs, observations: Tensor) -> Float[Tensor, "n features"]:
     return inputs.plain([{"observations": one[None]} for one in observations])

@@ -15,7 +15,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.modality import WorldInputs
 from jepakit.worlds.choices import Choices, is_choice
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem, Objective
 from jepakit.worlds.problem import ActionSpace, Reach
@@ -72,7 +72,7 @@ class Continuous:
     """
 
     def __init__(
-        self, model: Dynamics, inputs: TrajectoryInputs, space: ActionSpace, skip: int, *,
+        self, model: Dynamics, inputs: WorldInputs, space: ActionSpace, skip: int, *,
         cost: Reach, deviations: float | None, chunk: int | None, risk: Risk | None = None, futures: int = 16,
     ):  # fmt: skip
         self.latents = model.futures(futures)
@@ -121,7 +121,7 @@ class Continuous:
 class Chosen(Choices):
     """Blocks of choices, searched as a tree."""
 
-    def __init__(self, model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *, chunk: int | None):
+    def __init__(self, model: Dynamics, inputs: WorldInputs, space: Any, skip: int, *, chunk: int | None):
         super().__init__(space, skip)
         self.model, self.inputs, self.chunk = model, inputs, chunk
         self.latents = None  # tree search knows of one future
@@ -144,7 +144,7 @@ class Chosen(Choices):
 
 
 def moves(
-    model: Dynamics, inputs: TrajectoryInputs, space: Any, skip: int, *,
+    model: Dynamics, inputs: WorldInputs, space: Any, skip: int, *,
     cost: Reach, deviations: float | None, chunk: int | None, risk: Risk | None = None, futures: int = 16,
 ) -> Moves:  # fmt: skip
     """Those of an environment's `action_space`, or of an `ActionSpace`.

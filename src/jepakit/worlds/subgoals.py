@@ -14,7 +14,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
 from jepakit.errors import check_range
-from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.modality import WorldInputs
 from jepakit.worlds.acting import WARM, Information, PlanningConfig, PlanningPolicy
 from jepakit.worlds.latent_problem import LatentProblem, LatentTreeProblem
 from jepakit.worlds.problem import ActionSpace, Planner, shifted
@@ -46,7 +46,7 @@ class HierarchicalPolicy(PlanningPolicy):
         self,
         above: Dynamics,
         below: Dynamics,
-        inputs: TrajectoryInputs,
+        inputs: WorldInputs,
         planner_above: Planner,
         planner: Planner,
         config: PlanningConfig | None = None,

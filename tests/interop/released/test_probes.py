@@ -11,7 +11,7 @@ from jepakit.interop.load import load
 from jepakit.interop.released.probes import load_probe
 
 # Computed by facebookresearch/vjepa2 (MIT), commit c2963a4, at random weights.
-RELEASED = Path(__file__).parents[1] / "fixtures" / "vjepa2_attentive_probe.safetensors"
+RELEASED = Path(__file__).parents[2] / "fixtures" / "vjepa2_attentive_probe.safetensors"
 
 
 def fixture():

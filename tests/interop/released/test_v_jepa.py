@@ -21,7 +21,7 @@ from jepakit.nn.tokens import Ids
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 
 # Computed by facebookresearch/vjepa2 (MIT), commit c2963a4, at random weights.
-FIXTURES = Path(__file__).parents[1] / "fixtures"
+FIXTURES = Path(__file__).parents[2] / "fixtures"
 EXACT = {"atol": 1e-5, "rtol": 1e-5}
 SHAPE = VideoTransformerConfig(frames=16, image_size=(32, 32), patch_size=8, dim=192, depth=1, heads=3)
 

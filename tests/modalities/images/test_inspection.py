@@ -23,7 +23,7 @@ def printed(found) -> str:
 
 
 def test_mixed_photographs(tmp_path):
-    found = inspect_images(ImageDataConfig(data=str(make_photographs(tmp_path, per_class=10))), seed=0)
+    found = inspect_images(ImageDataConfig(data=str(make_photographs(tmp_path, per_class=10))), seed=0)[0]
     assert (found.train, found.test) == (16, 4)
     assert found.classes == {"moons": (8, 2), "roofs": (8, 2)}
     assert found.modes == {"L": 2, "RGBA": 2, "I;16": 2, "RGB": 10, "P": 2, "CMYK": 2}
@@ -58,7 +58,7 @@ def test_copies_across_the_split_are_found_and_other_pictures_are_not(tmp_path):
     pairs = {(Path(test).name, Path(train).name) for test, train in found.pairs}
     assert pairs == {("smaller.jpg", "3.png"), ("darker.png", "3.png")}
     assert (found.count, found.test, found.train) == (2, 12, 13)
-    text = printed(inspect_images(config, 0))
+    text = printed(inspect_images(config, 0)[0])
     assert "2 of 12 held-out pictures have a near-duplicate" in text
 
 
@@ -73,7 +73,7 @@ def test_nearest_pictures_in_pieces(monkeypatch):
 
 
 def test_digits_have_no_copies():
-    found = inspect_images(ImageDataConfig(data="digits"), 0)
+    found = inspect_images(ImageDataConfig(data="digits"), 0)[0]
     assert (found.train, found.test, found.near_duplicates.count) == (1200, 597, 0)
     assert found.modes == {"float32": 1797}
 
@@ -89,7 +89,7 @@ def groups(tmp_path) -> ImageDataConfig:
 
 
 def test_groups_values_and_advice(groups):
-    found = inspect_images(groups, 0)
+    found = inspect_images(groups, 0)[0]
     assert found.groups == (8, 2)
     assert found.values == (0.0, 2.375, 4.75)
     text = printed(found)

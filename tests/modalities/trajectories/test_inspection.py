@@ -5,7 +5,7 @@ from PIL import Image
 import jepakit
 from jepakit.errors import UserError
 from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
-from jepakit.modalities.trajectories.inspection import holds_trajectories
+from jepakit.modalities.trajectories.episodes import holds_trajectories
 
 
 def episode(steps, number, pictures=False):

@@ -34,6 +34,7 @@ class GraphInputs(Inputs):
     partition: Literal["greedy", "metis"]
     walk: int
 
+    modality: ClassVar[str] = "graphs"
     plain_name: ClassVar[str] = "labels and degrees"
 
     @classmethod
@@ -60,6 +61,14 @@ class GraphInputs(Inputs):
     def prepare(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """The graphs as the encoder's input, without chance."""
         return self.stack([sample["graph"] for sample in samples], [self.cut(sample["graph"]) for sample in samples])
+
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One graph."""
+        if not isinstance(step, Graph):
+            raise UserError(
+                f"A step of this stream is a Graph, got {type(step).__name__}. Give graphs as a data set holds them."
+            )
+        return {"graph": step}
 
     def cut(self, graph: Graph, draw: np.random.Generator | None = None, drop: float = 0.0) -> Cut:
         """A graph in its parts: the same always, or drawn."""

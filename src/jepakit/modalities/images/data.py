@@ -84,13 +84,17 @@ def open_images(config: ImageDataConfig, seed: int, source: object | None = None
         UserError: nothing there, bad files under `on_bad_file="error"`, labels that do not fit; with the remedy.
     """
     collection = read_source(config, source)
-    config = replace(
+    return split_collection(collection, settled(config, collection), seed)
+
+
+def settled(config: ImageDataConfig, collection: Collection) -> ImageDataConfig:
+    """Return the options with what was found filled in."""
+    return replace(
         config,
         image_size=collection.image_size,
         channels=collection.channels,
         value_range=config.value_range or collection.value_range,
     )
-    return split_collection(collection, config, seed)
 
 
 def split_collection(collection: Collection, config: ImageDataConfig, seed: int) -> ImageData:

@@ -15,6 +15,7 @@ from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.crops import center_view
 from jepakit.modalities.images.data import ImageData, in_pieces, open_images, stack_images
 from jepakit.modalities.modality import Inputs, Modality, check_scale
+from jepakit.modalities.steps import picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class ImageInputs(Inputs):
     mean: tuple[float, ...]
     std: tuple[float, ...]
 
+    modality: ClassVar[str] = "images"
     plain_name: ClassVar[str] = "pixels"
     noun: ClassVar[str] = "an image"
 
@@ -65,6 +67,14 @@ class ImageInputs(Inputs):
 
         return in_pieces(prepared, samples, self.image_size)["images"]
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One picture `[channels, height, width]`."""
+        return {"image": picture(step, self.channels)}
+
+    @property
+    def prepared_shape(self) -> tuple[int, ...]:
+        return (self.channels, *self.image_size)
+
     @property
     def extent(self) -> tuple[int, ...]:
         """What follows the channels in a prepared batch."""
@@ -91,4 +101,17 @@ class ImageInputs(Inputs):
         return {"image_size": self.image_size, "channels": self.channels}
 
 
-IMAGES = Modality("images", ImageDataConfig, ImageInputs, open_images, ImageInputs.of)
+DECODING = 150, "JPEGs"  # photographs that a core decodes, crops and resizes to 224 in a second (assumed)
+
+
+def blank(config: ImageDataConfig) -> tuple[ImageInputs, dict[str, Any]]:
+    """What an encoder of pictures of this size would expect, 224 x 224 and in colour where nothing is said, and a black one."""
+    size, channels = config.image_size or (224, 224), config.channels or 3
+    inputs = ImageInputs(image_size=size, channels=channels, mean=(0.5,) * channels, std=(0.25,) * channels)
+    return inputs, {"image": torch.zeros(channels, *size, dtype=torch.uint8)}
+
+
+IMAGES = Modality(
+    "images", ImageDataConfig, ImageInputs, open_images, ImageInputs.of, blank=blank, decoding=DECODING,
+    inspect="jepakit.modalities.images.inspection:inspect", pictures="jepakit.modalities.images.pictures:look_at",
+)  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -13,9 +14,13 @@ from rich.text import Text
 
 from jepakit.modalities.files.walk import BadFile
 from jepakit.modalities.images.collection import Collection, ImageDataConfig
-from jepakit.modalities.images.data import ImageData, split_collection
+from jepakit.modalities.images.data import ImageData, settled, split_collection
+from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.modalities.images.near_duplicates import NearDuplicates, near_duplicates
+from jepakit.modalities.images.pictures import draw_inputs
 from jepakit.modalities.images.sources import read_source
+from jepakit.modalities.modality import Inspected
+from jepakit.registry import name_of
 
 _SHOWN = 10
 
@@ -52,16 +57,30 @@ class ImageInspection:
         """Plain values for JSON."""
         return asdict(self)
 
+    def render(self) -> RenderableType:
+        """The same for a terminal (`rich.print`)."""
+        return render_inspection(self)
 
-def inspect_images(config: ImageDataConfig, seed: int, source: object | None = None) -> ImageInspection:
+
+def inspect(config: ImageDataConfig, seed: int, source: object | None, example: Callable[[ImageInputs], Any]) -> Inspected:
+    """`inspect_images`, and some of the pictures with what the system would get of them."""
+    facts, data = inspect_images(config, seed, source)
+    system = example(ImageInputs.of(data))
+    return Inspected(facts, draw_inputs(system, data, seed), f"What {name_of(type(system))} would be shown")
+
+
+def inspect_images(
+    config: ImageDataConfig, seed: int, source: object | None = None
+) -> tuple[ImageInspection, ImageData]:
     """Read, check and split the data as `open_images` would, and describe it; bad files are listed, not raised.
 
     Raises:
         UserError: there is nothing to describe (no such data, no usable picture), or the labels do not fit.
     """
-    collection = read_source(replace(config, on_bad_file="skip"), source)
-    data = split_collection(collection, config, seed)
-    return ImageInspection(
+    config = replace(config, on_bad_file="skip")
+    collection = read_source(config, source)
+    data = split_collection(collection, settled(config, collection), seed)
+    facts = ImageInspection(
         name=data.name,
         kind=data.kind,
         task=data.task,
@@ -82,6 +101,7 @@ def inspect_images(config: ImageDataConfig, seed: int, source: object | None = N
         near_duplicates=near_duplicates(data, seed),
         notes=[*data.notes, *_advice(data, collection)],
     )
+    return facts, data
 
 
 def render_inspection(found: ImageInspection) -> RenderableType:

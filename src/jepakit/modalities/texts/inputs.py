@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jepakit.errors import UserError
+from jepakit.errors import UserError, shown
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.modalities.texts.data import TextData, TextDataConfig, open_texts
 from jepakit.modalities.texts.words import words
@@ -28,6 +28,7 @@ class TextInputs(Inputs):
     vocabulary: tuple[str, ...]
     max_length: int
 
+    modality: ClassVar[str] = "texts"
     plain_name: ClassVar[str] = "bag of words"
 
     def __post_init__(self) -> None:
@@ -42,12 +43,23 @@ class TextInputs(Inputs):
         ordered = sorted(counts, key=lambda word: (-counts[word], word))
         return cls(vocabulary=(*SPECIAL, *ordered), max_length=data.config.max_length)
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """A piece of text with at least one word."""
+        if not isinstance(step, str) or not words(step):
+            kind = type(step).__name__
+            raise UserError(f"A step of this stream is a piece of text with at least one word, got {kind}: {shown(step)}.")
+        return {"text": step}
+
+    def ids_of(self, piece: str) -> list[int]:
+        """Ids of all words of a piece of text."""
+        return [self._numbers.get(word, UNKNOWN) for word in words(piece)]
+
     def word_ids(self, text: str) -> list[int]:
         """Ids of the words that count. Errors: a text without words."""
-        found = [self._numbers.get(word, UNKNOWN) for word in words(text)[: self.max_length]]
-        if not found:
+        ids = self.ids_of(text)[: self.max_length]
+        if not ids:
             raise UserError(f"The text {text!r} has no words.")
-        return found
+        return ids
 
     def tokens(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """`tokens [batch, longest]` padded at the right end, and `lengths [batch]`."""

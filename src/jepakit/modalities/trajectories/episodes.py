@@ -11,6 +11,7 @@ All but an episode store is checked, put one after the other and kept in memory.
 
 from __future__ import annotations
 
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -292,3 +293,17 @@ def _finite(array: NDArray, key: str, name: str) -> NDArray[np.float32]:
             "Cut the episode before."
         )
     return single
+
+
+def holds_trajectories(place: str) -> bool:
+    """Whether a path is one that can only be trajectories."""
+    path = Path(place).expanduser()
+    if path.is_dir():
+        return is_store(path) or holds_foreign(path)
+    if path.suffix == ".npz" and path.is_file():
+        try:
+            with zipfile.ZipFile(path) as file:
+                return {"observations.npy", "actions.npy"} <= set(file.namelist())
+        except (zipfile.BadZipFile, OSError, NotImplementedError):
+            return False  # whoever reads it will say what is wrong with it
+    return holds_foreign(path)

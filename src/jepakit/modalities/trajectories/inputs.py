@@ -15,7 +15,9 @@ from torch.nn import functional as F
 from jepakit.errors import UserError
 from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
+from jepakit.modalities.steps import as_tensor, finite
 from jepakit.modalities.trajectories.data import TrajectoryData, TrajectoryDataConfig, open_trajectories
+from jepakit.modalities.trajectories.episodes import holds_trajectories
 from jepakit.modalities.trajectories.statistics import scales
 
 
@@ -33,6 +35,7 @@ class TrajectoryInputs(Inputs):
     history: int
     horizon: int
 
+    modality: ClassVar[str] = "trajectories"
     plain_name: ClassVar[str] = "last observation"
 
     def __post_init__(self) -> None:
@@ -76,6 +79,33 @@ class TrajectoryInputs(Inputs):
         """The last observation of each window, as a window of one: `[batch, 1, *shape]`."""
         return self.normalise(torch.stack([sample["observations"][-1:] for sample in samples]))
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One observation, as episodes hold it."""
+        return {"observations": self.observation(step)[None]}
+
+    def observation(self, step: Any) -> Shaped[Tensor, "..."]:
+        """An observation, checked. Errors: another shape; NaN or infinite numbers."""
+        numbers = as_tensor(step, "observation")
+        if tuple(numbers.shape) != self.shape:
+            raise UserError(
+                f"The model was trained on observations of shape {list(self.shape)}, got {list(numbers.shape)}. Give one "
+                "observation at a time, as its episodes hold them."
+            )
+        return numbers if numbers.dtype == torch.uint8 else finite(numbers, "An observation")
+
+    def action_block(self, action: Any) -> Float[Tensor, "block"]:
+        """What was done between two observations, `frame_skip` actions in a row, checked.
+
+        Errors: another number of numbers; NaN or infinite ones.
+        """
+        numbers = as_tensor(action, "action").flatten()
+        if len(numbers) != self.action:
+            raise UserError(
+                f"What is done between two observations of this model is {self.action} numbers (the actions of frame_skip "
+                f"steps in a row), got {len(numbers)}. Give them all."
+            )
+        return finite(numbers, "An action")
+
     def windows(self, samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         """`inputs [batch, time, *shape]` and `actions [batch, time - 1, block]`, normalised."""
         return {
@@ -96,5 +126,6 @@ class TrajectoryInputs(Inputs):
 
 
 TRAJECTORIES = Modality(
-    "trajectories", TrajectoryDataConfig, TrajectoryInputs, open_trajectories, TrajectoryInputs.of
-)
+    "trajectories", TrajectoryDataConfig, TrajectoryInputs, open_trajectories, TrajectoryInputs.of, holds=holds_trajectories,
+    inspect="jepakit.modalities.trajectories.inspection:inspect",
+)  # fmt: skip

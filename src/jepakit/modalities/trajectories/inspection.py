@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +13,10 @@ from rich.table import Table
 from rich.text import Text
 
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories.episode_store import is_store
-from jepakit.modalities.trajectories.episodes import Episodes, holds_foreign
+from jepakit.modalities.modality import Inspected
+from jepakit.modalities.trajectories.data import TrajectoryDataConfig, read_trajectories
+from jepakit.modalities.trajectories.episodes import Episodes
+from jepakit.modalities.trajectories.pictures import draw_episodes
 
 _SHOWN = 16  # numbers of an action that get a line
 
@@ -50,19 +50,15 @@ class TrajectoryInspection:
         """Plain values for JSON."""
         return asdict(self)
 
+    def render(self) -> RenderableType:
+        """The same for a terminal (`rich.print`)."""
+        return render_trajectories(self)
 
-def holds_trajectories(place: str) -> bool:
-    """Whether a path is one that can only be trajectories."""
-    path = Path(place).expanduser()
-    if path.is_dir():
-        return is_store(path) or holds_foreign(path)
-    if path.suffix == ".npz" and path.is_file():
-        try:
-            with zipfile.ZipFile(path) as file:
-                return {"observations.npy", "actions.npy"} <= set(file.namelist())
-        except (zipfile.BadZipFile, OSError, NotImplementedError):
-            return False  # whoever reads it will say what is wrong with it
-    return holds_foreign(path)
+
+def inspect(config: TrajectoryDataConfig, seed: int, source: object | None, example: object) -> Inspected:
+    """`inspect_trajectories`, and some of the episodes, a row each."""
+    episodes, kind = read_trajectories(config, source)
+    return Inspected(inspect_trajectories(episodes, config.data, kind), draw_episodes(episodes), "Episodes")
 
 
 def inspect_trajectories(episodes: Episodes, name: str, kind: str) -> TrajectoryInspection:

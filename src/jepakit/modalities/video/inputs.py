@@ -14,9 +14,11 @@ from jepakit.errors import UserError
 from jepakit.modalities.images.crops import center_view
 from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
+from jepakit.modalities.steps import picture
 from jepakit.modalities.video.collection import VideoDataConfig
 from jepakit.modalities.video.data import VideoData, open_videos
 from jepakit.modalities.video.samples import pixels_of
+from jepakit.modalities.video.sources import holds_videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,7 @@ class VideoInputs(Inputs):
     fps: float | None = None
     stride: int | None = None
 
+    modality: ClassVar[str] = "video"
     plain_name: ClassVar[str] = "pixels"
     noun: ClassVar[str] = "a clip"
 
@@ -84,6 +87,21 @@ class VideoInputs(Inputs):
         """The prepared pixels of all frames, one vector a clip."""
         return self.prepare(samples).flatten(1)
 
+    def sample(self, step: Any) -> dict[str, Any]:
+        """One frame `[channels, height, width]`, as a clip of one."""
+        return {"clip": picture(step, self.channels)[None]}
+
+    @property
+    def window(self) -> int:
+        """Frames of a clip."""
+        return self.frames
+
+    def joined(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {"clip": torch.cat([sample["clip"] for sample in samples])}
+
+    def joined_prepared(self, prepared: Sequence[Tensor]) -> Float[Tensor, "1 channels frames height width"]:
+        return torch.cat(list(prepared), dim=2)
+
     @property
     def extent(self) -> tuple[int, ...]:
         """What follows the channels in a prepared batch."""
@@ -113,4 +131,7 @@ def _cut(clip: Tensor, size: tuple[int, int]) -> Float[Tensor, "frames channels 
     return center_view(unit(clip), torch.tensor(clip.shape[2:]).expand(len(clip), 2), size)
 
 
-VIDEO = Modality("video", VideoDataConfig, VideoInputs, open_videos, VideoInputs.of)
+VIDEO = Modality(
+    "video", VideoDataConfig, VideoInputs, open_videos, VideoInputs.of, holds=holds_videos,
+    inspect="jepakit.modalities.video.inspection:inspect", pictures="jepakit.modalities.video.pictures:look_at",
+)  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,10 +11,15 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jepakit.errors import UserError
+from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.files.walk import BadFile
+from jepakit.modalities.modality import Inspected
 from jepakit.modalities.video.collection import VideoCollection, VideoDataConfig
 from jepakit.modalities.video.data import VideoData, split_videos
-from jepakit.modalities.video.sources import read_videos
+from jepakit.modalities.video.inputs import VideoInputs
+from jepakit.modalities.video.pictures import draw_strips
+from jepakit.modalities.video.sources import names_files, read_videos
 from jepakit.modalities.video.survey import codec_counts
 
 _SHOWN = 10
@@ -55,6 +61,22 @@ class VideoInspection:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
+
+    def render(self) -> RenderableType:
+        """The same for a terminal (`rich.print`)."""
+        return render_videos(self)
+
+
+def inspect(
+    config: VideoDataConfig, seed: int, source: object | None, example: Callable[[VideoInputs], Any] | None
+) -> Inspected:
+    """`inspect_videos`, and film strips of some clips with tubes hidden. Errors: clips that are no files."""
+    if source is not None or not names_files(config.data):
+        raise UserError(f"inspect looks at video files, and {config.data} is none, nor a folder or a list of them.")
+    facts, data = inspect_videos(replace(config, stills="none", on_bad_file="skip"), seed)
+    masks = None if example is None else getattr(example(VideoInputs.of(data)).config, "masks", None)
+    figure = draw_strips(data, masks if isinstance(masks, TubeConfig) else TubeConfig(), seed)
+    return Inspected(facts, figure, "Clips, and what tubes leave of them")
 
 
 def inspect_videos(config: VideoDataConfig, seed: int) -> tuple[VideoInspection, VideoData]:

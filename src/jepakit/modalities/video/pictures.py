@@ -1,6 +1,9 @@
-"""Draws clips as film strips, and below each what tube masks leave of it."""
+"""Draws clips as film strips, and below each what tube masks leave of it; and what a system makes of held-out ones."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from jepakit.masks.tubes import TubeConfig, Tubes
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.video.data import VideoData
 from jepakit.modalities.video.samples import pixels_of
+from jepakit.nn.flow import FlowPredictor
 from jepakit.randomness import Draws
 
 _CLIPS, _FRAMES, _ROWS = 4, 8, 8  # clips drawn, frames of each, rows of tokens that masks are drawn on
@@ -77,3 +81,38 @@ def _title(data: VideoData, number: int, index: int) -> str:
     """The file a clip is of, or its number."""
     paths = data.train.paths
     return f"clip {number}" if paths is None else paths[index].replace("\\", "/").rsplit("/", 1)[-1][-24:]
+
+
+def look_at(system: Any, samples: Sequence[dict[str, Any]], shown: int, seed: int) -> dict[str, Any]:
+    """Pixels of all samples at their middle frame, and of the first `shown` the tokens, the masks of a training step (of
+    several one a clip, in turn) and the motion that was found."""
+    inputs, first, found = system.inputs, samples[:shown], {}
+    prepared = inputs.prepare(samples)
+    middle = prepared.shape[2] // 2
+    with torch.no_grad():
+        tokens = system.encode(prepared[:shown])
+    if tokens.positions.shape[-1] == 3:
+        times, rows, columns = (tokens.positions[0] + 1).amax(0).tolist()
+        at, cells = int(middle * times // prepared.shape[2]), int(rows * columns)
+        found = {"tokens": tokens.values[:, at * cells : (at + 1) * cells].float().numpy(), "grid": (int(rows), int(columns))}
+        batch = system.collator(seed)(first)
+        batch = batch.get("video", batch)
+        if "context" in batch:
+            found["masks"] = [
+                (_inside(batch["context"][clip, kind], batch["context_lengths"][clip, kind], at, cells),
+                 [_inside(batch["targets"][clip, kind], batch["target_lengths"][clip, kind], at, cells)])
+                for clip in range(shown) for kind in [clip % batch["context"].shape[1]]
+            ]  # fmt: skip
+    predictor = getattr(system, "predictor", None)
+    if isinstance(predictor, FlowPredictor):
+        pairs = prepared[:shown, :, middle - 1 : middle + 1].transpose(1, 2)
+        with torch.no_grad():
+            flows = predictor.between(system.encoders()["encoder"], pairs[:, 0], pairs[:, 1])
+        found |= {"moving": inputs.unit(pairs).numpy(), "flows": flows.float().numpy()}
+    return {"images": inputs.unit(prepared[:, :, middle]).numpy(), "of_clips": True, **found}
+
+
+def _inside(ids: torch.Tensor, length: torch.Tensor, time: int, cells: int) -> list[int]:
+    """Those of the first `length` tokens that are of one time step, counted within it."""
+    kept = ids.flatten()[: int(length.flatten()[0])]
+    return [int(i) - time * cells for i in kept if time * cells <= i < (time + 1) * cells]

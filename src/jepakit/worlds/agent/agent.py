@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State
 from jepakit.errors import UserError
-from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.modality import WorldInputs
 from jepakit.worlds.acting import PlanningPolicy
 from jepakit.worlds.agent.belief import Belief
 from jepakit.worlds.agent.configurator import Configurator, TaskConfig
@@ -71,7 +71,7 @@ class Agent(PlanningPolicy):
     """
 
     def __init__(
-        self, model: Dynamics, inputs: TrajectoryInputs, task: TaskConfig | None = None, *, frame_skip: int = 1,
+        self, model: Dynamics, inputs: WorldInputs, task: TaskConfig | None = None, *, frame_skip: int = 1,
         reader: StateReader | None = None, critic: nn.Module | None = None, actor: nn.Module | None = None,
         memory: ShortTermMemory | None = None, seed: int = 0,
     ):  # fmt: skip

@@ -13,7 +13,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics
 from jepakit.core.state import State, map_tree
 from jepakit.errors import UserError, check_range, shown
-from jepakit.modalities.trajectories.inputs import TrajectoryInputs
+from jepakit.modalities.modality import WorldInputs
 
 
 class Perception:
@@ -33,7 +33,7 @@ class Perception:
     def __init__(
         self,
         model: Dynamics,
-        inputs: TrajectoryInputs,
+        inputs: WorldInputs,
         frame_skip: int = 1,
         observations: int | None = None,
         attend: Sequence[int] | None = None,
