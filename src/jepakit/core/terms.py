@@ -98,8 +98,8 @@ class VisibleTerm(Term):
         assert made.at_visible is not None  # reads_visible
         visible, hidden = made.masked.visible(), made.masked.targets
         energy = made.energy(made.at_visible, visible.gather(made.targets.values))
-        places = [ids.gather(made.targets.positions) for ids in (visible, hidden)]
-        weights = self.at(made.batch["progress"]) * nearness(*places, hidden.valid)
+        here, there = (ids.gather(made.targets.positions) for ids in (visible, hidden))
+        weights = self.at(made.batch["progress"]) * nearness(here, there, hidden.valid)
         mean = made.mean(weights * energy, visible.valid, "visible")
         return {"visible": mean}, mean
 
