@@ -16,8 +16,21 @@ hypothesis.settings.load_profile("jepakit")
 torch.set_num_threads(1)
 
 
+PROCESSES = "processes"  # the group of the tests that start several processes: one of them at a time
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook
 def pytest_collection_modifyitems(items):
-    if not torch.cuda.is_available():
-        for item in items:
-            if item.get_closest_marker("gpu"):
-                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+        if item.get_closest_marker("distributed"):
+            item.add_marker(pytest.mark.xdist_group(PROCESSES))
+        elif shares_a_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(item.path.relative_to(item.config.rootpath).as_posix()))
+
+
+def shares_a_fixture(item) -> bool:
+    """Whether the test uses what its module makes once: then the module's tests run in one process of pytest-xdist."""
+    made = getattr(item, "_fixtureinfo", None)
+    return made is not None and any(found[-1].scope == "module" for found in made.name2fixturedefs.values() if found)
