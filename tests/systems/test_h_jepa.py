@@ -152,7 +152,7 @@ def test_what_does_not_fit_the_lower_level_is_named():
             HJEPAConfig(**options)
 
 
-TINY = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "limit": 64}
+TINY = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "limit": 64, "test_fraction": 0.02}
 
 
 def test_a_run_keeps_its_lower_level_and_acts_on_both(tmp_path):
