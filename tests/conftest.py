@@ -16,6 +16,15 @@ hypothesis.settings.load_profile("jepakit")
 torch.set_num_threads(1)
 
 
+@pytest.fixture(scope="module")
+def measured_on_little():
+    """`evaluate` goes by a few labelled samples, for the tests of what a run keeps and not of what it is worth."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, most in {"MOST_TRAIN": 200, "MOST_TEST": 100, "MOST_PICTURES": (100, 50)}.items():
+            patch.setattr(f"jepakit.verbs.evaluate.{name}", most)
+        yield
+
+
 PROCESSES = "processes"  # the group of the tests that start several processes: one of them at a time
 
 

@@ -113,10 +113,10 @@ def test_messages():
     assert system(rollout_steps=4, rollout=0.0).step(batch()).keys() == {"loss", "prediction"}
 
 
-def test_through_the_verbs(tmp_path):
+def test_through_the_verbs(measured_on_little, tmp_path):
     """Pretrain, evaluate and the encoder's own copy; a plan is found by the L1 to the goal's tokens."""
     exported = shutil.copytree(ENCODER, tmp_path / "eyes")
-    tiny = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "limit": 64, "test_fraction": 0.02}
+    tiny = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "limit": 64}
     run = tmp_path / "run"
     done = jepakit.pretrain("v-jepa-2-ac", data="pendulum-pixels", out=run, horizon=2, encoder=str(exported), **tiny)
     assert {row.features for row in done.rows} >= {"encoder", "random init"}

@@ -30,7 +30,7 @@ costs:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def small():
+def small(measured_on_little):
     """Networks that read states, foresee costs and react are fitted for a few steps."""
     with pytest.MonkeyPatch.context() as patch:
         for place in ("worlds.agent.actor", "worlds.agent.critic", "verbs.world_evaluation"):
@@ -41,7 +41,7 @@ def small():
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("agent") / "run"
-    pretrain("lewm", data="pendulum", out=folder, steps=3, batch_size=16, limit=400, history=1, test_fraction=0.02)
+    pretrain("lewm", data="pendulum", out=folder, steps=3, batch_size=16, limit=400, history=1)
     return folder
 
 
