@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from jepakit.errors import UserError, check_choice
+from jepakit.errors import UserError, check_choice, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -103,16 +104,29 @@ ENCODERS = {
     "graph": Entry("jepakit.nn.graph_network:GraphEncoder", "a graph network and a transformer over parts"),
 }
 
+# What `jepakit evaluate` measures, in the order in which it does; names that end in "-K" or "-N" stand for any whole number.
 EVALUATORS = {
-    "linear": "linear probe with all labels",
-    "low-shot-K": "linear probe with K labels a class, mean of five draws",
-    "knn-K": "exact K nearest neighbours",
-    "attentive": "attentive probe over tokens",
-    "attentive-N": "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4",
-    "segmentation": "linear probe of tokens for maps of classes",
-    "depth": "the same for maps of quantities",
-    "continuation": "whether what came next has less energy than what did not",
-    "flow": "end-point error of the motion that mc-jepa finds",
+    "linear": Entry("jepakit.evaluation.evaluators.label_probes:LabelProbes", "linear probe with all labels"),
+    "low-shot-K": Entry(
+        "jepakit.evaluation.evaluators.label_probes:LabelProbes", "linear probe with K labels a class, mean of five draws"
+    ),
+    "knn-K": Entry("jepakit.evaluation.evaluators.label_probes:LabelProbes", "exact K nearest neighbours"),
+    "attentive": Entry("jepakit.evaluation.evaluators.label_probes:LabelProbes", "attentive probe over tokens"),
+    "attentive-N": Entry(
+        "jepakit.evaluation.evaluators.label_probes:LabelProbes",
+        "attentive probe as published: V-JEPA's has 1 block, V-JEPA 2's 4",
+    ),
+    "segmentation": Entry("jepakit.evaluation.evaluators.maps:LabelMaps", "linear probe of tokens for maps of classes"),
+    "depth": Entry("jepakit.evaluation.evaluators.maps:LabelMaps", "the same for maps of quantities"),
+    "answers": Entry("jepakit.evaluation.evaluators.finetuned:TunedAnswers", "what tuning gained, of every tuned run"),
+    "continuation": Entry(
+        "jepakit.evaluation.evaluators.continuation:Continuation", "whether what came next has less energy than what did not"
+    ),
+    "flow": Entry("jepakit.evaluation.evaluators.flow:FlowError", "end-point error of the motion that mc-jepa finds"),
+    "alignment": Entry("jepakit.evaluation.evaluators.alignment:Alignment", "how near views lie and how evenly samples spread"),
+    "world": Entry(
+        "jepakit.evaluation.evaluators.world:WorldEvaluator", "rollout error, states and surprise, of every world model"
+    ),
 }
 
 # name: (ViT dim, depth, heads, mlp_ratio), (predictor dim, depth, heads), convnet (dim, width, blocks)
@@ -129,9 +143,17 @@ SIZES: dict[str, dict[str, tuple]] = {
 }
 
 
-Kind = Literal["system", "modality", "encoder"]
-TABLES: dict[Kind, dict[str, Entry]] = {"system": SYSTEMS, "modality": MODALITIES, "encoder": ENCODERS}
-GROUPS: dict[Kind, str] = {"system": "jepakit.systems", "modality": "jepakit.modalities", "encoder": "jepakit.encoders"}
+Kind = Literal["system", "modality", "encoder", "evaluator"]
+TABLES: dict[Kind, dict[str, Entry]] = {
+    "system": SYSTEMS, "modality": MODALITIES, "encoder": ENCODERS, "evaluator": EVALUATORS,
+}  # fmt: skip
+GROUPS: dict[Kind, str] = {
+    "system": "jepakit.systems", "modality": "jepakit.modalities", "encoder": "jepakit.encoders",
+    "evaluator": "jepakit.evaluators",
+}  # fmt: skip
+
+
+ANY_NUMBER = ("-K", "-N")  # how the name of an evaluator ends that has a number
 
 
 def load_named(place: str) -> Any:
@@ -155,6 +177,36 @@ def load_modality(name: str) -> Any:
 def load_encoder(name: str) -> Any:
     """The class of the encoder with this name. Errors: an unknown name, with the nearest one."""
     return _load("encoder", name)
+
+
+def find_evaluator(name: str) -> tuple[str, int]:
+    """The registered name of an evaluator that a user named, and the number in it: "knn-20" is "knn-K" with 20, "linear" has 0.
+
+    Errors: an unknown name, with the nearest one.
+    """
+    if name in EVALUATORS and not name.endswith(ANY_NUMBER):
+        return name, 0
+    kind, _, digits = name.rpartition("-")
+    for registered in (f"{kind}{ending}" for ending in ANY_NUMBER):
+        if registered in EVALUATORS and digits.isdecimal() and digits[0] != "0":
+            return registered, int(digits)
+    examples = {"-K": "-20", "-N": "-4"}
+    if digits.isdecimal() and digits[0] != "0":
+        examples = dict.fromkeys(examples, f"-{digits}")
+    known = [next((f"{one[:-2]}{number}" for end, number in examples.items() if one.endswith(end)), one) for one in EVALUATORS]
+    raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, known)}")
+
+
+def evaluators_of(names: Sequence[str] | None) -> dict[str, tuple[str, ...]]:
+    """The places of all evaluators, those of installed packages too, in their order: for each the names of it that a user gave.
+
+    Errors: an unknown name, with the nearest one.
+    """
+    find_installed("evaluator")
+    typed: dict[str, tuple[str, ...]] = {entry.place: () for entry in EVALUATORS.values()}
+    for name in dict.fromkeys(names or ()):
+        typed[EVALUATORS[find_evaluator(name)[0]].place] += (name,)
+    return typed
 
 
 def _load(kind: Kind, name: str) -> Any:
@@ -187,8 +239,8 @@ def place_of(thing: Any) -> str:
 
 
 def register(name: str, thing: Any, about: str, kind: Kind = "system") -> None:
-    """Make something that lives outside this package known by name: a system, a modality, or an encoder that can be
-    exported by itself.
+    """Make something that lives outside this package known by name: a system, a modality, an encoder that can be
+    exported by itself, or an evaluator.
 
     A run's config holds names and never places, so that opening a stranger's run runs no code of the stranger: whoever opens
     it registers the names first.
@@ -197,7 +249,7 @@ def register(name: str, thing: Any, about: str, kind: Kind = "system") -> None:
         name: what it is called in configs and on the command line.
         thing: its class, or the place of the class or of the modality, `module:name`.
         about: what it is, in one line.
-        kind: "system", "modality" or "encoder".
+        kind: "system", "modality", "encoder" or "evaluator".
 
     Errors: the name is another's.
     """
@@ -209,8 +261,8 @@ def register(name: str, thing: Any, about: str, kind: Kind = "system") -> None:
 
 
 def find_installed(kind: Kind = "system") -> None:
-    """Register what installed packages offer as entry points of the groups "jepakit.systems", "jepakit.modalities" and
-    "jepakit.encoders"; names of our own are kept."""
+    """Register what installed packages offer as entry points of the groups "jepakit.systems", "jepakit.modalities",
+    "jepakit.encoders" and "jepakit.evaluators"; names of our own are kept."""
     from importlib.metadata import entry_points  # here: slow to import, and needed by few
 
     for point in entry_points(group=GROUPS[kind]):

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+import jepakit
 from jepakit import registry
 from jepakit.config import default_config, read_config, write_config
 from jepakit.core.batch import Batch, split_batch
+from jepakit.errors import UserError
+from jepakit.files import read_json
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import build_trainer, decide, open_data, prepare_system
@@ -94,6 +97,29 @@ def test_trains_is_watched_and_resumes_exactly(tmp_path, name):
     for key, value in whole.system.state_dict().items():
         assert torch.equal(value, resumed.system.state_dict()[key]), key
     assert read_config(tmp_path / "broken").system == name
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_pretrain_measures_what_fits_and_ends_with_a_report(tmp_path, name):
+    """A world model over any modality is evaluated on the windows that its data gives; without any there is nothing to ask."""
+    options = {**TRAINING, **LATENT.get(name, {})}
+    done = jepakit.pretrain(name, data=SYSTEMS[name][1], out=tmp_path / "run", **options)
+    assert done.outcome.ended == "finished"
+    assert done.rows == []
+    assert (tmp_path / "run" / "report.html").exists()
+    evaluation = tmp_path / "run" / "evaluation.json"
+    assert evaluation.exists() == (name in ("toy-recurrent", "toy-fused"))
+    if evaluation.exists():
+        section = read_json(evaluation)["world_model"]
+        assert section["rollout"]["horizons"] == [1, 2, 3]
+        assert section["state"]["variables"] == ["x", "y", "speed x", "speed y"]
+        assert set(section["surprise"]["events"]) == {"skips ahead", "another scene", "frozen", "another's action"}
+    else:
+        words = "gives no windows" if name == "toy-latent-dynamics" else "only a world model"
+        with pytest.raises(UserError, match=words):
+            jepakit.evaluate(tmp_path / "run", evaluators=["world"])
+        with pytest.raises(UserError, match="has no labels, so there is nothing to evaluate against"):
+            jepakit.evaluate(tmp_path / "run")
 
 
 @pytest.mark.parametrize("name", SYSTEMS)

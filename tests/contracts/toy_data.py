@@ -13,6 +13,7 @@ import torch
 from jepakit.modalities.modality import Companion, Inputs, Modality
 
 SAMPLES = 1200
+SENSORS = ("speed", "place")  # of a ward
 STEPS = 5  # of the base clock of a ward's windows
 
 
@@ -111,6 +112,33 @@ class ToySamples:
         return ToySamples(self.world, self.ids[np.asarray(indices)])
 
 
+class ToyWindows(ToySamples):
+    """Samples of the walk or the ward as windows for a world model: every one is a recording of its own, its path known."""
+
+    history, frame_skip, state_names = 2, 1, ("x", "y", "speed x", "speed y")
+
+    @property
+    def owners(self) -> np.ndarray:
+        return self.ids
+
+    def subset(self, indices: Sequence[int] | np.ndarray) -> ToyWindows:
+        return ToyWindows(self.world, self.ids[np.asarray(indices)])
+
+    def known_states(self) -> np.ndarray:
+        return np.stack([walk(np.random.default_rng([7, int(number)]))["inputs"] for number in self.ids])
+
+    def observations(self, windows: np.ndarray, times: np.ndarray) -> list[dict[str, Any]]:
+        return [self._until(self[int(window)], int(time)) for window, time in zip(windows, times, strict=True)]
+
+    def _until(self, sample: dict[str, Any], time: int) -> dict[str, Any]:
+        inputs = sample["inputs"]
+        if self.world == "walk":
+            return {"id": sample["id"], "inputs": inputs[time : time + 1]}
+        said = {name: inputs[name]["present"] & (inputs[name]["times"] <= time) for name in SENSORS}
+        streams = {name: {**inputs[name], "present": said[name]} for name in SENSORS}
+        return {"id": sample["id"], "inputs": {"times": inputs["times"][time : time + 1], **streams}}
+
+
 @dataclass
 class ToyData:
     """The opened world."""
@@ -129,6 +157,15 @@ class ToyData:
     companions: dict[str, Companion] = field(default_factory=dict)
 
 
+class ToyWorld(ToyData):
+    """An opened world whose samples are windows of time."""
+
+    def windows(self, horizon: int, most: int, seed: int) -> tuple[ToyWindows, ToyWindows]:
+        """All windows have five observations, whatever the horizon."""
+        train, test = (ToyWindows(self.name, part.ids[:most]) for part in (self.train, self.test))
+        return train, test
+
+
 @dataclass(frozen=True, kw_only=True)
 class ToyInputs(Inputs):
     """Which world an encoder was trained on."""
@@ -142,7 +179,20 @@ class ToyInputs(Inputs):
         return inputs[:, 0] if self.world == "frames" else inputs
 
     def plain(self, samples: Sequence[dict[str, Any]]) -> torch.Tensor:
-        return stack([np.ravel(sample["inputs"]) for sample in samples])
+        return stack([self._numbers(sample["inputs"]) for sample in samples])
+
+    def _numbers(self, inputs: Any) -> np.ndarray:
+        if self.world != "ward":
+            return np.ravel(inputs)
+        seen = [np.where(inputs[name]["present"][:, None], inputs[name]["values"], 0).ravel() for name in SENSORS]
+        return np.concatenate(seen).astype(np.float32)
+
+    def windows(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        return {name: stack([sample[name] for sample in samples]) for name in ("inputs", "actions")}
+
+    def first(self, inputs: Any, steps: int) -> Any:
+        """Of a ward the base clock is cut: what a sensor says later is not seen before."""
+        return {**inputs, "times": inputs["times"][:, :steps]} if self.world == "ward" else super().first(inputs, steps)
 
     def describe(self) -> str:
         return f"the {self.world}"
@@ -154,7 +204,8 @@ def open_toy(config: ToyDataConfig, seed: int, source: Any = None) -> ToyData:
     train = np.arange(SAMPLES - held)[: config.limit]
     test = np.arange(SAMPLES - held, SAMPLES)
     digest = hashlib.sha256(f"{config.data} {len(train)} {held}".encode()).hexdigest()
-    return ToyData(ToySamples(config.data, train), ToySamples(config.data, test), config, config.data, digest)
+    kind = ToyWorld if config.data in ("walk", "ward") else ToyData
+    return kind(ToySamples(config.data, train), ToySamples(config.data, test), config, config.data, digest)
 
 
 TOY = Modality("toy", ToyDataConfig, ToyInputs, open_toy, lambda data: ToyInputs(world=data.name))

@@ -88,7 +88,7 @@ def test_mistakes():
 
 
 def test_the_verb_measures_it_without_labels(tmp_path, monkeypatch):
-    monkeypatch.setattr("jepakit.verbs.evaluate.MOST_TEST", 40)
+    monkeypatch.setattr("jepakit.evaluation.frozen_features.MOST_TEST", 40)
     small = {"limit": 16, "frames": 4, "image_size": (16, 16), "steps": 1, "batch_size": 4, "threads": 1}
     small |= {"data": "bouncing-digits", "labels": "none", "stills": "none", "patch_size": 4, "predictor_dim": 24}
     jepakit.pretrain("v-jepa-2", out=tmp_path / "run", **small)

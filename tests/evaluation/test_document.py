@@ -1,5 +1,8 @@
-from jepakit.evaluation.document import add_evaluation
-from jepakit.files import read_json
+import pytest
+
+from jepakit.errors import UserError
+from jepakit.evaluation.document import FORMAT, add_evaluation, read_evaluation
+from jepakit.files import read_json, write_json
 
 
 def evaluated(evaluator, value, question="jepakit evaluate .", step=10):
@@ -31,3 +34,31 @@ def test_evaluations_add_up_and_none_is_lost(tmp_path):
     add_evaluation(path, evaluated("linear", 0.2))
     assert kept()[0] == [[("linear", 0.2)]]
     assert (tmp_path / "evaluation.unreadable.json").read_text() == "{ cut"
+
+
+def test_rows_of_format_1_stay_as_they_were_and_are_read_with_words(tmp_path):
+    path = tmp_path / "evaluation.json"
+    old = {**evaluated("low-shot-1", 0.5), "format": 1}
+    old["rows"].append({"features": "encoder", "evaluator": "continuation: vanish", "metric": "pairs told apart", "value": 1.0})
+    old["rows"].append({"features": "encoder", "evaluator": "flow", "metric": "end_point_error", "value": 1.0})
+    old["rows"].append({"features": "encoder", "evaluator": "of-a-stranger", "metric": "x", "value": 1.0})
+    write_json(path, {**old, "earlier": []})
+    add_evaluation(path, {**evaluated("linear", 0.6), "format": FORMAT})
+    written = read_json(path)
+    assert written["format"] == FORMAT == 2
+    assert written["rows"][:4] == old["rows"]
+    rows = read_evaluation(path)["rows"]
+    headings = ["1 label a class", "continuation: vanish", "flow", "of-a-stranger", "Linear probe"]
+    assert [row["heading"] for row in rows] == headings
+    assert [row["phrase"] for row in rows][:3] == ["at 1 label a class", "with continuation: vanish", "with flow"]
+    assert [row["higher_is_better"] for row in rows] == [True, True, False, True, True]
+    assert rows[2]["metric_heading"] == "End-point error of the flow in pixels (lower is better)"
+
+
+def test_a_file_of_a_later_format_is_not_read_and_not_lost(tmp_path):
+    path = tmp_path / "evaluation.json"
+    write_json(path, {**evaluated("linear", 0.5), "format": 3})
+    with pytest.raises(UserError, match="reads evaluations up to format 2, not 3"):
+        read_evaluation(path)
+    add_evaluation(path, evaluated("linear", 0.6))
+    assert read_json(tmp_path / "evaluation.unreadable.json")["format"] == 3

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from jepakit.errors import UserError
-from jepakit.evaluation.evaluate import BY_DEFAULT, Evaluator, evaluate_arrays, evaluate_features
+from jepakit.evaluation.evaluate import BY_DEFAULT, Probe, evaluate_arrays, evaluate_features
 from jepakit.evaluation.features import Features, baseline_features
 from jepakit.evaluation.labels import low_shot_draws
 from jepakit.evaluation.rows import Row
@@ -147,7 +147,7 @@ def test_features_without_tokens_are_left_out_of_the_attentive_probe():
 )
 def test_a_typo_is_answered_with_the_nearest_evaluator(name, words):
     with pytest.raises(UserError, match=f"evaluators: '{name}' is not known. {words}"):
-        Evaluator.parse(name)
+        Probe.parse(name)
 
 
 SMALL, CODES = np.random.default_rng(0).normal(size=(20, 3)), np.arange(20) % 2

@@ -6,8 +6,7 @@ from jepakit.errors import UserError
 from jepakit.evaluation.flow_error import alike_shift, end_point_error, flow_errors, flow_rows, mean_inside, stays_inside
 from jepakit.modalities.video.collection import VideoDataConfig
 from jepakit.modalities.video.data import open_videos
-from jepakit.modalities.video.inputs import VIDEO, VideoInputs
-from jepakit.verbs.subjects import Subject, flows_of
+from jepakit.modalities.video.inputs import VideoInputs
 
 
 def test_the_error_is_a_distance_and_leaves_out_what_leaves_the_frame():
@@ -76,6 +75,3 @@ def test_mistakes():
     data = open_videos(VideoDataConfig(data="bouncing-digits", labels="none", stills="none"), 0)
     with pytest.raises(UserError, match="flow of these clips is not known"):
         flow_errors({"any": lambda a, b: a}, VideoInputs.of(data), data.test)
-    nothing = Subject(encoders={}, predictor=None, inputs=None, modality=VIDEO, which="target", dataset=None)
-    with pytest.raises(UserError, match="find the motion in clips"):
-        flows_of(nothing, data)

@@ -2,14 +2,14 @@ import json
 
 from rich.console import Console
 
+from jepakit.evaluation.intervals import Interval
+from jepakit.evaluation.metrics import METRICS
 from jepakit.evaluation.rows import Row, best_rows, table
 
 
 def row(features, value, evaluator="linear", metric="accuracy"):
-    return Row(
-        features=features, evaluator=evaluator, metric=metric, value=value, low=value - 0.01, high=value + 0.02,
-        interval="95% Wilson over test samples", detail={"train": 10},
-    )  # fmt: skip
+    interval = Interval(value, value - 0.01, value + 0.02, "95% Wilson over test samples")
+    return Row.of(features, evaluator, METRICS[metric], interval, {"train": 10})
 
 
 ROWS = [

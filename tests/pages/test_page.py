@@ -11,6 +11,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from jepakit.errors import UserError
+from jepakit.evaluation.document import worded
 from jepakit.files import read_metrics
 from jepakit.pages.data import ReportData, series
 from jepakit.pages.figures import gallery, nearest_neighbours
@@ -71,10 +72,10 @@ def training(steps=120):
 
 def evaluation(features=("encoder", "random init", "pixels", "pca", "supervised")):
     return {
-        "format": 1,
+        "format": 2,
         "data": {"name": "digits", "train": 1437, "test": 360, "classes": ["a"] * 10},
         "rows": [
-            {
+            worded({
                 "features": name,
                 "evaluator": "low-shot-5",
                 "metric": "accuracy",
@@ -82,7 +83,7 @@ def evaluation(features=("encoder", "random init", "pixels", "pca", "supervised"
                 "low": 0.88 - 0.1 * i,
                 "high": 0.92 - 0.1 * i,
                 "interval": "mean ± sd over 5 draws",
-            }
+            })
             for i, name in enumerate(features)
         ],
     }

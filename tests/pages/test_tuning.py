@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from jepakit.evaluation.document import worded
 from jepakit.pages.data import ReportData
 from jepakit.pages.markup import serialise
 from jepakit.pages.page import build_page
@@ -12,10 +13,10 @@ from jepakit.pages.tuning import NOTHING, PROBE, SCRATCH, TUNED_MODEL, judge_tun
 
 def row(features, value, difference=None, metric="accuracy"):
     apart = {} if difference is None else {"difference": dict(zip(("value", "low", "high"), difference, strict=True))}
-    return {
+    return worded({
         "features": features, "evaluator": "answers", "metric": metric, "value": value, "low": value - 0.02,
         "high": value + 0.02, "interval": "95% Wilson over test samples", "detail": apart,
-    }  # fmt: skip
+    })  # fmt: skip
 
 
 def evaluation(difference=(0.1, 0.05, 0.15), scratch=0.7):

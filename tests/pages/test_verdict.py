@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from jepakit.pages.verdict import at, compare, evaluator_name, judge, progress
+from jepakit.evaluation.document import worded
+from jepakit.pages.verdict import compare, evaluator_name, higher_is_better, judge, metric_name, phrase_of, progress
 
 HEALTHY = [{"kind": "health", "step": 50, "health/verdict": "healthy"}]
 
@@ -15,14 +16,14 @@ def rows(metric="accuracy", **measured):
     """`rows(linear={"encoder": (value, half width), ...})`; an underscore in an evaluator's name stands for a dash."""
     return {
         "rows": [
-            {
+            worded({
                 "features": features,
                 "evaluator": evaluator.replace("_", "-"),
                 "metric": metric,
                 "value": value,
                 "low": value - half,
                 "high": value + half,
-            }
+            })
             for evaluator, by_features in measured.items()
             for features, (value, half) in by_features.items()
         ]
@@ -175,9 +176,8 @@ def test_progress_counts_the_last_line_that_would_be_written_as_the_end():
     assert "has not reached its end: 20% is done" in " ".join(judge(lines(0.1, 0.2), None).notes)
 
 
-def test_names_of_evaluators():
-    assert evaluator_name("low-shot-1") == "1 label a class"
-    assert at("low-shot-10") == "at 10 labels a class"
-    assert at("knn-20") == "with 20 nearest neighbours"
-    assert at("attentive") == "with an attentive probe"
-    assert evaluator_name("my-own") == "my-own"
+def test_a_row_says_what_its_evaluator_and_its_metric_are_called():
+    row = {"evaluator": "my-own", "metric": "distance", "heading": "My own", "phrase": "by my own", "higher_is_better": False}
+    assert (evaluator_name(row), phrase_of(row), higher_is_better(row)) == ("My own", "by my own", False)
+    bare = {"evaluator": "my-own", "metric": "distance"}
+    assert (evaluator_name(bare), phrase_of(bare), metric_name(bare)) == ("my-own", "with my-own", "distance")

@@ -20,7 +20,6 @@ from jepakit.modalities.trajectories.episode_store import EpisodeStore
 from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
 from jepakit.modalities.trajectories.inputs import TrajectoryInputs
 from jepakit.verbs.collect import collect
-from jepakit.verbs.world_evaluation import state_names
 
 gymnasium = pytest.importorskip("gymnasium")
 
@@ -123,7 +122,7 @@ def test_an_episode_depends_on_seed_and_number_alone(counting, policy):
 def test_the_variables_of_a_state_keep_their_names(counting):
     path = collect(env="pendulum", episodes=2, out=counting / "pendulum", steps=20)
     data = open_trajectories(TrajectoryDataConfig(data=str(path), history=1, horizon=1), 0)
-    assert state_names(data) == ["cos angle", "sin angle", "velocity"]
+    assert data.test.state_names == ["cos angle", "sin angle", "velocity"]
     unnamed = collect(env="counting:Counting-v0", episodes=2, out=counting / "unnamed")
     assert "state_names" not in EpisodeStore.open(unnamed).about
     collect(env="pendulum", episodes=3, out=path, steps=20)

@@ -14,13 +14,14 @@ import jepakit
 from jepakit.cli import main
 from jepakit.config import read_config
 from jepakit.errors import UserError
+from jepakit.evaluation.evaluators import finetuned
 from jepakit.evaluation.supervised import SupervisedConfig
 from jepakit.files import read_json, write_json
 from jepakit.interop.embedding import embed_samples
 from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.data import open_images
 from jepakit.training.run_folder import RunFolder
-from jepakit.verbs import pretrain, tuning_evaluation
+from jepakit.verbs import pretrain
 
 TINY = {
     "data": "digits", "limit": 120, "steps": 6, "batch_size": 32, "log_every": 2, "checkpoint_every": 2, "watch_every": 3,
@@ -91,8 +92,8 @@ def test_the_result_holds_the_tuned_model_and_what_it_stands_beside(finished):
 
 
 def test_evaluate_takes_a_tuned_run_and_trains_from_random_weights_where_asked(finished, tmp_path, monkeypatch):
-    short = partial(tuning_evaluation.train_supervised, config=SupervisedConfig(epochs=1))
-    monkeypatch.setattr(tuning_evaluation, "train_supervised", short)
+    short = partial(finetuned.train_supervised, config=SupervisedConfig(epochs=1))
+    monkeypatch.setattr(finetuned, "train_supervised", short)
     out = shutil.copytree(finished("last-blocks").out, tmp_path / "run")
     rows = jepakit.evaluate(out, evaluators=["knn-20"], supervised=True)
     assert {(row.features, row.evaluator) for row in rows} >= {

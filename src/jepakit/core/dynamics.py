@@ -133,6 +133,11 @@ class Dynamics(System):
         self.anti_collapse = anti_collapse
         self.joins_batch = anti_collapse is not None
 
+    @property
+    def world_model(self) -> Dynamics:
+        """Itself."""
+        return self
+
     def step(self, batch: Batch) -> dict[str, Tensor]:
         """Embed every observation, predict each next one, compare, keep every time step from collapsing."""
         frames = self.encoder(batch["inputs"]).values

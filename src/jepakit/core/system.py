@@ -29,6 +29,8 @@ class System(nn.Module):
     training_defaults: ClassVar[dict[str, Any]] = {}
     data_defaults: ClassVar[dict[str, Any]] = {}
     encoder_modalities: ClassVar[tuple[str, ...] | None] = None  # of an encoder given to it; None: its own modality
+    answers: Any = None  # of a system that learned from labels: its `Answers`
+    finds_flow: bool = False  # whether `flow` tells the motion between frames
     joins_batch: bool = True  # False: the loss is a sum over samples, and `counts` says what its means are taken over
 
     @staticmethod
@@ -70,6 +72,17 @@ class System(nn.Module):
 
     def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Energy of each sample's context with the target of sample `partners[i]` (itself: a matching pair)."""
+        raise NotImplementedError
+
+    @property
+    def world_model(self) -> Any:
+        """The `Dynamics` that imagines what actions lead to: itself, where it learned any; None: it learned none."""
+        return None
+
+    def flow(
+        self, first: Float[Tensor, "batch channels height width"], second: Tensor
+    ) -> Float[Tensor, "batch 2 height width"]:
+        """Motion from one prepared frame to the next, in pixels right and down. Only asked where `finds_flow` is True."""
         raise NotImplementedError
 
     def parameter_groups(self) -> list[dict[str, Any]]:

@@ -8,8 +8,9 @@ of habit with tubes; `masks.future` teaches it.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,11 +22,14 @@ from jepakit.core.masked import Masked
 from jepakit.core.system import System
 from jepakit.errors import UserError
 from jepakit.evaluation.intervals import wilson
+from jepakit.evaluation.metrics import Metric
 from jepakit.evaluation.rows import Row
-from jepakit.modalities.video.bouncing_digits import BouncingDigits, Event
-from jepakit.modalities.video.samples import pixels_of
+from jepakit.modalities.modality import ClipSamples
 
 CONTINUATION = "continuation"  # the evaluator's name
+TOLD_APART = Metric(
+    "pairs told apart", lambda below, _, weights: weights @ below / weights.sum(axis=1), "Pairs told apart"
+)
 
 
 @torch.no_grad()
@@ -56,15 +60,22 @@ def continuation_energy(
     return torch.cat(steps).double().cpu().numpy()
 
 
+def grid_of_clips(system: System) -> tuple[int, int, int] | None:
+    """The grid of a clip's tokens (times, rows, columns); None of systems that cannot be asked for continuations."""
+    grid: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
+    return (grid[0], grid[1], grid[2]) if isinstance(system, Masked) and len(grid) == 3 and grid[0] > 1 else None
+
+
 def _of_clips(system: System) -> tuple[Masked, tuple[int, int, int]]:
     """The system, and the grid of a clip's tokens."""
-    grid: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
-    if not isinstance(system, Masked) or len(grid) != 3 or grid[0] < 2:
+    grid = grid_of_clips(system)
+    if grid is None or not isinstance(system, Masked):
+        tokens: tuple[int, ...] = getattr(getattr(getattr(system, "encoder", None), "config", None), "grid", ())
         raise UserError(
             "continuations are of masked systems of clips (v-jepa, v-jepa-2, v-jepa-2.1), of two time steps or more; "
-            f"{type(system).__name__} with tokens of {' x '.join(map(str, grid)) or 'another kind'} is none."
+            f"{type(system).__name__} with tokens of {' x '.join(map(str, tokens)) or 'another kind'} is none."
         )
-    return system, (grid[0], grid[1], grid[2])
+    return system, grid
 
 
 def _energies(system: Masked, batch: dict[str, Any], grid: tuple[int, int, int], seen: int) -> Tensor:
@@ -85,31 +96,28 @@ def _energies(system: Masked, batch: dict[str, Any], grid: tuple[int, int, int],
 
 
 def continuation_rows(
-    system: System, clips: Any, features: str = "encoder", device: torch.device | None = None
+    system: System, clips: ClipSamples, features: str = "encoder", device: torch.device | None = None
 ) -> list[Row]:
     """How often a system's energy of a clip's second half is below that of a wrong one: the half of another clip, the first
     half's last frame held; of bouncing digits also of those that vanish and that leap to another place.
 
-    clips: a held-out `ClipDataset`; `features` names the system in the table.
+    clips: held-out ones; `features` names the system in the table.
     """
     _, grid = _of_clips(system)
     seen = grid[0] // 2
     samples = [clips[i] for i in range(len(clips))]
     at = seen * (len(clips.frames) // grid[0])
-    pixels = torch.stack([pixels_of(sample) for sample in samples])
+    pixels = torch.stack([clips.pixels(index) for index in range(len(clips))])
     wrong = {
         "another clip's": torch.cat([pixels[:, :at], pixels.roll(1, 0)[:, at:]], dim=1),
         "nothing moves": torch.cat([pixels[:, :at], pixels[:, at - 1 : at].expand_as(pixels[:, at:])], dim=1),
     }
-    if isinstance(clips.clips, BouncingDigits):
-        first = int(clips.frames[at])
-        for event in get_args(Event):
-            read = [clips.clips.read(sample["id"], event=(event, first))[clips.frames] for sample in samples]
-            wrong[event] = torch.from_numpy(np.stack(read))
+    events = [clips.impossible(index, at) for index in range(len(clips))]
+    wrong |= {event: torch.stack([clip[event] for clip in events]) for event in events[0]}
     true = continuation_energy(system, samples, seen, device)
     rows = []
     for name, changed in wrong.items():
-        shown = [{**sample, "clip": clip} for sample, clip in zip(samples, changed, strict=True)]
+        shown = [clips.show(index, clip) for index, clip in enumerate(changed)]
         rows.append(continuation_row(name, true, continuation_energy(system, shown, seen, device), features))
     return rows
 
@@ -127,15 +135,7 @@ def continuation_row(
     if not len(true) or true.shape != wrong.shape or not np.isfinite([true, wrong]).all():
         raise UserError(f"continuation: needs a finite energy of each clip, true and wrong; got {len(true)} and {len(wrong)}.")
     below = np.sign(wrong - true) / 2 + 0.5
-    interval = wilson(int(np.floor(below.sum())), len(below))
     area = float((np.sign(wrong[:, None] - true[None]) / 2 + 0.5).mean())
-    return Row(
-        features=features,
-        evaluator=f"continuation: {name}",
-        metric="pairs told apart",
-        value=float(below.mean()),
-        low=interval.low,
-        high=interval.high,
-        interval=interval.how,
-        detail={"auc": area, "clips": len(below), "energy": float(true.mean()), "energy_wrong": float(wrong.mean())},
-    )
+    detail = {"auc": area, "clips": len(below), "energy": float(true.mean()), "energy_wrong": float(wrong.mean())}
+    interval = dataclasses.replace(wilson(int(np.floor(below.sum())), len(below)), value=float(below.mean()))
+    return Row.of(features, f"{CONTINUATION}: {name}", TOLD_APART, interval, detail)

@@ -160,18 +160,7 @@ def evaluate_maps(
             if first:
                 difference = paired_difference(metric, first[name], found_maps, truth, seed=seed)
                 detail["difference"] = difference_detail(features[0].name, one.name, difference)
-            rows.append(
-                Row(
-                    features=one.name,
-                    evaluator=targets.task,
-                    metric=name,
-                    value=interval.value,
-                    low=interval.low,
-                    high=interval.high,
-                    interval=interval.how,
-                    detail=detail,
-                )
-            )
+            rows.append(Row.of(one.name, targets.task, metric, interval, detail))
         first = first or scores
     return rows
 

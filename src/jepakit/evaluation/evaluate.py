@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 
-from jepakit.errors import UserError, did_you_mean
+from jepakit.errors import UserError
 from jepakit.evaluation.attentive import AttentiveConfig, attentive_probe
 from jepakit.evaluation.features import Array, Features, as_features
 from jepakit.evaluation.intervals import Interval, interval_of, over_draws, paired_difference
@@ -22,33 +21,45 @@ from jepakit.evaluation.metrics import Metric, metrics_for
 from jepakit.evaluation.pooling import pool
 from jepakit.evaluation.rows import Row, difference_detail
 from jepakit.randomness import derive_seed
+from jepakit.registry import find_evaluator
 
-EVALUATORS = {
-    "linear": "linear probe on all training labels (logistic, or ridge for regression)",
-    "low-shot-5": "linear probe on 5 labels a class, five draws (any number: low-shot-K)",
-    "low-shot-10": "linear probe on 10 labels a class, five draws",
-    "knn-20": "vote of the 20 nearest training samples by cosine (any number: knn-K)",
-    "attentive": "attention over the tokens, then linear (features with tokens only)",
-    "attentive-1": "the same as V-JEPA published it, a transformer of 1 block; V-JEPA 2: attentive-4 (any number)",
-}
-OTHERS = ("segmentation", "depth", "continuation", "flow")  # of the verb, which need more than features and labels
 BY_DEFAULT = ("linear", "low-shot-5", "low-shot-10", "knn-20", "attentive")
 
 
 @dataclass(frozen=True)
-class Evaluator:
+class Probe:
+    """A probe of features for labels. `number`: labels a class (low-shot), neighbours (knn), blocks (attentive)."""
+
     kind: Literal["linear", "low-shot", "knn", "attentive"]
     number: int = 0
 
     @classmethod
-    def parse(cls, name: str) -> Evaluator:
+    def parse(cls, name: str) -> Probe:
         """Read "linear", "attentive", "attentive-N", "low-shot-K" or "knn-K"; a typo is answered with the nearest name."""
-        if name in ("linear", "attentive"):
-            return cls(name)  # type: ignore[arg-type]
-        found = re.fullmatch(r"(low-shot|knn|attentive)-([1-9]\d*)", name)
-        if found is None:
-            raise UserError(f"evaluators: {name!r} is not known. {did_you_mean(name, [*EVALUATORS, *OTHERS])}")
-        return cls(found[1], int(found[2]))  # type: ignore[arg-type]
+        registered, number = find_evaluator(name)
+        kind = registered.removesuffix("-K").removesuffix("-N")
+        if kind not in ("linear", "low-shot", "knn", "attentive"):
+            raise UserError(f"evaluators: {name} reads more than features and labels. Ask for it by jepakit evaluate.")
+        return cls(kind, number)  # type: ignore[arg-type]
+
+    @property
+    def heading(self) -> str:
+        """The probe's name above a column: "5 labels a class"."""
+        number, plural = self.number, "s" * (self.number != 1)
+        if self.kind == "attentive" and number:
+            return f"Attentive probe of {number} block{plural}"
+        return {
+            "linear": "Linear probe",
+            "low-shot": f"{number} label{plural} a class",
+            "knn": f"{number} nearest neighbour{plural}",
+            "attentive": "Attentive probe",
+        }[self.kind]
+
+    @property
+    def phrase(self) -> str:
+        """The same inside a sentence: "at 5 labels a class", "with a linear probe"."""
+        words = {"linear": f"with a {self.heading.lower()}", "attentive": f"with an {self.heading.lower()}"}
+        return words.get(self.kind, f"{'at' if self.kind == 'low-shot' else 'with'} {self.heading}")
 
     def obstacle(self, targets: Targets, features: Sequence[Features]) -> str | None:
         """Why this evaluator cannot run here, with the remedy; None when it can."""
@@ -100,7 +111,7 @@ def evaluate_features(
         features: the features under test first, then what they are compared with (baselines). Each later row holds
             in `detail["difference"]` the paired difference *first minus this one* with its bounds.
         task: "classification", "multilabel" or "regression"; None reads it from the labels.
-        evaluators: names from `EVALUATORS`; None takes those of `BY_DEFAULT` that these labels and features allow.
+        evaluators: names of probes, as "linear"; None takes those of `BY_DEFAULT` that these labels and features allow.
         attentive: how attentive probes are trained.
         ahead: the labels are of what comes after what was seen: class-mean recall@5 is measured, too.
 
@@ -117,7 +128,7 @@ def evaluate_features(
     targets = read_targets(train_labels, test_labels, task)
     rows: list[Row] = []
     for name in dict.fromkeys(BY_DEFAULT if evaluators is None else evaluators):
-        evaluator = Evaluator.parse(name)
+        evaluator = Probe.parse(name)
         obstacle = evaluator.obstacle(targets, features)
         if obstacle is not None:
             if evaluators is not None:
@@ -129,7 +140,7 @@ def evaluate_features(
 
 def _rows(
     name: str,
-    evaluator: Evaluator,
+    evaluator: Probe,
     features: Sequence[Features],
     targets: Targets,
     seed: int,
@@ -151,18 +162,7 @@ def _rows(
             if first is not None:
                 difference = _difference(metric, first, scores, targets, seed)
                 detail["difference"] = difference_detail(features[0].name, one.name, difference)
-            rows.append(
-                Row(
-                    features=one.name,
-                    evaluator=name,
-                    metric=metric.name,
-                    value=interval.value,
-                    low=interval.low,
-                    high=interval.high,
-                    interval=interval.how,
-                    detail=detail,
-                )
-            )
+            rows.append(Row.of(one.name, name, metric, interval, detail))
         if one is features[0]:
             first = scores
     return rows

@@ -14,7 +14,7 @@ from jepakit.errors import UserError, check_range
 from jepakit.evaluation.intervals import bootstrap, paired_difference
 from jepakit.evaluation.metrics import METRICS
 from jepakit.evaluation.rows import Row, difference_detail
-from jepakit.modalities.video.moving_photographs import MovingPhotographs
+from jepakit.modalities.modality import ClipSamples
 
 BATCH = 64
 
@@ -49,7 +49,7 @@ def flow_errors(
     for start in range(0, len(chosen), BATCH):
         samples = [dataset[index] for index in chosen[start : start + BATCH]]
         first, second = inputs.prepare(samples)[:, :, :2].unbind(2)
-        known = torch.stack([torch.from_numpy(dataset.clips.flow(sample["id"])) for sample in samples])
+        known = torch.stack([torch.from_numpy(dataset.flow(index)) for index in chosen[start : start + BATCH]])
         valid = stays_inside(known)
         with torch.no_grad():
             guesses = {name: flow(first, second).to(known) for name, flow in flows.items()}
@@ -64,8 +64,8 @@ def flow_errors(
 
 
 def knows_flow(dataset: Any) -> bool:
-    """Whether the motion in these clips is known."""
-    return isinstance(getattr(dataset, "clips", None), MovingPhotographs)
+    """Return whether the motion in these samples is known."""
+    return isinstance(dataset, ClipSamples) and len(dataset) > 0 and dataset.flow(0) is not None
 
 
 def flow_rows(flows: Mapping[str, Flow], inputs: Any, dataset: Any, seed: int = 0) -> list[Row]:
@@ -81,12 +81,7 @@ def flow_rows(flows: Mapping[str, Flow], inputs: Any, dataset: Any, seed: int = 
         if name != ours:
             apart = paired_difference(metric, errors[ours], found, target, seed=seed)
             detail["difference"] = difference_detail(ours, name, apart)
-        rows.append(
-            Row(
-                features=name, evaluator=FLOW, metric=metric.name, value=interval.value, low=interval.low, high=interval.high,
-                interval=interval.how, detail=detail,
-            )
-        )  # fmt: skip
+        rows.append(Row.of(name, FLOW, metric, interval, detail))
     return rows
 
 

@@ -113,8 +113,11 @@ def _mean_defined(parts: Float[np.ndarray, "resamples k"], wholes: Float[np.ndar
 
 @dataclass(frozen=True)
 class Metric:
+    """A number by which scores are judged: its name in files, how it is worked out, what it is called, its direction."""
+
     name: str
     function: Callable[..., Values]
+    heading: str
     higher_is_better: bool = True
 
     def __call__(self, scores: np.ndarray, target: np.ndarray) -> float:
@@ -124,16 +127,16 @@ class Metric:
 METRICS = {
     metric.name: metric
     for metric in (
-        Metric("accuracy", accuracy),
-        Metric("balanced_accuracy", balanced_accuracy),
-        Metric("recall_at_5", recall_at_5),
-        Metric("mean_average_precision", mean_average_precision),
-        Metric("r2", r2),
-        Metric("mae", mae, higher_is_better=False),
-        Metric("mean_iou", mean_iou),
-        Metric("token_accuracy", token_accuracy),
-        Metric("rmse", rmse, higher_is_better=False),
-        Metric("end_point_error", end_point_error, higher_is_better=False),
+        Metric("accuracy", accuracy, "Accuracy"),
+        Metric("balanced_accuracy", balanced_accuracy, "Balanced accuracy"),
+        Metric("recall_at_5", recall_at_5, "Class-mean recall@5"),
+        Metric("mean_average_precision", mean_average_precision, "Mean average precision"),
+        Metric("r2", r2, "R²"),
+        Metric("mae", mae, "Mean absolute error (lower is better)", higher_is_better=False),
+        Metric("mean_iou", mean_iou, "Mean intersection over union"),
+        Metric("token_accuracy", token_accuracy, "Accuracy of tokens"),
+        Metric("rmse", rmse, "Root mean squared error (lower is better)", higher_is_better=False),
+        Metric("end_point_error", end_point_error, "End-point error of the flow in pixels (lower is better)", False),
     )
 }
 

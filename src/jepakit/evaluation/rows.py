@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from jepakit.evaluation.intervals import Interval
-from jepakit.evaluation.metrics import METRICS
+from jepakit.evaluation.metrics import Metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,8 @@ class Row:
     features: "encoder", "random init", "pixels", "pca", "supervised", or the user's own name.
     interval: what `low` and `high` are, in words.
     detail: numbers of interest (regularisation chosen, sample counts, each draw, difference to the first features).
+    metric_heading, higher_is_better: the metric's words and direction.
+    heading, phrase: the evaluator's words, as a heading ("Linear probe") and inside a sentence ("with a linear probe").
     """
 
     features: str
@@ -30,6 +32,21 @@ class Row:
     high: float
     interval: str
     detail: dict[str, Any] = field(default_factory=dict)
+    metric_heading: str = ""
+    higher_is_better: bool = True
+    heading: str = ""
+    phrase: str = ""
+
+    @classmethod
+    def of(
+        cls, features: str, evaluator: str, metric: Metric, interval: Interval, detail: dict[str, Any] | None = None
+    ) -> Row:
+        """A row of a metric and its interval."""
+        return cls(
+            features=features, evaluator=evaluator, metric=metric.name, value=interval.value, low=interval.low,
+            high=interval.high, interval=interval.how, detail=detail or {}, metric_heading=metric.heading,
+            higher_is_better=metric.higher_is_better,
+        )  # fmt: skip
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -50,14 +67,11 @@ def best_rows(rows: Sequence[Row]) -> set[int]:
     """Positions of the rows that are best for their evaluator and metric (all of them on a tie)."""
     best: dict[tuple[str, str], float] = {}
     for row in rows:
-        sign = _sign(row.metric)
+        sign = 1 if row.higher_is_better else -1
         key = (row.evaluator, row.metric)
         best[key] = max(best.get(key, -float("inf")), sign * row.value)
-    return {i for i, row in enumerate(rows) if _sign(row.metric) * row.value == best[row.evaluator, row.metric]}
-
-
-def _sign(metric: str) -> int:
-    return -1 if metric in METRICS and not METRICS[metric].higher_is_better else 1
+    signs = [1 if row.higher_is_better else -1 for row in rows]
+    return {i for i, row in enumerate(rows) if signs[i] * row.value == best[row.evaluator, row.metric]}
 
 
 def table(rows: Sequence[Row], title: str | None = None) -> Table:

@@ -91,18 +91,8 @@ def train_supervised(
     rows = []
     for metric in metrics_for(targets):
         found = interval_of(metric, scores, targets.test, seed)
-        rows.append(
-            Row(
-                features="supervised",
-                evaluator="direct",
-                metric=metric.name,
-                value=found.value,
-                low=found.low,
-                high=found.high,
-                interval=found.how,
-                detail={"epochs": epochs, "train": len(fit), "test": len(targets.test)},
-            )
-        )
+        detail = {"epochs": epochs, "train": len(fit), "test": len(targets.test)}
+        rows.append(Row.of("supervised", "direct", metric, found, detail))
     return features, rows
 
 

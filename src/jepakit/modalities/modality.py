@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int, Num, UInt8
 from torch import Tensor
 
+from jepakit.core.batch import map_tensors
 from jepakit.errors import UserError
 from jepakit.randomness import Draws
 
@@ -31,6 +32,72 @@ class Samples(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> Samples: ...
+
+
+@runtime_checkable
+class ClipSamples(Samples, Protocol):
+    """Samples that are clips of frames, by position, with what is known of them; `show` gives a sample other pixels."""
+
+    frames: np.ndarray  # those of each stored clip that a sample holds
+
+    def pixels(self, index: int) -> Tensor:
+        """Return a clip, `[frames, channels, height, width]`."""
+
+    def show(self, index: int, pixels: Tensor) -> dict[str, Any]:
+        """Return the sample with these pixels in place of its own."""
+
+    def impossible(self, index: int, frame: int) -> dict[str, Tensor]:
+        """Return the clip with what cannot happen from one of its frames on, by the name of the event; empty where the clips
+        are not made by a formula."""
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "frames height width"] | None:
+        """Return which pixels are the thing's (1) and which the ground's (0); None: not known."""
+
+    def flow(self, index: int) -> Float[np.ndarray, "2 height width"] | None:
+        """Return where each pixel of the first frame goes until the next, right and down in pixels; None: not known."""
+
+
+@runtime_checkable
+class Windows(Samples, Protocol):
+    """Samples that are windows of recorded time, for world models: some observations and the actions between them, which
+    `Inputs.windows` prepares.
+
+    A recording is an episode, a patient, a market, a learner: what lies within one is alike.
+    """
+
+    @property
+    def history(self) -> int:
+        """The first observations of a window, from which the others are to be imagined."""
+
+    @property
+    def frame_skip(self) -> int:
+        """Steps of the recording from one observation to the next."""
+
+    @property
+    def owners(self) -> Int[np.ndarray, "window"]:
+        """The number of the recording that each window is of."""
+
+    @property
+    def state_names(self) -> Sequence[str]:
+        """The names of the state's variables; empty where no state is known."""
+
+    def known_states(self) -> Float[np.ndarray, "window time variable"] | None:
+        """Return the true state at each observation; None: it is not known."""
+
+    def observations(
+        self, windows: Int[np.ndarray, "n"], times: Int[np.ndarray, "n"]
+    ) -> list[dict[str, Any]]:
+        """Return samples as `Inputs.prepare` and `Inputs.plain` read them, whose newest observation is the one at this time
+        of this window."""
+
+
+@runtime_checkable
+class HasWindows(Protocol):
+    """Opened data that world models are evaluated on."""
+
+    def windows(self, horizon: int, most: int, seed: int) -> tuple[Windows, Windows]:
+        """Return windows of the training and of the held-out part, at most `most` of each, drawn with the seed, with up to
+        `horizon` observations after their history, as the recordings allow."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +153,7 @@ class Inputs:
 
     modality: ClassVar[str] = ""  # the name of the modality whose inputs these are
     plain_name: ClassVar[str]
+    has_maps: ClassVar[bool] = False  # whether samples are pictures or clips, of whose pixels maps of labels can tell
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:
         """Samples as the encoder's input, without chance: a tensor or a dict of tensors, batch first."""
@@ -94,6 +162,29 @@ class Inputs:
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The field's plain features of the samples, the baseline `plain_name` of every evaluation."""
         raise NotImplementedError
+
+    def map_view(self, labels: Num[np.ndarray, "*frames h w"]) -> Num[np.ndarray, "*frames height width"]:
+        """A map of labels with the crop and the size that the pictures get, its labels unmixed. Only asked where `has_maps`."""
+        raise NotImplementedError
+
+    def windows(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`Windows` for a world model: `inputs [batch, time, ...]`, a tensor or a dict of them, and `actions [batch, time - 1,
+        action]`."""
+        raise NotImplementedError
+
+    def first(self, inputs: Any, steps: int) -> Any:
+        """Inputs of `windows`, cut to their first observations."""
+        return map_tensors(lambda tensor: tensor[:, :steps], inputs)
+
+    @property
+    def action_scale(self) -> tuple[Float[Tensor, "action"], Float[Tensor, "action"]] | None:
+        """Mean and deviation by which `windows` normalised actions; None: actions are no quantities that have an opposite."""
+        return None
+
+    @property
+    def large(self) -> bool:
+        """Whether samples are large for the little that their labels say: probes then learn from fewer."""
+        return False
 
     def describe(self) -> str:
         """The size of a sample in words: "28 x 28 pixels"."""

@@ -11,9 +11,9 @@ import yaml
 from jepakit.pages.charts import short
 from jepakit.pages.data import ReportData, series
 from jepakit.pages.markup import missing, tag
-from jepakit.pages.results import METRICS, interval, number
+from jepakit.pages.results import interval, number
 from jepakit.pages.tuning import PROBE, TUNED_MODEL, answer_rows
-from jepakit.pages.verdict import Verdict, compare, evaluator_name, is_finite, progress, raw_input
+from jepakit.pages.verdict import Verdict, compare, evaluator_name, is_finite, metric_name, progress, raw_input
 from jepakit.registry import verb_of
 
 
@@ -46,7 +46,7 @@ def _tiles(data: ReportData) -> list[Element]:
     comparisons, raw = compare(data.evaluation), raw_input(data.evaluation)
     for row in (data.evaluation or {}).get("rows", ()):
         if row["features"] == "encoder" and is_finite(row["value"]):
-            tiles.append(_tile(evaluator_name(row["evaluator"]), number(row["value"]), interval(row)))
+            tiles.append(_tile(evaluator_name(row), number(row["value"]), interval(row)))
             for baseline, name in (("random init", "Over random init"), (raw, f"Over raw {raw}")):
                 for found in comparisons:
                     if (found.baseline, found.evaluator, found.metric) == (baseline, row["evaluator"], row["metric"]):
@@ -80,7 +80,7 @@ def _tuning_tiles(data: ReportData) -> list[Element]:
     ours, probe = main[TUNED_MODEL], main[PROBE]
     gain = f"{ours['value'] - probe['value']:+.3f}".replace("-", "−")
     return [
-        _tile(METRICS.get(ours["metric"], str(ours["metric"])), number(ours["value"]), interval(ours)),
+        _tile(metric_name(ours), number(ours["value"]), interval(ours)),
         _tile("Over the frozen probe", gain, "on held-out samples"),
     ]
 

@@ -15,24 +15,11 @@ from jepakit.pages.verdict import (
     heading,
     higher_is_better,
     is_finite,
+    metric_name,
     raw_input,
     short_heading,
     spoken,
 )
-
-METRICS = {
-    "accuracy": "Accuracy",
-    "balanced_accuracy": "Balanced accuracy",
-    "recall_at_5": "Class-mean recall@5",
-    "mean_iou": "Mean intersection over union",
-    "token_accuracy": "Accuracy of tokens",
-    "r2": "R²",
-    "mae": "Mean absolute error (lower is better)",
-    "mse": "Mean squared error (lower is better)",
-    "rmse": "Root mean squared error (lower is better)",
-    "end_point_error": "End-point error of the flow in pixels (lower is better)",
-    "mean_average_precision": "Mean average precision",
-}
 
 
 def results(data: ReportData) -> list[Element]:
@@ -72,11 +59,11 @@ def _measured(evaluation: Mapping[str, Any]) -> list[Element]:
     parts = [tag("p", {"class": "lead"}, lead)]
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
-        parts += [tag("h3", METRICS.get(metric, metric)), _charts(chosen, raw), _table(chosen, raw)]
+        parts += [tag("h3", metric_name(chosen[0])), _charts(chosen, raw), _table(chosen, raw)]
     kinds: dict[str, list[str]] = {}
     for row in rows:
         names = kinds.setdefault(str(row.get("interval") or "no interval"), [])
-        names.append(evaluator_name(row["evaluator"]).lower())
+        names.append(evaluator_name(row).lower())
     intervals = "; ".join(f"{kind} ({', '.join(dict.fromkeys(names))})" for kind, names in kinds.items())
     about_them = f"Intervals: {intervals}. Where they overlap, this page claims no difference."
     return [*parts, tag("p", {"class": "note"}, about_them)]
@@ -115,7 +102,7 @@ def _charts(rows: Sequence[Mapping[str, Any]], raw: str) -> Element:
             for row in chosen
         ]
         said = "; ".join(f"{w.name} {number(w.value)}" for w in whiskers)
-        title = evaluator_name(evaluator)
+        title = evaluator_name(chosen[0])
         panels.append(
             tag("figure", tag("figcaption", title), interval_chart(whiskers, label=f"{title}: {said}", limits=limits))
         )
@@ -123,14 +110,15 @@ def _charts(rows: Sequence[Mapping[str, Any]], raw: str) -> Element:
 
 
 def _table(rows: Sequence[Mapping[str, Any]], raw: str) -> Element:
-    evaluators = list(dict.fromkeys(row["evaluator"] for row in rows))
+    names = {row["evaluator"]: evaluator_name(row) for row in rows}
+    evaluators = list(names)
     cells = {(row["features"], row["evaluator"]): row for row in rows}
-    better = max if higher_is_better(rows[0]["metric"]) else min
+    better = max if higher_is_better(rows[0]) else min
     best = {e: better(row["value"] for row in rows if row["evaluator"] == e) for e in evaluators}
     head = tag(
         "tr",
         tag("th", {"scope": "col"}, "Features"),
-        [tag("th", {"scope": "col"}, evaluator_name(e)) for e in evaluators],
+        [tag("th", {"scope": "col"}, names[e]) for e in evaluators],
     )
     body = []
     for features in _feature_order(rows, raw):

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree.ElementTree import Element
 
+from jepakit.evaluation.metrics import METRICS
 from jepakit.pages.charts import Whisker, interval_chart, line_chart, short
 from jepakit.pages.data import ReportData, series
 from jepakit.pages.markup import missing, tag
-from jepakit.pages.results import METRICS, interval, number
-from jepakit.pages.verdict import Verdict, is_finite
+from jepakit.pages.results import interval, number
+from jepakit.pages.verdict import Verdict, is_finite, metric_name
 
 EVALUATOR = "answers"  # of the rows that this page is about
 TUNED_MODEL, PROBE, SCRATCH, NOTHING = "tuned", "frozen probe", "from scratch", "always the same"
@@ -70,7 +71,7 @@ def gained(data: ReportData) -> list[Element]:
     for metric in dict.fromkeys(row["metric"] for row in rows):
         chosen = [row for row in rows if row["metric"] == metric]
         chosen.sort(key=lambda row: list(ABOUT).index(row["features"]))
-        parts += [tag("h3", METRICS.get(metric, metric)), _chart(chosen), _table(chosen)]
+        parts += [tag("h3", metric_name(chosen[0])), _chart(chosen), _table(chosen)]
     if rows:
         notes = "; ".join(dict.fromkeys(str(row.get("interval")) for row in rows))
         parts.append(tag("p", {"class": "note"}, f"On samples that nothing was trained on or chosen by. Intervals: {notes}."))
@@ -124,7 +125,8 @@ def _curves(data: ReportData) -> list[Element]:
             continue
         x, y = series(data.metrics, "health", key)
         if len(x):
-            title = f"{METRICS.get(name, name.capitalize())}, {part} samples"
+            heading = METRICS[name].heading if name in METRICS else name.capitalize()
+            title = f"{heading}, {part} samples"
             label = f"{title}: from {short(y[0])} to {short(y[-1])}"
             drawn.append(tag("figure", tag("figcaption", title), line_chart(x, y, label=label, x_end=float(max(x)))))
     return drawn

@@ -18,7 +18,6 @@ _SICKNESS = {
     "diverged": "the loss is no longer a number.",
 }
 SICK = tuple(_SICKNESS)
-_LOWER_IS_BETTER = {"mae", "mse", "rmse", "log_loss", "nll", "error", "end_point_error"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +34,7 @@ class Comparison:
     """The encoder against one baseline under one evaluator. `outcome` is "open" when the intervals overlap."""
 
     evaluator: str
+    phrase: str
     metric: str
     baseline: str
     value: float
@@ -43,7 +43,7 @@ class Comparison:
 
     @property
     def numbers(self) -> str:
-        return f"{self.value:.3f} against {self.other:.3f} {at(self.evaluator)}"
+        return f"{self.value:.3f} against {self.other:.3f} {self.phrase}"
 
 
 def raw_input(evaluation: Mapping[str, Any] | None) -> str:
@@ -73,30 +73,24 @@ def short_heading(features: str, raw: str) -> str:
     return name if len(name) <= 14 else {raw: "Raw input", "pca": "PCA"}.get(features, name)
 
 
-def higher_is_better(metric: str) -> bool:
-    return metric not in _LOWER_IS_BETTER
+def higher_is_better(row: Row) -> bool:
+    """The direction of a row's metric, as the row says."""
+    return bool(row.get("higher_is_better", True))
 
 
-def evaluator_name(evaluator: str) -> str:
-    """The heading of an evaluator: "5 labels a class"."""
-    kind, _, number = evaluator.rpartition("-")
-    if kind == "low-shot" and number.isdigit():
-        return f"{number} label{'s' * (number != '1')} a class"
-    if kind == "knn" and number.isdigit():
-        return f"{number} nearest neighbour{'s' * (number != '1')}"
-    if kind == "attentive" and number.isdigit():
-        return f"Attentive probe of {number} block{'s' * (number != '1')}"
-    return {"linear": "Linear probe", "attentive": "Attentive probe"}.get(evaluator, evaluator)
+def metric_name(row: Row) -> str:
+    """The heading of a row's metric: "Mean absolute error (lower is better)"."""
+    return str(row.get("metric_heading") or row["metric"])
 
 
-def at(evaluator: str) -> str:
-    """The same inside a sentence: "at 5 labels a class", "with a linear probe"."""
-    name = evaluator_name(evaluator)
-    if evaluator.startswith("low-shot"):
-        return f"at {name}"
-    if evaluator == "linear" or evaluator.startswith("attentive"):
-        return f"with {'a' if evaluator == 'linear' else 'an'} {name.lower()}"
-    return f"with {name}"
+def evaluator_name(row: Row) -> str:
+    """The heading of a row's evaluator: "5 labels a class"."""
+    return str(row.get("heading") or row["evaluator"])
+
+
+def phrase_of(row: Row) -> str:
+    """A row's evaluator inside a sentence: "at 5 labels a class", "with a linear probe"."""
+    return str(row.get("phrase") or f"with {evaluator_name(row)}")
 
 
 def compare(evaluation: Mapping[str, Any] | None) -> list[Comparison]:
@@ -116,6 +110,7 @@ def compare(evaluation: Mapping[str, Any] | None) -> list[Comparison]:
             found.append(
                 Comparison(
                     evaluator=evaluator,
+                    phrase=phrase_of(ours),
                     metric=ours["metric"],
                     baseline=row["features"],
                     value=ours["value"],
@@ -135,9 +130,9 @@ def _outcome(ours: Row, other: Row) -> Outcome:
     if not (is_finite(low) and is_finite(high) and is_finite(other_low) and is_finite(other_high)):
         return "open"
     if low > other_high:
-        return "above" if higher_is_better(ours["metric"]) else "below"
+        return "above" if higher_is_better(ours) else "below"
     if high < other_low:
-        return "below" if higher_is_better(ours["metric"]) else "above"
+        return "below" if higher_is_better(ours) else "above"
     return "open"
 
 
@@ -205,10 +200,10 @@ def _and(parts: Sequence[str]) -> str:
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def _where(evaluators: Sequence[str], measured: int) -> str:
-    if len(evaluators) == measured and measured > 1:
+def _where(phrases: Sequence[str], measured: int) -> str:
+    if len(phrases) == measured and measured > 1:
         return f"in all {measured} measures"
-    return _and([at(name) for name in evaluators])
+    return _and(phrases)
 
 
 def _learned(
@@ -229,17 +224,17 @@ def _learned(
     if not wins:
         nearest = next(c for c in comparisons if c.baseline == "random init")
         return "mixed", f"No proof of learning: not told apart from random init ({nearest.numbers}; intervals overlap)."
-    won = [c.evaluator for c in wins]
+    won = [c.phrase for c in wins]
     if losses:
-        worse = _where([c.evaluator for c in losses], 0)
+        worse = _where([c.phrase for c in losses], 0)
         return "mixed", f"Better than random init {_where(won, measured)}, but worse {worse}."
     if not raw_measured:
         return "mixed", f"Learned: beats random init {_where(won, measured)}. Raw {raw} were not measured."
     if raw_losses and not raw_wins:
         return "mixed", f"Learned, but raw {raw} are still better ({raw_losses[0].numbers})."
-    beat = [c.evaluator for c in raw_wins]
+    beat = [c.phrase for c in raw_wins]
     if raw_losses:
-        behind = _where([c.evaluator for c in raw_losses], 0)
+        behind = _where([c.phrase for c in raw_losses], 0)
         return "mixed", f"Learned: beats raw {raw} {_where(beat, 0)}, but they are still better {behind}."
     if not raw_wins:
         nearest = next(c for c in comparisons if c.baseline == raw)
@@ -258,7 +253,7 @@ def _left_over(comparisons: Sequence[Comparison], raw: str) -> list[str]:
         found = [c for c in comparisons if c.baseline == baseline]
         undecided = [c for c in found if c.outcome == "open"]
         if undecided and baseline != "supervised":
-            where = _where([c.evaluator for c in undecided], len(found))
+            where = _where([c.phrase for c in undecided], len(found))
             notes.append(f"No claim against {spoken(baseline, raw)} {where}: the intervals overlap.")
         if baseline == "pca":
             notes += [f"PCA of {raw} is better: {c.numbers}." for c in found if c.outcome == "below"]

@@ -154,6 +154,7 @@ class MCJEPA(System):
         self.encoder = FrameEncoder(shape)
         widths = [shape.widths[level] for level in self.levels]
         self.predictor = FlowPredictor(config.flow, self.levels, widths) if config.motion > 0 else None
+        self.finds_flow = self.predictor is not None
         head = (shape.dim, config.projector[:-1], config.projector[-1])
         self.expander = projection_head(*head) if inputs.stills else None
         terms = config.terms

@@ -5,43 +5,25 @@ from __future__ import annotations
 import dataclasses
 import shlex
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import torch
 from rich.console import Console
 
-from jepakit.core.dynamics import Dynamics
 from jepakit.device import choose_device
-from jepakit.errors import UserError, check_range
+from jepakit.errors import UserError
 from jepakit.evaluation.attentive import AttentiveConfig
-from jepakit.evaluation.continuation import CONTINUATION, continuation_rows
-from jepakit.evaluation.document import add_evaluation
-from jepakit.evaluation.evaluate import OTHERS, Evaluator, evaluate_features
-from jepakit.evaluation.flow_error import FLOW, flow_rows
+from jepakit.evaluation.document import FORMAT, add_evaluation
+from jepakit.evaluation.evaluated_model import EvaluatedModel
+from jepakit.evaluation.evaluators.evaluator import EvaluationOptions, Evaluator
+from jepakit.evaluation.frozen_features import choose_parts
 from jepakit.evaluation.pooling import Pooling
 from jepakit.evaluation.rows import Row, table
-from jepakit.evaluation.supervised import train_supervised
-from jepakit.files import read_json
 from jepakit.interop.encoder import Which
 from jepakit.interop.runs import Run, is_run
-from jepakit.modalities.modality import remarks
-from jepakit.modalities.trajectories.data import TrajectoryData
-from jepakit.pages.world_data import check_acting
-from jepakit.training.finetuning import FineTuned
-from jepakit.training.run_folder import RunFolder
+from jepakit.modalities.modality import Data, remarks
+from jepakit.registry import evaluators_of, load_named
 from jepakit.training.weight_files import write_weights
-from jepakit.verbs.dense_evaluation import EVALUATORS as DENSE
-from jepakit.verbs.dense_evaluation import dense_rows
-from jepakit.verbs.probe_features import Reading, clips_of_a_file, frozen_features, in_chunks, labels_of, some
-from jepakit.verbs.subjects import Subject, finds_flow, flows_of, of_run, of_weights, open_data
-from jepakit.verbs.tuning_evaluation import is_cheap, measure_answers
-from jepakit.verbs.world_evaluation import measure_world, world_table
-
-FORMAT = 1
-MOST_TRAIN, MOST_TEST = 20_000, 10_000  # labelled samples used at most, drawn with the seed
-MOST_PICTURES = 2_000, 1_000  # the same for windows of pictures, whose labels are one number of a state
 
 
 def evaluate(
@@ -75,8 +57,8 @@ def evaluate(
         evaluators: "linear", "low-shot-K", "knn-K", "attentive", "attentive-N"; None: all that fit but the attentive probes.
             Or, of label maps, "segmentation" (whole numbers) or "depth" (floats). Of masked systems of clips also, without
             labels, "continuation": whether what came next has less energy than what did not; of mc-jepa "flow": the end-point
-            error, where the motion is known. Of a tuned run the answers of its
-            head are measured in any case, where the labels are its own.
+            error, where the motion is known. Of a tuned run the answers of its head are measured in any case, where the labels
+            are its own, and so is a world model. `jepakit list evaluators` names all, yours too.
         which: "target" or "encoder"; None: the target, or what a file holds.
         pooling: how tokens become one vector.
         levels: blocks of the encoder (1-based, its depth the last) whose tokens are read side by side; None: the last.
@@ -91,156 +73,127 @@ def evaluate(
 
     Errors: no labels; an unknown evaluator, with the nearest one.
     """
-    where = run.device if isinstance(run, Run) else choose_device(device)
+    device_chosen = run.device if isinstance(run, Run) else choose_device(device)
     if out is not None and Path(out).suffix != ".json":
         raise UserError(f"out is the .json file to add to, got {out}. Call it {out}.json, for one.")
     if not isinstance(run, Run) and is_run(Path(run)):
-        run = Run(run, where)
-    of_a_run, path = isinstance(run, Run), run.path if isinstance(run, Run) else Path(run)
-    subject = of_run(run, which) if isinstance(run, Run) else of_weights(path, which, where, data)
-    for name in evaluators or ():
-        if name not in OTHERS:
-            Evaluator.parse(name)
-    dense = [name for name in evaluators or () if name in DENSE]
-    if dense and (labels is None or len(dense) < len(evaluators or ())):
-        other_names = [name for name in evaluators or () if name not in DENSE]
-        asked_too = f" and not by {', '.join(other_names)}, which can be asked for by itself" if other_names else ""
-        raise UserError(f"{dense[0]} is measured by label maps{asked_too}. Give them: --labels maps.npy.")
+        run = Run(run, device_chosen)
+    path = run.path if isinstance(run, Run) else Path(run)
+    chosen = choose_evaluators(evaluators)
+    options = EvaluationOptions(
+        labels=labels, pooling=pooling, levels=levels, seen=seen, ahead=ahead, limit=limit, supervised=supervised,
+        attentive=attentive,
+    )  # fmt: skip
+    if isinstance(run, Run):
+        model = EvaluatedModel.of_run(run, which)
+    else:
+        model = EvaluatedModel.of_weights(path, which, device_chosen, data)
     console = Console(stderr=True)
-    opened = open_data(subject, data, None if dense else labels, run.opened_data if isinstance(run, Run) else None)
+    opened = model.open_data(data, None if any(evaluator.label_kind for evaluator in chosen) else labels)
     for remark in remarks(opened) if data is not None else ():
         console.print(remark, markup=False, emoji=False, highlight=False, soft_wrap=True)
-    world_model, asked_for = isinstance(subject.system, Dynamics), evaluators
-    if evaluators is not None:
-        evaluators = [name for name in evaluators if name not in (CONTINUATION, FLOW)]
-    continues = asked_for is not None and CONTINUATION in asked_for
-    flows = finds_flow(subject.system, opened) if asked_for is None else FLOW in asked_for
-    unlabelled = (world_model and evaluators is None) or ((continues or flows) and not evaluators)
-    if opened.task is None and not dense and not unlabelled:
-        images = subject.modality.name == "images"
-        how = "Put images into one sub-folder a class, give --labels a.csv," if images else "Give labels"
-        raise UserError(
-            f"{opened.name} has no labels, so there is nothing to evaluate against. {how} or evaluate other data: --data."
-        )
+    fitting = _fitting(chosen, model, opened, options)
     if not len(opened.test):
         raise UserError(f"{opened.name} holds nothing out to evaluate on: test_fraction is 0. Give other data with --data.")
-    if continues and subject.system is None:
-        raise UserError(f"{CONTINUATION} needs a run, whose masks and energy it asks with; {path} is an encoder. Leave it out.")
-    moving = flows_of(subject, opened) if flows else {}
-    seed, inputs = subject.seed, subject.inputs
-    pictures = world_model and len(inputs.shape) == 3
-    most = MOST_PICTURES if pictures else (MOST_TRAIN, MOST_TEST)
-    together = clips_of_a_file(opened.train, opened.config)
-    together = together if clips_of_a_file(opened.test, opened.config) == together else 1
-    if limit is not None:
-        check_range("limit", limit, 1)
-        most = min(limit * together, most[0]), most[1]
-    train, test = (some(part, number, seed, together) for part, number in zip((opened.train, opened.test), most, strict=True))
-    reading = Reading(
-        pooling=pooling,
-        tokens=any(name.startswith("attentive") for name in evaluators or ()),
-        levels=levels,
-        seen=seen,
-        ahead=ahead,
-        together=together,
-    )
-    counts = len(train) // together, len(test) // together
+    counts = choose_parts(opened, model.inputs, model.seed, limit).counts
     rows: list[Row] = []
-    if dense:
-        if reading.anticipates:
-            raise UserError(f"{dense[0]} is of what is seen. Leave seen and ahead out.")
-        rows, counts = dense_rows(subject.encoders, inputs, opened, dense, str(labels), levels, where, seed, limit)
-    elif opened.task is not None:
-        system, untrained = subject.system, subject.untrained
-        if isinstance(system, FineTuned) and isinstance(untrained, FineTuned) and labels is None:
-            cheap = supervised or is_cheap(system.inputs, train, subject.shown)
-            scratch = partial(in_chunks, inputs.prepare) if cheap else None
-            rows = measure_answers(system, untrained, (train, test), scratch, seed, where)
-        if evaluators is None or evaluators:
-            rows = _label_rows(subject, (train, test), opened.task, evaluators, reading, supervised, attentive, where) + rows
-    if continues:
-        for name, one in (("encoder", subject.system), ("random init", subject.untrained)):
-            rows += continuation_rows(one.eval(), test, name, where)  # type: ignore[union-attr]
-    if flows:
-        rows += flow_rows(moving, inputs, opened.test, seed)
-    asked = (data, labels), which, reading, limit, supervised, attentive
-    found: dict[str, Any] = {
-        "format": FORMAT,
-        "command": _command(path, asked_for, *asked),
-        "question": _command(".", None, *asked),
-        "step": subject.step,
-        "data": {"name": opened.name, "train": counts[0], "test": counts[1], "classes": opened.classes},
-        "plain": inputs.plain_name,
-        "which": subject.which,
-        "pooling": pooling,
-        "rows": [row.to_dict() for row in rows],
-    }
-    folder = RunFolder(path)
+    sections: dict[str, Any] = {}
+    for evaluator in fitting:
+        measured = evaluator.measure(model, opened, options)
+        rows += [
+            dataclasses.replace(row, heading=evaluator.heading(row.evaluator), phrase=evaluator.phrase(row.evaluator))
+            for row in measured.rows
+        ]
+        counts = measured.counts or counts
+        sections |= measured.sections
+        for name, weights in measured.weights.items():
+            write_weights(path / f"{name}.safetensors", dict(weights))
+        for shown in measured.tables:
+            console.print(shown)
     if rows:
         console.print(table(rows, title=f"{opened.name}: {counts[0]:,} train, {counts[1]:,} test"))
-    if not dense and isinstance(subject.system, Dynamics) and isinstance(subject.untrained, Dynamics):
-        worlds = subject.system.eval(), subject.untrained
-        measured, probe, reader = measure_world(*worlds, cast(TrajectoryData, opened), seed, where)
-        if measured is not None:
-            found["world_model"] = {**measured, "planning": _planning(folder)}
-            console.print(world_table(measured))
-        if probe is not None:
-            write_weights(folder.state_probe, {"weight": probe.linear.weight, "bias": probe.linear.bias})
-        if reader is not None:
-            write_weights(folder.state_reader, reader.state_dict())
-    if out is not None or of_a_run:
-        add_evaluation(folder.evaluation if out is None else Path(out), found)
+    if out is not None or isinstance(run, Run):
+        document = {
+            "format": FORMAT,
+            "command": _command(path, evaluators, data, which, options),
+            "question": _command(".", None, data, which, options),
+            "step": model.step,
+            "data": {"name": opened.name, "train": counts[0], "test": counts[1], "classes": opened.classes},
+            "plain": model.inputs.plain_name,
+            "which": model.which,
+            "pooling": pooling,
+            "rows": [row.to_dict() for row in rows],
+            **sections,
+        }
+        add_evaluation(path / "evaluation.json" if out is None else Path(out), document)
     return rows
 
 
-def _label_rows(
-    subject: Subject, parts: tuple[Any, Any], task: str, evaluators: Sequence[str] | None, reading: Reading, supervised: bool,
-    attentive: AttentiveConfig, where: torch.device,
-) -> list[Row]:  # fmt: skip
-    """Every evaluator on the embeddings of the encoders, on the raw input and its PCA."""
-    (train, test), seed, inputs = parts, subject.seed, subject.inputs
-    features = frozen_features(subject.encoders, subject.predictor, inputs, parts, reading, where, seed)
-    rows: list[Row] = []
-    if supervised:
-        if reading.anticipates or reading.together > 1:
-            raise UserError("supervised is of whole samples, not of a part of a clip or of several. Leave it out.")
-        prepared = [in_chunks(inputs.prepare, part) for part in (train, test)]
-        learned, rows = train_supervised(
-            subject.encoders["random init"], prepared[0], train.labels, prepared[1], test.labels, task=task, seed=seed
-        )
-        features.append(learned)
-    labels = [labels_of(part, reading.together) for part in parts]
-    ahead = reading.anticipates
-    return evaluate_features(features, labels[0], labels[1], task, evaluators, seed, attentive=attentive, ahead=ahead) + rows
+def can_evaluate(run: Run, evaluators: Sequence[str] | None = None) -> bool:
+    """Return whether anything can be measured of a run on the data that it has open."""
+    model, data = EvaluatedModel.of_run(run), run.data
+    chosen = choose_evaluators(evaluators)
+    return len(data.test) > 0 and any(one.fits(model, data, EvaluationOptions()) is None for one in chosen)
 
 
-def _planning(folder: RunFolder) -> dict[str, Any] | None:
-    """What planning took when the run last acted, None where it never did."""
-    if not folder.acting.exists():
-        return None
-    acted = read_json(folder.acting)
-    check_acting(acted, str(folder.acting))
-    return {key: acted.get(key) for key in ("env", "planner", "plan_s")}
+def choose_evaluators(names: Sequence[str] | None) -> list[Evaluator]:
+    """Return those that were named and those that are always measured; of None those of the default.
+
+    Errors: an unknown name, with the nearest one; one that reads labels of its own kind beside others.
+    """
+    kinds = {load_named(place): typed for place, typed in evaluators_of(names).items()}
+    alone = next((kind for kind, typed in kinds.items() if typed and kind.label_kind), None)
+    if alone is not None:
+        others = [name for kind, typed in kinds.items() if kind is not alone for name in typed]
+        if others:
+            raise UserError(
+                f"{kinds[alone][0]} is measured by {alone.label_kind} and not by {', '.join(others)}, which can be asked for "
+                "by itself."
+            )
+        return [alone(kinds[alone])]
+    chosen = []
+    for kind, typed in kinds.items():
+        if typed:
+            chosen.append(kind(typed))
+        elif kind.when == "always" or (names is None and kind.when == "by default"):
+            chosen.append(kind())
+    return chosen
+
+
+def _fitting(
+    chosen: Sequence[Evaluator], model: EvaluatedModel, data: Data, options: EvaluationOptions
+) -> list[Evaluator]:
+    """The evaluators that fit. Errors: one that was named does not; none does."""
+    fitting, reasons = [], []
+    for evaluator in chosen:
+        reason = evaluator.fits(model, data, options)
+        if reason is None:
+            fitting.append(evaluator)
+        elif evaluator.names is not None:
+            raise UserError(reason)
+        else:
+            reasons.append(reason)
+    if not fitting:
+        raise UserError(reasons[0])
+    return fitting
 
 
 def _command(
-    run: str | Path, evaluators: Sequence[str] | None, given: tuple[Any, str | None], which: str | None, reading: Reading,
-    limit: int | None, supervised: bool, attentive: AttentiveConfig,
-) -> str:  # fmt: skip
-    data, labels = given
+    run: str | Path, evaluators: Sequence[str] | None, data: Any, which: str | None, options: EvaluationOptions
+) -> str:
     words = ["jepakit", "evaluate", str(run)]
     words += ["--data", str(data)] if data is not None else []
-    words += ["--labels", labels] if labels is not None else []
+    words += ["--labels", options.labels] if options.labels is not None else []
     words += ["--evaluators", *evaluators] if evaluators is not None else []
     words += ["--which", which] if which not in (None, "target") else []
-    words += ["--pooling", reading.pooling] if reading.pooling != "mean" else []
-    words += ["--levels", *map(str, reading.levels)] if reading.levels is not None else []
-    words += ["--seen", str(reading.seen)] if reading.seen is not None else []
-    words += ["--ahead", str(reading.ahead)] if reading.ahead is not None else []
-    words += ["--limit", str(limit)] if limit is not None else []
-    words += ["--supervised"] if supervised else []
-    for field in dataclasses.fields(attentive):
-        value = getattr(attentive, field.name)
+    words += ["--pooling", options.pooling] if options.pooling != "mean" else []
+    words += ["--levels", *map(str, options.levels)] if options.levels is not None else []
+    words += ["--seen", str(options.seen)] if options.seen is not None else []
+    words += ["--ahead", str(options.ahead)] if options.ahead is not None else []
+    words += ["--limit", str(options.limit)] if options.limit is not None else []
+    words += ["--supervised"] if options.supervised else []
+    for field in dataclasses.fields(options.attentive):
+        value = getattr(options.attentive, field.name)
         if value != field.default:
             values = value if isinstance(value, tuple) else (value,)
             words += [f"--attentive.{field.name.replace('_', '-')}", *map(str, values)]

@@ -18,7 +18,7 @@ def list_names(kind: str = "systems") -> dict[str, str]:
             )
             for name, shape in SIZES.items()
         }
-    if kind == "systems":
-        find_installed()
-        return {name: entry.about for name, entry in SYSTEMS.items()}
-    return dict(DATASETS if kind == "datasets" else EVALUATORS)
+    if kind == "datasets":
+        return dict(DATASETS)
+    find_installed("system" if kind == "systems" else "evaluator")
+    return {name: entry.about for name, entry in (SYSTEMS if kind == "systems" else EVALUATORS).items()}

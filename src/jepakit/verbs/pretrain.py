@@ -17,7 +17,6 @@ import torch
 from rich.console import Console
 
 from jepakit.config import OBJECT, RunConfig, default_config, read_config, write_config
-from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.device import available_cores, choose_device, choose_precision, keep_freed_memory
 from jepakit.errors import UserError
@@ -32,16 +31,14 @@ from jepakit.training.answers import Answers
 from jepakit.training.cost import format_bytes, format_seconds, measure_cost, memory_advice
 from jepakit.training.distributed import is_main, launched, leave, of_main, restarted, wait_for_all
 from jepakit.training.faults import faults_explained
-from jepakit.training.finetuning import FineTuned
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
 from jepakit.training.optimizer import OptimizerConfig
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.environment import add_wall_time, write_environment
-from jepakit.verbs.evaluate import evaluate
+from jepakit.verbs.evaluate import can_evaluate, evaluate
 from jepakit.verbs.report import report
-from jepakit.verbs.subjects import finds_flow
 from jepakit.verbs.watching import monitor_of
 
 FEWEST_SAMPLES = 16
@@ -309,11 +306,9 @@ def _train(trainer: Trainer, folder: RunFolder, data: Data) -> Pretrained:
     rows: list[Any] = []
     leave()  # the evaluation is rank 0's alone
     if is_main():
-        # a world model needs no labels, nor does motion
-        measurable = data.task is not None or isinstance(trainer.system, Dynamics) or finds_flow(trainer.system, data)
-        wanted = measurable and len(data.test) > 0 and (trained or not folder.evaluation.exists())
-        evaluators = () if isinstance(trainer.system, FineTuned) else None  # of a tuned model its answers count
+        evaluators = () if trainer.system.answers is not None else None  # of a tuned model its answers count
         run = Run(folder.path, choose_device("auto"), data)  # opened once, for both
+        wanted = (trained or not folder.evaluation.exists()) and can_evaluate(run, evaluators)
         rows = evaluate(run, evaluators=evaluators) if wanted else []
         say(f"Report: {report(run)}")
     return Pretrained(folder.path, outcome, rows)

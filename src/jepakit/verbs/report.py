@@ -9,14 +9,13 @@ import numpy as np
 import torch
 
 from jepakit.config import to_plain
-from jepakit.core.dynamics import Dynamics
 from jepakit.core.system import System
 from jepakit.errors import UserError
+from jepakit.evaluation.document import read_evaluation
 from jepakit.files import read_json
 from jepakit.interop.embedding import embed_samples
 from jepakit.interop.runs import Run
-from jepakit.modalities.modality import Data
-from jepakit.modalities.video.moving_photographs import MovingPhotographs
+from jepakit.modalities.modality import ClipSamples, Data
 from jepakit.pages.data import ReportData
 from jepakit.pages.figures import gallery, nearest_neighbours
 from jepakit.pages.page import write_report
@@ -27,7 +26,6 @@ from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.recordings import read_probe, read_recordings
 
 PICTURED, NEIGHBOURS = 8, 7  # images shown with their tokens and masks, and neighbours of each
-ROW = {"features", "evaluator", "metric", "value"}  # what each row of an evaluation says
 MAPPED = 1000  # held-out images embedded for the map and the neighbours
 
 
@@ -47,9 +45,9 @@ def report(run: str | Path | Run) -> Path:
         config=to_plain(config),
         environment=_read_json(folder.environment) or {},
         metrics=folder.read_metrics(),
-        evaluation=_read_json(folder.evaluation),
+        evaluation=_read_evaluation(folder.evaluation),
         **pictures,
-        **(look_at_world(folder) if isinstance(system, Dynamics) else {}),
+        **(look_at_world(folder) if system is not None and system.world_model is not None else {}),
     )
     return write_report(folder.report, data)
 
@@ -81,9 +79,10 @@ def picture_run(system: System, data: Data, seed: int) -> dict[str, Any]:
     if dataset.labels is not None:
         labels["labels"] = dataset.labels[chosen]
     found |= load_named(system.modality.pictures)(system, samples, len(shown), seed)
-    clips = getattr(dataset, "clips", None)
-    if "flows" in found and isinstance(clips, MovingPhotographs):
-        found["true_flows"] = np.stack([clips.flow(sample["id"]) for sample in samples[: len(shown)]])
+    if "flows" in found and isinstance(dataset, ClipSamples):
+        flows = [dataset.flow(int(index)) for index in chosen[: len(shown)]]
+        true_flows = [flow for flow in flows if flow is not None]
+        found |= {"true_flows": np.stack(true_flows)} if true_flows else {}
     return {"embeddings": embeddings, **labels, **found}
 
 
@@ -91,10 +90,15 @@ def _read_json(path: Path) -> Any:
     if not path.exists():
         return None
     value = read_json(path)
-    every = [value, *value.get("earlier", [])] if isinstance(value, dict) else [value]
-    rows = [one.get("rows", []) if isinstance(one, dict) else None for one in every]
-    if not all(isinstance(some, list) and all(isinstance(row, dict) and row.keys() >= ROW for row in some) for some in rows):
-        raise UserError(f"{path} does not hold what jepakit writes there. Delete it, and evaluate the run again.")
-    if value.get("world_model") is not None:
-        check_world(value["world_model"], str(path))
+    if not isinstance(value, dict):
+        raise UserError(f"{path} does not hold what jepakit writes there. Delete it.")
     return value
+
+
+def _read_evaluation(path: Path) -> Any:
+    if not path.exists():
+        return None
+    document = read_evaluation(path)
+    if document.get("world_model") is not None:
+        check_world(document["world_model"], str(path))
+    return document

@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from jepakit.errors import UserError
 from jepakit.modalities.images.collection import ImageDataConfig
-from jepakit.modalities.images.crops import center_view
+from jepakit.modalities.images.crops import center_view, nearest_view
 from jepakit.modalities.images.data import ImageData, in_pieces, open_images, stack_images
 from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.steps import picture
@@ -29,6 +30,7 @@ class ImageInputs(Inputs):
 
     modality: ClassVar[str] = "images"
     plain_name: ClassVar[str] = "pixels"
+    has_maps: ClassVar[bool] = True
     noun: ClassVar[str] = "an image"
 
     def __post_init__(self) -> None:
@@ -66,6 +68,10 @@ class ImageInputs(Inputs):
             return {"images": self.normalise(center_view(*stack_images(few), self.image_size))}
 
         return in_pieces(prepared, samples, self.image_size)["images"]
+
+    def map_view(self, labels: Num[np.ndarray, "*frames h w"]) -> Num[np.ndarray, "*frames height width"]:
+        """A map of labels as the encoder sees its picture: cut at the centre, each pixel's label that of the nearest one."""
+        return nearest_view(labels, self.image_size)
 
     def sample(self, step: Any) -> dict[str, Any]:
         """One picture `[channels, height, width]`."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError, check_range
@@ -23,6 +24,7 @@ from jepakit.modalities.trajectories.built_in.maze_episodes import maze_episodes
 from jepakit.modalities.trajectories.built_in.pendulum import pendulum_episodes
 from jepakit.modalities.trajectories.built_in.two_rooms import TWO_ROOMS, two_rooms_episodes
 from jepakit.modalities.trajectories.episodes import Episodes, join_episodes, read_episodes
+from jepakit.randomness import derive_seed
 
 MAZES = {"maze": MazeConfig(), "maze-fixed": MazeConfig(layout=0)}
 BUILT_IN = ("pendulum", "pendulum-pixels", *TWO_ROOMS, *MAZES)
@@ -102,12 +104,73 @@ class WindowDataset(SampleDataset):
         return sample
 
 
+    @property
+    def history(self) -> int:
+        """Observations that a prediction stands on."""
+        return self.config.history
+
+    @property
+    def frame_skip(self) -> int:
+        """Steps from one observation to the next."""
+        return self.config.frame_skip or 1
+
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The episode that each window lies in."""
+        return np.searchsorted(self.episodes.starts, self.begins, side="right") - 1
+
+    @property
+    def state_names(self) -> list[str]:
+        """The names of the variables of a state: the source's, or numbers."""
+        count = 0 if self.episodes.states is None else self.episodes.states.shape[1]
+        names = self.episodes.state_names
+        return list(names) if len(names) == count else [f"state {number}" for number in range(count)]
+
+    def known_states(self) -> Float[np.ndarray, "window time variable"] | None:
+        """Return the state at each observation; None: the episodes have none."""
+        if self.episodes.states is None:
+            return None
+        times = self.begins[:, None] + self.frame_skip * np.arange(self.config.history + self.config.horizon)
+        return self.episodes.single("states", times.reshape(-1)).reshape(*times.shape, -1)
+
+    def observations(self, windows: NDArray[np.int64], times: NDArray[np.int64]) -> list[dict[str, Any]]:
+        """Return single observations of these windows as samples."""
+        frames = self.episodes.observed(self.begins[windows] + self.frame_skip * times)
+        return [{"observations": torch.from_numpy(frame[None])} for frame in frames]
+
+    def longer(self, horizon: int, most: int, seed: int) -> WindowDataset:
+        """Return windows that begin where these do and go on to another horizon, at most `most`: one of each episode before a
+        second of any."""
+        config = replace(self.config, horizon=horizon)
+        owners = self.owners
+        fits = np.flatnonzero(self.begins + config.span <= self.episodes.starts[owners + 1])
+        order = np.random.default_rng(seed).permutation(fits)
+        grouped = order[np.argsort(owners[order], kind="stable")]
+        firsts = np.flatnonzero(np.diff(owners[grouped], prepend=-1))
+        turn = np.arange(len(grouped)) - np.repeat(firsts, np.diff(firsts, append=len(grouped)))
+        place = np.empty(len(self.begins), dtype=np.int64)
+        place[grouped] = turn
+        chosen = np.sort(order[np.argsort(place[order], kind="stable")][:most])
+        return WindowDataset(self.episodes, self.begins[chosen], self.ids[chosen], config)
+
+
 @dataclass(kw_only=True)
 class TrajectoryData(SplitData):
     """Windows, split by episode. Of `config`, `frame_skip` is filled in. `kind` is "pendulum", "pendulum-pixels", "store",
     "file", "folder", "d4rl", "robomimic", "minari", "lerobot" or "object"."""
 
     noun: str = "windows"
+
+    def windows(self, horizon: int, most: int, seed: int) -> tuple[WindowDataset, WindowDataset]:
+        """Return windows of the training and of the held-out episodes, longer than those trained on where the episodes allow
+        it: at least half of the episodes of either part are long enough for them."""
+        parts: dict[str, WindowDataset] = {"train": self.train, "test": self.test}
+        room = min(int(np.median(part.episodes.lengths[np.unique(part.owners)])) for part in parts.values())
+        possible = (room - 1) // (self.config.frame_skip or 1) + 1 - self.config.history
+        train, test = (
+            part.longer(max(1, min(horizon, possible)), most, derive_seed(seed, "world", name)) for name, part in parts.items()
+        )
+        return train, test
 
 
 def open_trajectories(config: TrajectoryDataConfig, seed: int, source: object | None = None) -> TrajectoryData:

@@ -65,6 +65,8 @@ class Episodes:
     starts: NDArray[np.int64]
     store: EpisodeStore | None = None
     """What the arrays are mapped from, of any type of number then: `observed` and `single` convert what is read."""
+    state_names: tuple[str, ...] = ()
+    """Of the variables of a state, where the source names them."""
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -88,7 +90,7 @@ class Episodes:
     def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
         if self.store is not None:  # the arrays would pickle as what they are mapped from: all of it
             return store_episodes, (self.store,)
-        return type(self), (self.observations, self.actions, self.states, self.starts)
+        return type(self), (self.observations, self.actions, self.states, self.starts, None, self.state_names)
 
 
 def read_episodes(place: str, observation: str | None = None) -> tuple[Episodes, str]:
@@ -176,7 +178,9 @@ def store_episodes(store: EpisodeStore) -> Episodes:
             for step in np.linspace(0, len(observations) - 1, _PROBED).astype(int):
                 _check_pictures(observations[step].astype(np.float32), name)
     flat = {key: store.array(key).reshape(len(observations), -1) for key in ("actions", "states") if key in store.arrays}
-    return Episodes(observations, flat["actions"], flat.get("states"), store.starts, store)
+    names = store.about.get("state_names")
+    names = tuple(str(name) for name in names) if isinstance(names, list) else ()
+    return Episodes(observations, flat["actions"], flat.get("states"), store.starts, store, names)
 
 
 def join_episodes(parts: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Episodes:

@@ -113,6 +113,16 @@ class TrajectoryInputs(Inputs):
             "actions": self.normalise_actions(torch.stack([sample["actions"] for sample in samples])),
         }
 
+    @property
+    def action_scale(self) -> tuple[Float[Tensor, "action"], Float[Tensor, "action"]]:
+        """Mean and deviation of the numbers of an action block."""
+        return torch.tensor(self.action_mean), torch.tensor(self.action_std)
+
+    @property
+    def large(self) -> bool:
+        """Whether observations are pictures: a label is one number of a state."""
+        return len(self.shape) == 3
+
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The numbers of the last observation; pictures above 32 pixels are averaged down to that."""
         last = self.prepare(samples)[:, 0]

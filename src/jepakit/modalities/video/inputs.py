@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Num
 from torch import Tensor
 
 from jepakit.errors import UserError
-from jepakit.modalities.images.crops import center_view
+from jepakit.modalities.images.crops import center_view, nearest_view
 from jepakit.modalities.modality import Inputs, Modality, check_scale
 from jepakit.modalities.pixels import unit
 from jepakit.modalities.steps import picture
@@ -37,6 +38,7 @@ class VideoInputs(Inputs):
 
     modality: ClassVar[str] = "video"
     plain_name: ClassVar[str] = "pixels"
+    has_maps: ClassVar[bool] = True
     noun: ClassVar[str] = "a clip"
 
     def __post_init__(self) -> None:
@@ -86,6 +88,10 @@ class VideoInputs(Inputs):
     def plain(self, samples: Sequence[dict[str, Any]]) -> Float[Tensor, "batch features"]:
         """The prepared pixels of all frames, one vector a clip."""
         return self.prepare(samples).flatten(1)
+
+    def map_view(self, labels: Num[np.ndarray, "*frames h w"]) -> Num[np.ndarray, "*frames height width"]:
+        """A map of labels as the encoder sees its picture: cut at the centre, each pixel's label that of the nearest one."""
+        return nearest_view(labels, self.image_size)
 
     def sample(self, step: Any) -> dict[str, Any]:
         """One frame `[channels, height, width]`, as a clip of one."""

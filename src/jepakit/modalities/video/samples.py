@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -14,7 +14,7 @@ from jepakit.modalities.data import SampleDataset
 from jepakit.modalities.files.names import Names
 from jepakit.modalities.images.collection import Pictures
 from jepakit.modalities.video.arrays import ArrayClips
-from jepakit.modalities.video.bouncing_digits import BouncingDigits
+from jepakit.modalities.video.bouncing_digits import BouncingDigits, Event
 from jepakit.modalities.video.files import FileClips, UndecodedClip
 from jepakit.modalities.video.moving_photographs import MovingPhotographs
 
@@ -61,6 +61,31 @@ class ClipDataset(SampleDataset):
         if isinstance(self.clips, FileClips):
             return {"clip": UndecodedClip(self.clips, number)}
         return {"clip": torch.from_numpy(self.clips.read(number)[self.frames])}
+
+    def pixels(self, index: int) -> Shaped[Tensor, "frames channels height width"]:
+        """Return the pixels of the clip at this position."""
+        return pixels_of(self[index])
+
+    def show(self, index: int, pixels: Shaped[Tensor, "frames channels height width"]) -> dict[str, Any]:
+        """Return the sample at this position with other pixels."""
+        return {**self[index], "clip": pixels}
+
+    def impossible(self, index: int, frame: int) -> dict[str, Tensor]:
+        """Return what cannot happen from a frame on, of bouncing digits; else nothing."""
+        if not isinstance(self.clips, BouncingDigits):
+            return {}
+        number, first = int(self.ids[index]), int(self.frames[frame])
+        return {
+            event: torch.from_numpy(self.clips.read(number, event=(event, first))[self.frames]) for event in get_args(Event)
+        }
+
+    def mask(self, index: int) -> UInt8[np.ndarray, "frames height width"] | None:
+        """Return which pixels are a bouncing digit's; None of other clips."""
+        return self.clips.mask(int(self.ids[index]))[self.frames] if isinstance(self.clips, BouncingDigits) else None
+
+    def flow(self, index: int) -> Float[np.ndarray, "2 height width"] | None:
+        """Return the motion of moving photographs from the first frame to the next; None of other clips."""
+        return self.clips.flow(int(self.ids[index])) if isinstance(self.clips, MovingPhotographs) else None
 
 
 class StillDataset(SampleDataset):

@@ -51,7 +51,7 @@ def maze_episodes(
     states = places.reshape(-1, 2).astype(np.float32)
     return Episodes(
         DrawnFrames(picture, maze, places, config.flicker, seed), actions.reshape(-1, 2).astype(np.float32), states,
-        np.arange(episodes + 1) * steps,
+        np.arange(episodes + 1) * steps, state_names=("x", "y"),
     )  # fmt: skip
 
 

@@ -37,7 +37,8 @@ def pendulum_episodes(pixels: bool, seed: int = 0, episodes: int = 200, steps: i
             states[episode, t + 1] = environment.step(torque[episode, t])[0]
     flat = states.reshape(-1, 3)
     observations = draw_pendulum(flat[:, 0], flat[:, 1]) if pixels else flat
-    return Episodes(observations, torque.reshape(-1, 1), flat, np.arange(episodes + 1) * steps)
+    starts = np.arange(episodes + 1) * steps
+    return Episodes(observations, torque.reshape(-1, 1), flat, starts, state_names=STATE_NAMES)
 
 
 def held_torque(seed: int, episodes: int, steps: int) -> Float[np.ndarray, "episodes steps 1"]:

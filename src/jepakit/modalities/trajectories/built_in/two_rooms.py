@@ -315,4 +315,7 @@ def two_rooms_episodes(
     frames: Frames = DrawnFrames(partial(picture, config=config), rooms, places, config.flicker, seed)
     if not config.pixels:
         frames = states[:, :2]
-    return Episodes(frames, actions.reshape(-1, 2).astype(np.float32), states, np.arange(episodes + 1) * steps)
+    names: tuple[str, ...] = STATE_NAMES if states.shape[1] == len(STATE_NAMES) else STOCHASTIC_NAMES
+    return Episodes(
+        frames, actions.reshape(-1, 2).astype(np.float32), states, np.arange(episodes + 1) * steps, state_names=names
+    )

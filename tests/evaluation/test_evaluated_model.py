@@ -19,8 +19,8 @@ from jepakit.verbs.evaluate import evaluate
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr("jepakit.verbs.evaluate.MOST_TRAIN", 60)
-    monkeypatch.setattr("jepakit.verbs.evaluate.MOST_TEST", 40)
+    monkeypatch.setattr("jepakit.evaluation.frozen_features.MOST_TRAIN", 60)
+    monkeypatch.setattr("jepakit.evaluation.frozen_features.MOST_TEST", 40)
 
 
 @pytest.fixture

@@ -8,16 +8,16 @@ import torch
 
 pytest.importorskip("gymnasium")
 
+
 import jepakit
 from jepakit.errors import UserError
 from jepakit.evaluation import state_probe
+from jepakit.evaluation.evaluators import windows, world
 from jepakit.modalities.trajectories import data as trajectories
 from jepakit.modalities.trajectories.data import TrajectoryDataConfig, open_trajectories
-from jepakit.verbs import world_evaluation, world_windows
 from jepakit.verbs.act import act
 from jepakit.verbs.evaluate import evaluate
 from jepakit.verbs.report import report
-from jepakit.verbs.world_windows import choose_windows
 
 
 def episodes(count=24, steps=30, states=True, seed=0):
@@ -40,11 +40,11 @@ def small():
     made = trajectories.two_rooms_episodes
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trajectories, "two_rooms_episodes", lambda config: made(config, episodes=60, steps=24))
-        patch.setattr(world_windows, "MOST", 32)
-        patch.setattr(world_evaluation, "FRAMES", 100)
+        patch.setattr(world, "MOST", 32)
+        patch.setattr(world, "FRAMES", 100)
         patch.setattr(state_probe, "STEPS", 5)
         patch.setattr("jepakit.verbs.report.MAPPED", 20)
-        patch.setattr("jepakit.verbs.evaluate.MOST_PICTURES", (50, 30))
+        patch.setattr("jepakit.evaluation.frozen_features.MOST_LARGE", (50, 30))
         yield
 
 
@@ -61,15 +61,16 @@ def run(tmp_path_factory):
 def test_a_trained_run_has_been_measured(run):
     found = json.loads((run / "evaluation.json").read_text())
     assert found["data"]["train"] == 50  # of pictures no more
-    world = found["world_model"]
-    assert world["windows"] == {"train": 32, "test": 32}
-    assert world["episodes"]["train"] == 32
-    assert world["rollout"]["horizons"][-1] == world_windows.HORIZON
-    assert len(world["rollout"]["curves"]) == 5
-    assert world["state"]["variables"] == ["x", "y", "wall x", "door y"]
-    assert {row["features"] for row in world["state"]["rows"]} == {"encoder", "random init", "observation", "pca"}
-    assert set(world["surprise"]["events"]) == {"skips ahead", "another scene", "frozen", "another's action", "reversed action"}
-    assert world["planning"] is None
+    section = found["world_model"]
+    assert section["windows"] == {"train": 32, "test": 32}
+    assert section["episodes"]["train"] == 32
+    assert section["rollout"]["horizons"][-1] == windows.HORIZON
+    assert len(section["rollout"]["curves"]) == 5
+    assert section["state"]["variables"] == ["x", "y", "wall x", "door y"]
+    assert {row["features"] for row in section["state"]["rows"]} == {"encoder", "random init", "observation", "pca"}
+    events = section["surprise"]["events"]
+    assert set(events) == {"skips ahead", "another scene", "frozen", "another's action", "reversed action"}
+    assert section["planning"] is None
     assert (run / "state_probe.safetensors").exists()
 
 
@@ -122,9 +123,9 @@ def test_without_states_dynamics_are_measured_all_the_same(tmp_path):
         threads=1,
     ).rows  # fmt: skip
     assert rows == []
-    world = json.loads((tmp_path / "run" / "evaluation.json").read_text())["world_model"]
-    assert world["state"] is None
-    assert world["history"] == 3
+    section = json.loads((tmp_path / "run" / "evaluation.json").read_text())["world_model"]
+    assert section["state"] is None
+    assert section["history"] == 3
     assert "no states to compare" in (tmp_path / "run" / "report.html").read_text()
     with pytest.raises(UserError, match="no labels"):
         evaluate(tmp_path / "run", evaluators=["linear"])
@@ -133,11 +134,10 @@ def test_without_states_dynamics_are_measured_all_the_same(tmp_path):
     assert json.loads((tmp_path / "run" / "evaluation.json").read_text())["world_model"] == again
 
 
-def test_windows_lie_within_episodes_and_take_many(monkeypatch):
-    monkeypatch.setattr(world_windows, "MOST", 50)
+def test_windows_lie_within_episodes_and_take_many():
     parts = episodes(30, 30) + episodes(10, 5, seed=1)
     data = open_trajectories(TrajectoryDataConfig(data="given", history=2, horizon=1), 0, source=parts)
-    train, test = choose_windows(data, 0)
+    train, test = data.windows(windows.HORIZON, 50, 0)
     for part in (train, test):
         starts, span = part.episodes.starts, part.config.history + part.config.horizon
         owner = np.searchsorted(starts, part.begins, side="right") - 1
@@ -148,8 +148,8 @@ def test_windows_lie_within_episodes_and_take_many(monkeypatch):
     assert train.config.horizon == test.config.horizon == 16
     held = np.searchsorted(test.episodes.starts, test.begins, side="right")
     assert not set(held) & set(np.searchsorted(train.episodes.starts, train.begins, side="right"))
-    assert torch.equal(torch.from_numpy(choose_windows(data, 0)[1].begins), torch.from_numpy(test.begins))
-    assert not np.array_equal(choose_windows(data, 1)[1].begins, test.begins)
+    assert torch.equal(torch.from_numpy(data.windows(windows.HORIZON, 50, 0)[1].begins), torch.from_numpy(test.begins))
+    assert not np.array_equal(data.windows(windows.HORIZON, 50, 1)[1].begins, test.begins)
 
 
 def test_what_was_measured_stands_where_nothing_can_be_drawn(run, monkeypatch, capsys):

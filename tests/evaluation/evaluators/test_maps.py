@@ -21,9 +21,9 @@ SMALL = {"patch_size": 4, "predictor_dim": 24, "predictor_depth": 1, "stills": "
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr("jepakit.verbs.evaluate.MOST_TRAIN", 60)
-    monkeypatch.setattr("jepakit.verbs.evaluate.MOST_TEST", 40)
-    monkeypatch.setattr("jepakit.verbs.dense_evaluation.MOST_MAPS", (60, 30))
+    monkeypatch.setattr("jepakit.evaluation.frozen_features.MOST_TRAIN", 60)
+    monkeypatch.setattr("jepakit.evaluation.frozen_features.MOST_TEST", 40)
+    monkeypatch.setattr("jepakit.evaluation.evaluators.maps.MOST_MAPS", (60, 30))
 
 
 @pytest.fixture(scope="module")

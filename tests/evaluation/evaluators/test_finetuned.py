@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from jepakit.evaluation.evaluated_model import fresh_encoder
+from jepakit.evaluation.evaluators.finetuned import always_the_same, is_cheap
 from jepakit.evaluation.labels import Targets
 from jepakit.evaluation.metrics import metrics_for
 from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.nn.vit import VisionTransformer, ViTConfig
-from jepakit.verbs.tuning_evaluation import always_the_same, fresh_encoder, is_cheap
 
 INPUTS = ImageInputs(image_size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
 

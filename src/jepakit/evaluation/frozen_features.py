@@ -1,4 +1,4 @@
-"""What probes are given: frozen embeddings of encoders, beside the raw input and its PCA, read off as was asked for."""
+"""What probes read: frozen embeddings of encoders, beside the raw input and its PCA."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from jepakit.core.batch import concatenate
-from jepakit.errors import UserError
+from jepakit.errors import UserError, check_range
 from jepakit.evaluation.anticipation import Anticipating
 from jepakit.evaluation.features import Features, baseline_features
 from jepakit.evaluation.pooling import Pooling
 from jepakit.interop.embedding import at_levels, embed_samples
-from jepakit.modalities.modality import Inputs
+from jepakit.modalities.modality import Data, Inputs
 from jepakit.randomness import derive_seed
+
+MOST_TRAIN, MOST_TEST = 20_000, 10_000  # labelled samples used at most, drawn with the seed
+MOST_LARGE = 2_000, 1_000  # the same of samples that are large for what their labels say
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +93,36 @@ def frozen_features(
         features.append(Features(name, *read))
     plain = [_joined(in_chunks(lambda samples: raw(inputs, samples, reading), part), reading.together, False) for part in parts]
     return features + baseline_features(plain[0], plain[1], seed, name=inputs.plain_name)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Samples that probes learn from and samples that measure them; `together` of them, side by side, are clips of one file."""
+
+    train: Any
+    test: Any
+    together: int = 1
+
+    @property
+    def counts(self) -> tuple[int, int]:
+        """How many there are of either, each file counting once."""
+        return len(self.train) // self.together, len(self.test) // self.together
+
+    @property
+    def labels(self) -> tuple[np.ndarray, np.ndarray]:
+        """Their labels, one for all clips of a file."""
+        return labels_of(self.train, self.together), labels_of(self.test, self.together)
+
+
+def choose_parts(data: Data, inputs: Inputs, seed: int, limit: int | None = None) -> Parts:
+    """Return the samples of opened data that are used, drawn with the seed; limit: samples to learn from."""
+    most = MOST_LARGE if inputs.large else (MOST_TRAIN, MOST_TEST)
+    together = clips_of_a_file(data.train, data.config)
+    together = together if clips_of_a_file(data.test, data.config) == together else 1
+    if limit is not None:
+        check_range("limit", limit, 1)
+        most = min(limit * together, most[0]), most[1]
+    return Parts(some(data.train, most[0], seed, together), some(data.test, most[1], seed, together), together)
 
 
 def raw(inputs: Inputs, samples: Sequence[dict[str, Any]], reading: Reading) -> Tensor:

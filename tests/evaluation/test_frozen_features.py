@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from jepakit.errors import UserError
+from jepakit.evaluation.frozen_features import Reading, clips_of_a_file, frozen_features, labels_of, some
 from jepakit.evaluation.pooling import pool
 from jepakit.interop.embedding import at_levels, embed_samples
 from jepakit.modalities.video.collection import VideoDataConfig
@@ -11,7 +12,6 @@ from jepakit.modalities.video.inputs import VideoInputs
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.systems.v_jepa_2 import VJEPA2, VJEPA2Config
-from jepakit.verbs.probe_features import Reading, clips_of_a_file, frozen_features, labels_of, some
 
 CPU = torch.device("cpu")
 
