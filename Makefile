@@ -4,6 +4,12 @@ PYTHON ?= python3
 PIP_ARGS ?=
 BIN := .venv/bin
 export PYTHONHASHSEED = 0
+# Tests run in two processes of one thread each; `make test WORKERS=0` runs them in this one, one after the other.
+WORKERS ?= 2
+PYTEST = $(BIN)/python -m pytest -q $(if $(filter-out 0,$(WORKERS)),-n $(WORKERS) --dist loadgroup)
+# Every process of a test begins with importing: compiled modules are kept, whatever the environment says.
+test test-all: export OMP_NUM_THREADS = 1
+test test-all: export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test test-all lint clean
 
@@ -11,10 +17,10 @@ demo: .venv/core
 	$(BIN)/jepakit pretrain lejepa --data digits --out $(or $(OUT),runs/demo-$(shell date +%Y%m%d-%H%M%S))
 
 test: .venv/test
-	$(BIN)/python -m pytest -q -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: .venv/test lint test
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(PYTEST) -m "slow and not gpu"
 
 lint: .venv/test
 	$(BIN)/ruff check .

@@ -14,10 +14,9 @@ from benchmarks.step import INPUTS, PAPER, batch_of
 from benchmarks.timing import Result, seconds
 from jepakit.masks.blocks import MultiBlockConfig
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
-from jepakit.training.config import TrainingConfig
 from jepakit.training.cost_model import LINK_SHARE, Counted, Expected, Layout, Machine, count_step, expected
 from jepakit.training.distributed import wrap
-from jepakit.training.optimizer import build_optimizer
+from jepakit.training.optimizer import OptimizerConfig, build_optimizer
 
 SAMPLES, STEPS = 8, 5  # of a process and step
 
@@ -32,7 +31,7 @@ def measured(own: int, processes: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=own, world_size=processes)
     model, cpu = system(), torch.device("cpu")
-    batch, optimizer = batch_of(model, cpu, SAMPLES), build_optimizer(model, TrainingConfig(steps=100), cpu)
+    batch, optimizer = batch_of(model, cpu, SAMPLES), build_optimizer(model, OptimizerConfig(), cpu)
     engine = wrap(model, "ddp")
 
     def step() -> None:

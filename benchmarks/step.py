@@ -19,7 +19,8 @@ from jepakit.masks.blocks import MultiBlockConfig
 from jepakit.modalities.images.inputs import ImageInputs
 from jepakit.systems.i_jepa import IJEPA, IJEPAConfig
 from jepakit.training.config import TrainingConfig
-from jepakit.training.optimizer import build_optimizer, set_schedule
+from jepakit.training.optimizer import build_optimizer
+from jepakit.training.schedules import set_schedule
 
 BATCH, SIDE = 32, 224
 INPUTS = ImageInputs(image_size=(SIDE, SIDE), channels=3, mean=(0.5,) * 3, std=(0.25,) * 3)
@@ -51,7 +52,7 @@ class Ours:
     def __post_init__(self) -> None:
         self.device = self.batch["inputs"].device
         self.config = TrainingConfig(steps=100, warmup=0.0, lr=1e-4)
-        self.optimizer = build_optimizer(self.model, self.config, self.device)
+        self.optimizer = build_optimizer(self.model, self.config.optimizer, self.device)
 
     def __call__(self) -> Tensor:
         set_schedule(self.optimizer, self.config, 1, 100)

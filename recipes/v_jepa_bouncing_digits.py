@@ -21,7 +21,7 @@ import torch
 from seeds import arguments, run, spread, verdict
 from sklearn.metrics import roc_auc_score
 
-from jepakit.core.masked import VisibleLoss
+from jepakit.core.terms import VisibleTerm
 from jepakit.evaluation.continuation import continuation_rows
 from jepakit.evaluation.ridge import fit_ridges
 from jepakit.interop.load import teacher_of
@@ -57,15 +57,15 @@ CHANGES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "v-jepa-released": ("v-jepa", {**CLIPS, "masks": TubeConfig()}),
     },
     "schedule": {
-        "v-jepa-constant": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.99, 0.99), "schedule": "constant"}),
+        "v-jepa-constant": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": 0.99, "ema_end": 0.99, "schedule": "constant"}),
     },
     "longer": {
         "v-jepa-longer": ("v-jepa", {**CLIPS, "masks": MASKS, "steps": 2000}),
         "i-jepa-frames-longer": ("i-jepa", {**FRAMES, "masks": EASY, "steps": 2000}),
     },
-    "average": {"v-jepa-no-average": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": (0.0, 0.0)})},
+    "average": {"v-jepa-no-average": ("v-jepa", {**CLIPS, "masks": MASKS, "ema": 0.0, "ema_end": 0.0})},
     "dense": {
-        "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleLoss(weight=0.0)}),
+        "v-jepa-2.1-hidden-only": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "visible": VisibleTerm(weight=0.0)}),
         "v-jepa-2.1-one-level": ("v-jepa-2.1", {**CLIPS, "masks": MASKS, "levels": 1}),
     },
     "plain": {system: (system, {**CLIPS, **SHORTER}) for system in ("v-jepa-2", "v-jepa-2.1")},

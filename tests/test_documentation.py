@@ -1,6 +1,7 @@
 """Every command and every Python example in README and docs runs, in a new folder, as a reader would type it.
 
-Training runs are cut to a few steps unless their number is said; nothing else is changed. A block whose first line is a comment
+Trainings take a few steps, environments are played for a few episodes, and what a run is worth is measured on a few samples;
+with `JEPAKIT_WHOLE_PAGES=1` only a training whose number of steps is not said is cut. A block whose first line is a comment
 with a file's name alone is what a reader would save as that file, and one that begins with `AFTER` runs after the commands.
 """
 
@@ -9,18 +10,19 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command, run_python
 from tests.modalities.photographs import make_photographs
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 AFTER = "# in the folder of the commands above"
-SHORT = ["--steps", "20", "--threads", "1"]
+WHOLE = bool(os.environ.get("JEPAKIT_WHOLE_PAGES"))
+# At most, by verb: enough for a part of the episodes to be held out, and for an agent to be taught.
+MOST = {"pretrain": {"--steps": 100}, "finetune": {"--steps": 100}, "collect": {"--episodes": 60}, "act": {"--episodes": 6}}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -45,37 +47,46 @@ def write_files(page: Path, folder: Path) -> None:
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600)
+def shortened(words: list[str]) -> list[str]:
+    """The words of a command with less to do."""
+    words = list(words)
+    for option, most in {} if WHOLE else MOST.get(words[0], {}).items():
+        if option in words:
+            place = words.index(option) + 1
+            words[place] = str(min(int(words[place]), most))
+    if words[0] in ("pretrain", "finetune") and "--help" not in words:
+        words += [] if "--steps" in words else ["--steps", "20" if WHOLE else "8"]
+        words += ["--threads", "1"]
+    return words
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_run(page: Path, tmp_path: Path) -> None:
-    make_photographs(tmp_path / "photos", per_class=12)
+    folder = tmp_path / "folder"
+    make_photographs(folder / "photos", per_class=12)
     for odd in ("torn.jpg", "fake.png"):
-        for found in (tmp_path / "photos").rglob(odd):
+        for found in (folder / "photos").rglob(odd):
             found.unlink()
-    write_files(page, tmp_path)
+    write_files(page, folder)
     for command in commands(page):
-        words = shlex.split(command, comments=True)
-        if words[1] in ("pretrain", "finetune") and "--help" not in words and "--steps" not in words:
-            words += SHORT
-        done = run([sys.executable, "-m", *words], tmp_path)
-        assert done.returncode == 0, f"{command}\n{done.stderr[-2000:]}"
+        _, *words = shlex.split(command, comments=True)
+        done = run_command(shortened(words), folder, little=not WHOLE)
+        assert done.status == 0, f"{command}\n{done.said[-2000:]}"
     for example in examples(page, after=True):
-        done = run([sys.executable, "-c", example], tmp_path)
-        assert done.returncode == 0, f"{example}\n{done.stderr[-2000:]}"
+        done = run_python(example, folder)
+        assert done.status == 0, f"{example}\n{done.said[-2000:]}"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_examples_run(page: Path, tmp_path: Path) -> None:
-    write_files(page, tmp_path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write_files(page, folder)
     for example in examples(page, after=False):
-        done = run([sys.executable, "-c", example], tmp_path)
-        assert done.returncode == 0, f"{example}\n{done.stderr[-2000:]}"
+        done = run_python(example, folder)
+        assert done.status == 0, f"{example}\n{done.said[-2000:]}"
 
 
 def test_the_commands_are_found() -> None:

@@ -22,8 +22,8 @@ def test_every_place_exists(name):
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
-def test_option_names_are_unique_across_the_sections_of_a_run(system):
-    """Options are given without their section: a name that stood twice would be ambiguous."""
+def test_option_names_of_ours_are_unique_across_the_sections_of_a_run(system):
+    """Options are given without their section: one that stands twice needs it (`--data.limit`)."""
     names = [field.name for kind in section_types(system).values() for field in dataclasses.fields(kind)]
     assert len(names) == len(set(names))
     # What the verb itself takes beside them.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import tyro
 
-from jepakit.config import RunConfig, default_config, from_plain, read_config, section_types, to_plain
+from jepakit.config import PREFIXES, RunConfig, clashing, default_config, from_plain, read_config, section_types, to_plain
 from jepakit.errors import UserError
 from jepakit.registry import SYSTEMS, is_tuned, load_system
 
@@ -35,6 +36,7 @@ def run(verb: str, words: Sequence[str]) -> int:
 
 def _pretrain(words: list[str]) -> int:
     system, base = _chosen("pretrain", words, "jepakit pretrain i-jepa --data ./photos --out runs/a")
+    _check_changed(system, words)
     asked: Any = tyro.cli(pretrain_options(system, base), args=words, prog=f"jepakit pretrain {system}")
     from jepakit.verbs.pretrain import run_config  # after the options: `--help` need not wait for it
 
@@ -113,6 +115,18 @@ def _chosen(verb: str, words: list[str], example: str) -> tuple[str, RunConfig |
     return system, base
 
 
+def _check_changed(system: str, words: Sequence[str]) -> None:
+    """Raise `UserError` for an option in a form that it once had, with today's."""
+    for name, advice in getattr(load_system(system).Config, "changed", {}).items():
+        option = f"--{name.replace('_', '-')}"
+        if option in words and len([*itertools.takewhile(lambda word: not word.startswith("--"), _after(option, words))]) > 1:
+            raise UserError(f"{option} takes one value: {advice}.")
+
+
+def _after(option: str, words: Sequence[str]) -> Sequence[str]:
+    return words[words.index(option) + 1 :]
+
+
 def _run_of(system: str, asked: Any) -> RunConfig:
     # Through the checks that a file's options get: numbers on the command line may be infinite, too.
     parts = {name: from_plain(kind, to_plain(getattr(asked, name)), name) for name, kind in section_types(system).items()}
@@ -144,7 +158,10 @@ def _with_sections(
     kinds: classes that stand for those of a section; expected: further defaults of the data.
     """
     fields, defaults = list(fields), base or default_config(system, "unset")
-    for section, kind in {**section_types(system), **(kinds or {})}.items():
+    sections = {**section_types(system), **(kinds or {})}
+    twice = clashing(sections)
+    for section, kind in sections.items():
+        kind = _with_prefix(kind, twice, PREFIXES[section])
         if section == "dataset" and base is None:
             kind = _with_defaults(kind, {**load_system(system).data_defaults, **(expected or {})})
         flat = Annotated[kind, tyro.conf.arg(name="")]  # type: ignore[valid-type]
@@ -155,6 +172,18 @@ def _with_sections(
             default = default if isinstance(default, kind) and (base or section not in (kinds or {})) else kind()
             fields.append((section, flat, dataclasses.field(default=default)))
     return dataclasses.make_dataclass(name, fields, frozen=True, kw_only=True)
+
+
+def _with_prefix(kind: type, names: Set[str], prefix: str) -> type:
+    """A config class whose options of these names are given as `--PREFIX.NAME`."""
+    hints = get_type_hints(kind)
+    fields: list[Any] = []
+    for field in dataclasses.fields(kind):
+        if field.name in names:
+            named = Annotated[hints[field.name], tyro.conf.arg(name=f"{prefix}.{field.name}")]  # type: ignore[valid-type]
+            default = dataclasses.field(default=field.default, default_factory=field.default_factory)  # type: ignore[call-overload]
+            fields.append((field.name, named, default))
+    return dataclasses.make_dataclass(kind.__name__, fields, bases=(kind,), frozen=True, kw_only=True) if fields else kind
 
 
 def _with_defaults(kind: type, changed: Mapping[str, Any]) -> type:

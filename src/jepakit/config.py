@@ -7,6 +7,7 @@ import re
 import sys
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 FORMAT = 1
 OBJECT = "object"  # the name of data that was given as a Python object
 SECTIONS = ("dataset", "model", "training", "health")
+# What stands before an option that several sections have.
+PREFIXES = {"dataset": "data", "model": "model", "training": "training", "health": "health"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +46,16 @@ class RunConfig:
     inputs: Any = None
 
     def section(self, option: str) -> str | None:
-        """The section that holds an option."""
-        for name in SECTIONS:
-            if option in {f.name for f in fields(getattr(self, name))}:
-                return name
-        return None
+        """The section that holds an option, which may be said: `model.size`. Errors: several do, and none was said."""
+        prefix, _, name = option.rpartition(".")
+        holding = [
+            section for section in SECTIONS
+            if name in {f.name for f in fields(getattr(self, section))} and prefix in ("", PREFIXES[section])
+        ]  # fmt: skip
+        if len(holding) > 1:
+            ways = " or ".join(f"{PREFIXES[section]}.{name}" for section in holding)
+            raise UserError(f"{name!r} is an option of several parts of {self.system}. Say which: {ways}.")
+        return holding[0] if holding else None
 
     def override(self, **options: Any) -> RunConfig:
         """A copy with some options changed; a typo names the nearest valid option."""
@@ -61,7 +69,7 @@ class RunConfig:
             if section is None:
                 known = [f.name for name in SECTIONS for f in fields(getattr(self, name))]
                 raise UserError(f"{option!r} is not an option of {self.system}. {did_you_mean(option, known)}")
-            sections.setdefault(section, {})[option] = value
+            sections.setdefault(section, {})[option.rpartition(".")[2]] = value
         changed = {}
         for name, values in sections.items():
             current = to_plain(getattr(self, name))
@@ -83,6 +91,12 @@ def section_types(system: str) -> dict[str, type]:
         "training": TrainingConfig,
         "health": getattr(kind, "Health", HealthConfig),
     }
+
+
+def clashing(kinds: Mapping[str, type]) -> set[str]:
+    """Return the options that several sections have, by the sections' config classes."""
+    names = [field.name for kind in kinds.values() for field in fields(kind)]
+    return {name for name in names if names.count(name) > 1}
 
 
 def default_config(system: str, data: str) -> RunConfig:
@@ -125,7 +139,7 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
         missing = [f.name for f in fields(kind) if f.name not in value and _required(f)]
         if missing:
             raise UserError(f"{where}: the option {missing[0]!r} is missing. Add it.")
-        return kind(**{name: from_plain(hints[name], item, f"{where}.{name}") for name, item in value.items()})  # type: ignore[operator]
+        return kind(**{name: _option(kind, hints[name], name, item, where) for name, item in value.items()})  # type: ignore[operator]
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
             return None
@@ -158,6 +172,22 @@ def from_plain(kind: Any, value: Any, where: str) -> Any:
     if kind is Any or (isinstance(value, kind) and not (kind is int and isinstance(value, bool))):
         return value
     raise UserError(f"{where}: expected {kind.__name__}, got {shown(value)}.")
+
+
+def _option(kind: Any, hint: Any, name: str, item: Any, where: str) -> Any:
+    """An option's value, checked. Errors: also say what to write for one that once had another form (`changed`)."""
+    try:
+        return from_plain(hint, item, f"{where}.{name}")
+    except UserError as error:
+        advice = getattr(kind, "changed", {}).get(name)
+        if advice is None:
+            raise
+        raise UserError(f"{error} Of {name}, {advice}.") from error
+
+
+def _upgraded(kind: Any, values: Any) -> Any:
+    """A section of a file in today's form, where its config knows earlier ones (`upgraded`)."""
+    return kind.upgraded(values) if hasattr(kind, "upgraded") and isinstance(values, dict) else values
 
 
 def _over_default(kind: Any, name: Any, item: Any) -> Any:
@@ -245,7 +275,8 @@ def read_config(path: Path | str) -> RunConfig:
     system = str(plain.get("system", ""))
     try:
         inputs_type = load_system(system).modality.Inputs
-        sections = {name: from_plain(kind, plain.get(name, {}), name) for name, kind in section_types(system).items()}
+        kinds = section_types(system)
+        sections = {name: from_plain(kind, _upgraded(kind, plain.get(name, {})), name) for name, kind in kinds.items()}
         found = from_plain(inputs_type | None, plain.get("inputs"), "inputs")
         return RunConfig(system=system, inputs=found, **sections)
     except UserError as error:

@@ -9,14 +9,17 @@ from torch.nn import functional as F
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig
 from jepakit.core.batch import split_batch
 from jepakit.core.energies import Energy
-from jepakit.core.masked import Masked, Stream, VisibleLoss, nearness
+from jepakit.core.masked import Masked, Stream
 from jepakit.core.system import shuffled
 from jepakit.core.targets import make_target
+from jepakit.core.terms import AlignmentTerm, AntiCollapseTerm, VisibleTerm, nearness
 from jepakit.errors import UserError
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
+from jepakit.nn.coordinates import CoordinatesConfig
 from jepakit.nn.mlp import projection_head
+from jepakit.nn.positions import grid_positions
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
-from jepakit.nn.tokens import Ids
+from jepakit.nn.tokens import Ids, Tokens
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 from jepakit.randomness import Draws
 
@@ -29,7 +32,8 @@ def build(target="ema", **options):
     torch.manual_seed(0)
     encoder = VisionTransformer(ViTConfig(image_size=(16, 24), patch_size=4, channels=1, dim=16, depth=2, heads=2))
     width = 16 * len(options.get("levels") or (2,))
-    heads = {"visible": "visible" in options or "streams" in options, "condition_dim": options.pop("condition_dim", None)}
+    dense = "streams" in options or any(term.reads_visible for term in options.get("terms", ()))
+    heads = {"visible": dense, "condition_dim": options.pop("condition_dim", None)}
     predictor = MaskedPredictor(PredictorConfig(dim=12, depth=2, heads=3), width, GRID, **heads)
     teacher = copy.deepcopy(encoder) if target == "frozen" else None
     energy = options.pop("energy", Energy())
@@ -188,7 +192,7 @@ def test_the_target_may_be_left_unnormalised():
 def test_the_regulariser_sees_each_context_of_an_image_as_a_view():
     head = projection_head(16, (), 8)
     sigreg = SIGReg(SIGRegConfig(slices=8), seed=0)
-    system, batch = build(anti_collapse=sigreg, projector=head, invariance=0.5), draw(contexts=3)
+    system, batch = build(terms=[AntiCollapseTerm(sigreg), AlignmentTerm(weight=0.5)], projector=head), draw(contexts=3)
     terms = system.step(batch)
     views = torch.empty(3, 5, 8)
     for i in range(5):
@@ -304,7 +308,7 @@ def densely(system, batch, weight, condition=None):
 @pytest.mark.parametrize("levels", [(2,), (1, 2)])
 @pytest.mark.parametrize("progress", [0.0, 0.15, 1.0])
 def test_the_dense_loss_is_a_plain_loop_over_levels_tokens_and_distances(levels, progress):
-    system = build(levels=levels, energy=Energy(name="l1"), visible=VisibleLoss(weight=0.5, ramp=(0.1, 0.2)))
+    system = build(levels=levels, energy=Energy(name="l1"), terms=[VisibleTerm(weight=0.5, ramp=(0.1, 0.2))])
     batch = {**own_blocks(draw(contexts=3)), "progress": torch.tensor(progress)}
     (hidden, visible), counts = densely(system, batch, {0.0: 0.0, 0.15: 0.25, 1.0: 0.5}[progress])
     terms = system.step(batch)
@@ -345,7 +349,7 @@ def test_a_context_is_asked_for_its_own_blocks_only():
 
 
 def test_a_condition_reaches_the_predictor():
-    system = build(condition_dim=2, levels=(2,), energy=Energy(name="l1"), visible=VisibleLoss(ramp=(0, 0)))
+    system = build(condition_dim=2, levels=(2,), energy=Energy(name="l1"), terms=[VisibleTerm(ramp=(0, 0))])
     batch = {**own_blocks(draw(contexts=3)), "progress": torch.tensor(0.0), "condition": torch.randn(5, 2)}
     (hidden, _), counts = densely(system, batch, 0.5, batch["condition"])
     torch.testing.assert_close(system.step(batch)["prediction"], hidden / counts[0], **EXACT)
@@ -362,21 +366,21 @@ def test_nearness():
 
 
 def test_the_ramp():
-    ramp = VisibleLoss(weight=2.0, ramp=(0.25, 0.75))
+    ramp = VisibleTerm(weight=2.0, ramp=(0.25, 0.75))
     assert [float(ramp.at(torch.tensor(at))) for at in (0.0, 0.25, 0.5, 0.75, 1.0)] == [0.0, 0.0, 1.0, 2.0, 2.0]
-    assert float(VisibleLoss(weight=2.0, ramp=(0.0, 0.0)).at(torch.tensor(0.0))) == 2.0
-    step = VisibleLoss(weight=2.0, ramp=(0.5, 0.5))
+    assert float(VisibleTerm(weight=2.0, ramp=(0.0, 0.0)).at(torch.tensor(0.0))) == 2.0
+    step = VisibleTerm(weight=2.0, ramp=(0.5, 0.5))
     assert [float(step.at(torch.tensor(at))) for at in (0.49, 0.5)] == [0.0, 2.0]
     for bad in ((0.5, 0.2), (-0.1, 0.2), (0.5, 1.5)):
         with pytest.raises(UserError, match=r"visible.ramp"):
-            VisibleLoss(ramp=bad)
+            VisibleTerm(ramp=bad)
     with pytest.raises(UserError, match=r"visible.weight"):
-        VisibleLoss(weight=-1.0)
+        VisibleTerm(weight=-1.0)
 
 
 STREAMS = {
-    "still": Stream(visible=VisibleLoss(weight=0.5, ramp=(0.0, 0.0))),
-    "other": Stream(weight=0.3, visible=VisibleLoss(weight=0.7, ramp=(0.0, 0.4))),
+    "still": Stream(terms=[VisibleTerm(weight=0.5, ramp=(0.0, 0.0))]),
+    "other": Stream(weight=0.3, terms=[VisibleTerm(weight=0.7, ramp=(0.0, 0.4))]),
     "third": Stream(weight=2.0),
 }
 
@@ -398,7 +402,7 @@ def test_a_step_is_the_weighted_sum_of_its_streams():
     }  # fmt: skip
     loss = 0.0
     for name, stream in STREAMS.items():
-        alone = build(visible=stream.visible or VisibleLoss(weight=0.0))
+        alone = build(terms=stream.terms or [VisibleTerm(weight=0.0)])
         found = alone.step({**batch[name], "step": batch["step"], "progress": batch["progress"]})
         loss = loss + stream.weight * found["loss"]
         for term in ("prediction", "visible"):
@@ -440,8 +444,8 @@ def test_views_and_energy_are_the_main_streams():
 
 
 def test_streams_and_what_belongs_to_each():
-    with pytest.raises(UserError, match="belongs to each stream"):
-        build(streams=STREAMS, visible=VisibleLoss())
+    with pytest.raises(UserError, match="terms belong to each stream"):
+        build(streams=STREAMS, terms=[VisibleTerm()])
 
 
 @pytest.mark.parametrize("levels", [None, (1, 2)])
@@ -464,7 +468,7 @@ def test_a_target_may_see_only_what_is_asked_for(levels):
     torch.testing.assert_close(loss.item(), sum(energies) / len(energies), **EXACT)
     assert abs(loss.item() - whole.step(batch)["loss"].item()) > 1e-4
     with pytest.raises(UserError, match="leave target_sees at 'all'"):
-        build(target_sees="asked", visible=VisibleLoss())
+        build(target_sees="asked", terms=[VisibleTerm()])
 
 
 def test_with_ids_of_their_own_a_pair_asks_for_the_partners_targets():
@@ -484,3 +488,53 @@ def test_with_ids_of_their_own_a_pair_asks_for_the_partners_targets():
         torch.testing.assert_close(energy[i].item(), sum(per_token) / len(per_token), **EXACT)
     matching = torch.arange(5)
     torch.testing.assert_close(build(own_ids=True).energy(batch, matching), build().energy(batch, matching))
+
+
+@pytest.mark.parametrize("sees", ["all", "asked"])
+def test_the_predictor_is_told_the_positions_of_all_tokens(sees):
+    """Those of the targets, where these are of all tokens; the batch's go before."""
+    system, batch, told = build(target_sees=sees), draw(contexts=2), []
+    system.predictor.register_forward_pre_hook(lambda _, args, options: told.append(options["positions"]), with_kwargs=True)
+    system.step(batch)
+    if sees == "all":
+        assert torch.equal(told[-1], system.target(batch["inputs"]).positions)
+    else:
+        assert told[-1] is None
+    turned = grid_positions(GRID).flip(0).expand(5, -1, -1)
+    moved = system.step({**batch, "positions": turned})
+    assert told[-1] is turned
+    assert (moved["loss"] - system.step(batch)["loss"]).abs() > 1e-3
+
+
+@torch.no_grad()
+def test_with_ids_of_their_own_a_pair_asks_at_the_partners_coordinates():
+    coordinates, partners = CoordinatesConfig(axes=3, unit=2.0), shuffled(5)
+    batch = {**draw(), "positions": torch.randn(5, 24, 3, generator=torch.Generator().manual_seed(4))}
+
+    class Placed(VisionTransformer):
+        """Tokens at the coordinates of the batch, which come with the images."""
+
+        def forward(self, images, keep=None, levels=None):
+            tokens = super().forward(images["pixels"], keep, levels)
+            places = images["places"] if keep is None else keep.gather(images["places"])
+            return Tokens(tokens.values, places, tokens.lengths)
+
+    torch.manual_seed(0)
+    encoder = Placed(ViTConfig(image_size=(16, 24), patch_size=4, channels=1, dim=16, depth=1, heads=2))
+    predictor = MaskedPredictor(PredictorConfig(dim=12, depth=1, heads=3), 16, (), coordinates=coordinates)
+    system = Masked(encoder, predictor, make_target("ema", encoder), Energy(), own_ids=True)
+    inputs = {"pixels": batch["inputs"], "places": batch["positions"]}
+    told = {**batch, "inputs": inputs}
+    untold = {name: part for name, part in told.items() if name != "positions"}  # the targets are at the same places
+    energy = system.energy(told, partners)
+    torch.testing.assert_close(system.energy(untold, partners), energy, rtol=0, atol=0)
+    torch.testing.assert_close(system.step(untold)["loss"], system.step(told)["loss"], rtol=0, atol=0)
+    for i, partner in enumerate(partners.tolist()):
+        ours, theirs = ({name: part[[row]] for name, part in inputs.items()} for row in (i, partner))
+        seen = encoder(ours, keep=Ids(batch["context"][i, :, : batch["context_lengths"][i, 0]]))
+        targets, per_token = F.layer_norm(system.target(theirs).values, (16,)), []
+        for block, count in zip(batch["targets"][partner], batch["target_lengths"][partner], strict=True):
+            ids = Ids(block[None, :count])
+            predictions = predictor(seen, ids, positions=theirs["places"])
+            per_token += system.measure(predictions, ids.gather(targets))[0].tolist()
+        torch.testing.assert_close(energy[i].item(), sum(per_token) / len(per_token), **EXACT)

@@ -151,6 +151,19 @@ def test_a_copy_shares_nothing_and_follows_itself(target):
     assert all(torch.equal(ours, theirs) for ours, theirs in followed)
 
 
+def test_an_average_follows_the_network_by_a_momentum_that_changes_linearly():
+    """BYOL's: encoder and projector are averaged, the predictor is not."""
+    system = build(target="ema", partner="others", predictor=nn.Linear(5, 5), momentum=(0.9, 1.0))
+    before = {name: value.clone() for name, value in system.target.average.named_parameters()}
+    assert system.after_step(0.5) == {"ema": pytest.approx(0.95)}
+    for name, average in system.target.average.named_parameters():
+        torch.testing.assert_close(average, 0.95 * before[name] + 0.05 * system.network.get_parameter(name), **EXACT)
+    assert build(target="ema").after_step(0.5) == {}
+    assert build(target="stop-gradient", momentum=(0.5, 0.5)).after_step(1.0) == {"ema": 0.5}
+    with pytest.raises(UserError, match="momentum must be at least 0 and at most 1"):
+        build(target="ema", momentum=(1.5, 1.5)).after_step(0.0)
+
+
 def test_parameters_stand_once_and_only_weights_decay():
     system = build(hidden=(6,))
     names = [name for name, _ in system.named_parameters()]

@@ -16,7 +16,7 @@ from jepakit.modalities.video.inputs import VIDEO, VideoInputs
 from jepakit.nn.video_transformer import VideoTransformer, VideoTransformerConfig
 from jepakit.nn.vit import VisionTransformer, ViTConfig
 
-TINY = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8}
+TINY = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "test_fraction": 0.0}
 
 
 def eyes(channels=1, side=8):

@@ -8,11 +8,12 @@ from __future__ import annotations
 import re
 import resource
 import signal
+import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from jepakit.errors import UserError
 
@@ -29,6 +30,28 @@ REMEDY = re.compile(
     r"start|unpack|use|valid|write)\b",
     re.IGNORECASE,
 )
+
+
+def check_all(cases: Sequence[Any], check: Callable[..., object]) -> None:
+    """Check every case (a `pytest.param` with an id), each in an empty folder of its own, which is the last thing `check` is
+    given; then fail once, with all that failed by their ids."""
+    assert cases
+    failed = []
+    for number, case in enumerate(cases):
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                check(*case.values, Path(folder))
+            except Exception as error:
+                failed.append(f"case {number}, {case.id}: {type(error).__name__} at {_line(error)}: {str(error)[:1000]}")
+    assert not failed, f"{len(failed)} of {len(cases)} cases:\n" + "\n".join(failed)
+
+
+def _line(error: Exception) -> str:
+    """Where in the check it was raised."""
+    trace = error.__traceback__
+    assert trace is not None
+    trace = trace.tb_next or trace  # the first is `check_all` itself
+    return f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
 
 
 def outcome(call: Callable[[], T], *named: str) -> T | UserError:

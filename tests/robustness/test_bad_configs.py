@@ -17,7 +17,7 @@ from jepakit.config import RunConfig, default_config, from_plain, read_config, s
 from jepakit.errors import UserError
 from jepakit.files import read_metrics
 from tests.robustness.mutations import mutations
-from tests.robustness.oracle import check_message, outcome, refusal
+from tests.robustness.oracle import check_all, check_message, outcome, refusal
 
 SYSTEMS = ("i-jepa", "lejepa", "v-jepa-2.1", "llm-jepa", "lewm", "graph-jepa")
 
@@ -115,8 +115,11 @@ def texts() -> dict[str, str | bytes]:
 REFUSED = [pytest.param(text, id=name) for name, text in texts().items()]
 
 
-@pytest.mark.parametrize("text", REFUSED)
-def test_refused_text(text: str | bytes, folder: Path):
+def test_refused_text():
+    check_all(REFUSED, check_refused_text)
+
+
+def check_refused_text(text: str | bytes, folder: Path):
     (folder / "config.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     refusal(lambda: read_config(folder), "config.yaml")
 
@@ -131,8 +134,11 @@ def test_a_key_that_stands_twice_is_named(folder: Path):
 DAMAGED = [pytest.param(content, id=damage) for damage, content in mutations(TEXT.encode(), seed=5, flips=90, header=400)]
 
 
-@pytest.mark.parametrize("content", DAMAGED)
-def test_damaged_text(content: bytes, folder: Path):
+def test_damaged_text():
+    check_all(DAMAGED, check_damaged_text)
+
+
+def check_damaged_text(content: bytes, folder: Path):
     """What is still a config is what a plain YAML reader finds in it, and comes back the same when written."""
     (folder / "config.yaml").write_bytes(content)
     config = outcome(lambda: read_config(folder), "config.yaml")
@@ -191,17 +197,19 @@ JUNK: list[Any] = [
 ]
 
 
-def options() -> list[Any]:
+def options() -> dict[str, list[Any]]:
     """Every option of every system, in a different part of the junk each."""
-    cases, turn = [], 0
+    cases, turn = {}, 0
     for system in SYSTEMS:
+        cases[system] = []
         plain = to_plain(default_config(system, "digits"))
         for section in section_types(system):
             if section in ("training", "health") and system != "i-jepa":
                 continue  # the same for all
             for name in plain[section]:
                 for junk in (JUNK[(turn + step) % len(JUNK)] for step in range(0, len(JUNK), 9)):
-                    cases.append(pytest.param(system, section, name, junk, id=f"{system} {section}.{name} {ascii(junk)[:20]}"))
+                    case = f"{system} {section}.{name} {ascii(junk)[:20]}"
+                    cases[system].append(pytest.param(system, section, name, junk, id=case))
                 turn += 1
     return cases
 
@@ -209,8 +217,12 @@ def options() -> list[Any]:
 OPTIONS = options()
 
 
-@pytest.mark.parametrize(("system", "section", "name", "junk"), OPTIONS)
-def test_junk_for_an_option(system: str, section: str, name: str, junk: Any):
+@pytest.mark.parametrize("system", OPTIONS)
+def test_junk_for_an_option(system: str):
+    check_all(OPTIONS[system], check_junk_for_an_option)
+
+
+def check_junk_for_an_option(system: str, section: str, name: str, junk: Any, _: Path):
     kind = section_types(system)[section]
     base = to_plain(getattr(default_config(system, "digits"), section))
     config = outcome(lambda: from_plain(kind, {**base, name: junk}, section), section, name, *base)
@@ -338,19 +350,24 @@ def command_lines() -> list[list[str]]:
     return lines
 
 
-LINES = command_lines()
+LINES = [pytest.param(words, id=f"{number} {ascii(' '.join(words))[:70]}") for number, words in enumerate(command_lines())]
+PARTS = 4  # of the command lines, each a test
 
 
-@pytest.mark.parametrize("words", LINES, ids=lambda words: ascii(" ".join(words))[:70])
-def test_command_line(words: list[str], folder: Path, monkeypatch):
+@pytest.mark.parametrize("part", range(PARTS))
+def test_command_line(part: int, monkeypatch):
     """Status 2 and a message, or (the options are fine) a run that would start: it is stopped there. Nothing is left behind."""
-    monkeypatch.chdir(folder)
     started: list[Any] = []
     monkeypatch.setattr(
         "jepakit.verbs.pretrain.announce", lambda *given: started.append(given) or (_ for _ in ()).throw(KeyboardInterrupt)
     )
+    check_all(LINES[part::PARTS], lambda words, folder: check_command_line(words, started, folder))
+
+
+def check_command_line(words: list[str], started: list[Any], folder: Path):
+    started.clear()
     heard = io.StringIO()
-    with contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
+    with contextlib.chdir(folder), contextlib.redirect_stderr(heard), contextlib.redirect_stdout(heard):
         try:
             status = main([word.format(folder / "run") for word in words])
         except SystemExit as ended:  # tyro prints what is wrong with the words themselves, as argparse does
@@ -360,8 +377,6 @@ def test_command_line(words: list[str], folder: Path, monkeypatch):
         config = started[0][1]
         assert isinstance(from_plain(type(config.training), to_plain(config.training), "training").seed, int)
         assert status == 130
-    elif status == 130:
-        pytest.fail("interrupted before it started")
     else:
         assert status == 2
         assert "Traceback" not in heard.getvalue()
@@ -406,8 +421,11 @@ def metrics_files() -> dict[str, bytes]:
 METRICS_FILES = [pytest.param(content, id=name) for name, content in metrics_files().items()]
 
 
-@pytest.mark.parametrize("content", METRICS_FILES)
-def test_metrics(content: bytes, folder: Path):
+def test_metrics():
+    check_all(METRICS_FILES, check_metrics)
+
+
+def check_metrics(content: bytes, folder: Path):
     """Every line but a torn last one is read as it stands, or named."""
     (folder / "metrics.jsonl").write_bytes(content)
     lines = outcome(lambda: read_metrics(folder / "metrics.jsonl"), "metrics.jsonl")
@@ -424,4 +442,4 @@ def test_messages_are_checked():
             check_message(message, "x.png")
 
 
-CASES = [*REFUSED, *DAMAGED, *OPTIONS, *LINES, *METRICS_FILES]
+CASES = [*REFUSED, *DAMAGED, *(case for cases in OPTIONS.values() for case in cases), *LINES, *METRICS_FILES]

@@ -22,7 +22,7 @@ from jepakit.modalities.images.collection import ImageDataConfig
 from jepakit.modalities.images.data import ImageData, open_images
 from jepakit.modalities.texts.data import TextData, TextDataConfig, open_texts
 from tests.robustness.mutations import mutations
-from tests.robustness.oracle import outcome, refusal
+from tests.robustness.oracle import check_all, outcome, refusal
 
 PICTURES = ["a/0.png", "a/1.png", "b/0.png", "b/1 2.png", "b/é.png", "b/x,y.png"]
 
@@ -105,8 +105,11 @@ def sound_labels() -> dict[str, tuple[str, bytes, str, list[object]]]:
 SOUND = [pytest.param(*case, id=name) for name, case in sound_labels().items()]
 
 
-@pytest.mark.parametrize(("name", "content", "task", "values"), SOUND)
-def test_sound_labels(name: str, content: bytes, task: str, values: list[object], folder: Path):
+def test_sound_labels():
+    check_all(SOUND, check_sound_labels)
+
+
+def check_sound_labels(name: str, content: bytes, task: str, values: list[object], folder: Path):
     (folder / name).write_bytes(content)
     data = outcome(lambda: labelled(folder, name), name)
     assert isinstance(data, ImageData), data
@@ -178,8 +181,11 @@ def bad_labels() -> dict[str, bytes]:
 BAD = [pytest.param(content, id=name) for name, content in bad_labels().items()]
 
 
-@pytest.mark.parametrize("content", BAD)
-def test_bad_labels(content: bytes, folder: Path):
+def test_bad_labels():
+    check_all(BAD, check_bad_labels)
+
+
+def check_bad_labels(content: bytes, folder: Path):
     (folder / "x.csv").write_bytes(content)
     refusal(lambda: labelled(folder, "x.csv"), "x.csv", "labels", "NaN")
 
@@ -213,8 +219,11 @@ GROUPS = [
 ]
 
 
-@pytest.mark.parametrize("group_by", GROUPS, ids=lambda group: ascii(group)[:20])
-def test_groups(group_by: str, folder: Path):
+def test_groups():
+    check_all([pytest.param(group, id=ascii(group)[:20]) for group in GROUPS], check_groups)
+
+
+def check_groups(group_by: str, folder: Path):
     (folder / "x.csv").write_bytes(table(rows("label", CLASSES)))
     data = outcome(lambda: labelled(folder, "x.csv", group_by), "group_by")
     assert isinstance(data, UserError) or group_by.lower() in ("path", "label")
@@ -309,8 +318,11 @@ def text_files() -> dict[str, tuple[str, bytes]]:
 TEXTS = [pytest.param(*case, id=name) for name, case in text_files().items()]
 
 
-@pytest.mark.parametrize(("name", "content"), TEXTS)
-def test_texts(name: str, content: bytes, folder: Path):
+def test_texts():
+    check_all(TEXTS, check_texts)
+
+
+def check_texts(name: str, content: bytes, folder: Path):
     (folder / name).write_bytes(content)
     config = TextDataConfig(data=str(folder / name), test_fraction=0.0)
     data = outcome(lambda: open_texts(config, 0), name)
@@ -386,8 +398,11 @@ def graph_files() -> dict[str, dict[str, str | bytes | None]]:
 GRAPH_CASES = [pytest.param(change, id=name) for name, change in graph_files().items()]
 
 
-@pytest.mark.parametrize("change", GRAPH_CASES)
-def test_graphs(change: dict[str, str | bytes | None], folder: Path):
+def test_graphs():
+    check_all(GRAPH_CASES, check_graphs)
+
+
+def check_graphs(change: dict[str, str | bytes | None], folder: Path):
     files = {**GRAPHS, **change}
     for what, content in files.items():
         if content is not None:

@@ -22,7 +22,7 @@ from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import resume
 from jepakit.verbs.report import report
 from tests.robustness.mutations import mutations, replaced
-from tests.robustness.oracle import outcome, refusal
+from tests.robustness.oracle import check_all, outcome, refusal
 
 
 def copied(source: Path, folder: Path) -> Path:
@@ -32,6 +32,10 @@ def copied(source: Path, folder: Path) -> Path:
 def damage(file: Path, number: int, flips: int) -> bytes:
     """The `number`-th damaged copy of a file."""
     return list(mutations(file.read_bytes(), seed=len(file.name), flips=flips, header=1024))[number][1]
+
+
+def named(cases: dict[str, Any]) -> list[Any]:
+    return [pytest.param(case, id=name) for name, case in cases.items()]
 
 
 def same_weights(model: PretrainedEncoder, wanted: PretrainedEncoder) -> bool:
@@ -50,9 +54,15 @@ FILES = {
 DAMAGED = [(name, number) for name, flips in FILES.items() for number in range(17 + 2 * flips + 7)]
 
 
-@pytest.mark.parametrize(("name", "number"), DAMAGED)
-def test_damaged_weights(name: str, number: int, run: Path, folder: Path):
+@pytest.mark.parametrize("name", FILES)
+def test_damaged_weights(name: str, run: Path):
     """Damage is an error, or it hit what is not read: the weights are never others."""
+    sound = load(run)
+    cases = [pytest.param(*case, id=f"{name} {case[1]}") for case in DAMAGED if case[0] == name]
+    check_all(cases, lambda *case: check_damaged_weights(*case, run, sound))
+
+
+def check_damaged_weights(name: str, number: int, folder: Path, run: Path, sound: PretrainedEncoder):
     place = copied(run, folder)
     checkpoint = place / "checkpoints" / "step-00000000"
     source = checkpoint if name.startswith("checkpoint/") else place
@@ -60,20 +70,25 @@ def test_damaged_weights(name: str, number: int, run: Path, folder: Path):
     file.write_bytes(damage(file, min(number, 17 + 2 * FILES[name] + 6), FILES[name]))
     model = outcome(lambda: load(source), str(place))
     if isinstance(model, PretrainedEncoder):
-        assert same_weights(model, load(run))
+        assert same_weights(model, sound)
 
 
 DESCRIPTIONS = range(17 + 2 * 25 + 7)
 
 
-@pytest.mark.parametrize("number", DESCRIPTIONS)
-def test_damaged_description(number: int, exported: Path, folder: Path):
+def test_damaged_description(exported: Path):
+    sound = load(exported)
+    cases = [pytest.param(number, id=str(number)) for number in DESCRIPTIONS]
+    check_all(cases, lambda *case: check_damaged_description(*case, exported, sound))
+
+
+def check_damaged_description(number: int, folder: Path, exported: Path, sound: PretrainedEncoder):
     place = copied(exported, folder)
     file = place / "config.json"
     file.write_bytes(damage(file, number, 25))
     model = outcome(lambda: load(place), str(place))
     if isinstance(model, PretrainedEncoder):
-        assert same_weights(model, load(exported))
+        assert same_weights(model, sound)
         said = json.loads(file.read_text())
         assert {key: said.get(key, value) for key, value in model.describe().items()} == model.describe()
 
@@ -122,8 +137,11 @@ LIES: dict[str, Callable[[dict[str, Any]], Any]] = {
 }
 
 
-@pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
-def test_lying_description(lie: Callable[[dict[str, Any]], Any], exported: Path, folder: Path):
+def test_lying_description(exported: Path):
+    check_all(named(LIES), lambda *case: check_lying_description(*case, exported))
+
+
+def check_lying_description(lie: Callable[[dict[str, Any]], Any], folder: Path, exported: Path):
     place = copied(exported, folder)
     file = place / "config.json"
     file.write_text(json.dumps(lie(json.loads(file.read_text()))))
@@ -168,8 +186,11 @@ HEADERS = {
 }
 
 
-@pytest.mark.parametrize("content", HEADERS.values(), ids=HEADERS)
-def test_lying_header(content: bytes, run: Path, exported: Path, folder: Path):
+def test_lying_header(run: Path, exported: Path):
+    check_all(named(HEADERS), lambda *case: check_lying_header(*case, run, exported))
+
+
+def check_lying_header(content: bytes, folder: Path, run: Path, exported: Path):
     for source in (run, exported):
         place = copied(source, folder)
         (place / "model.safetensors").write_bytes(content)
@@ -189,8 +210,11 @@ TENSORS: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
 }
 
 
-@pytest.mark.parametrize("change", TENSORS.values(), ids=TENSORS)
-def test_other_tensors(change: Callable[[torch.Tensor], torch.Tensor | None], exported: Path, folder: Path):
+def test_other_tensors(exported: Path):
+    check_all(named(TENSORS), lambda *case: check_other_tensors(*case, exported))
+
+
+def check_other_tensors(change: Callable[[torch.Tensor], torch.Tensor | None], folder: Path, exported: Path):
     place = copied(exported, folder)
     weights = load_file(place / "model.safetensors")
     name = next(name for name, tensor in weights.items() if tensor.ndim == 4)
@@ -255,9 +279,12 @@ RELEASES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("content", RELEASES.values(), ids=RELEASES)
 @pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
-def test_no_release(content: Any, legacy: bool, folder: Path):
+def test_no_release(legacy: bool):
+    check_all(named(RELEASES), lambda *case: check_no_release(*case, legacy))
+
+
+def check_no_release(content: Any, folder: Path, legacy: bool):
     torch.save(content, folder / "x.pth.tar", _use_new_zipfile_serialization=not legacy)
     refusal(lambda: load(folder / "x.pth.tar"), "x.pth.tar", "image_size", "depth", "dim", "patch_size")
 
@@ -273,8 +300,11 @@ DAMAGED_RELEASES = [
 ]
 
 
-@pytest.mark.parametrize("content", DAMAGED_RELEASES)
-def test_damaged_release(content: bytes, folder: Path):
+def test_damaged_release():
+    check_all(DAMAGED_RELEASES, check_damaged_release)
+
+
+def check_damaged_release(content: bytes, folder: Path):
     (folder / "x.pt").write_bytes(content)
     refusal(lambda: load(folder / "x.pt"), "x.pt")
 
@@ -330,8 +360,12 @@ EVALUATIONS = [
 
 
 @pytest.mark.parametrize("name", ["evaluation.json", "environment.json"])
-@pytest.mark.parametrize("content", EVALUATIONS, ids=lambda text: ascii(text)[:20])
-def test_report_of_damaged_json(name: str, content: str, run: Path, folder: Path):
+def test_report_of_damaged_json(name: str, run: Path):
+    cases = [pytest.param(content, id=ascii(content)[:20]) for content in EVALUATIONS]
+    check_all(cases, lambda *case: check_report_of_damaged_json(*case, name, run))
+
+
+def check_report_of_damaged_json(content: str, folder: Path, name: str, run: Path):
     place = copied(run, folder)
     (place / "model.safetensors").unlink()  # no pictures: what is read is the same
     (place / name).write_text(content)

@@ -196,7 +196,7 @@ def test_the_energy_of_pairs_asks_for_the_partners_own_parts():
         map_tensors(lambda x: x[[4]], batch["inputs"]), keep=Ids(batch["context"][4], batch["context_lengths"][4])
     )
     queries = Ids(mixed["targets"][:, 0, 0], mixed["target_lengths"][:, 0, 0])
-    predictions = system.predictor(context, queries, mixed["condition"])
+    predictions = system.predictor(context, queries, mixed["positions"])
     points = system.target(mixed["inputs"], keep=queries).values
     torch.testing.assert_close(energy[4], system.measure(predictions, points).mean(), **EXACT)
 

@@ -155,7 +155,7 @@ def test_what_does_not_fit_the_lower_level_is_named():
 TINY = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "limit": 64}
 
 
-def test_a_run_keeps_its_lower_level_and_acts_on_both(tmp_path):
+def test_a_run_keeps_its_lower_level_and_acts_on_both(measured_on_little, tmp_path):
     pytest.importorskip("gymnasium")
     below, run = tmp_path / "below", tmp_path / "run"
     jepakit.pretrain("pldm", data="pendulum", out=below, embedding=8, widths=(2,), inverse_hidden=8, **TINY)

@@ -115,7 +115,7 @@ def test_a_ragged_batch_equals_each_clip_alone():
 
 
 def test_momentum():
-    assert [build(ema=(0.9, 1.0)).after_step(share)["ema"] for share in (0.0, 0.5)] == [0.9, pytest.approx(0.95)]
+    assert [build(ema=0.9, ema_end=1.0).after_step(share)["ema"] for share in (0.0, 0.5)] == [0.9, pytest.approx(0.95)]
     assert [build(VJEPA2, ema=0.9).after_step(share)["ema"] for share in (0.0, 0.5)] == [0.9, 0.9]
 
 
@@ -135,7 +135,7 @@ def test_what_was_trained_goes_into_transformers(tmp_path):
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"size": "nanno"}, "Did you mean 'nano'"), ({"ema": (0.5, 1.5)}, "ema must be"), ({"tubelet": 3}, "tubelets of 3")],
+    [({"size": "nanno"}, "Did you mean 'nano'"), ({"ema_end": 1.5}, "ema_end must be"), ({"tubelet": 3}, "tubelets of 3")],
 )
 def test_mistakes(options, message):
     with pytest.raises(UserError, match=message):

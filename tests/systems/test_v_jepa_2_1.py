@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from jepakit.core.masked import VisibleLoss
+from jepakit.core.terms import VisibleTerm
 from jepakit.errors import UserError
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.video.inputs import VideoInputs
@@ -189,7 +189,7 @@ def test_clips_alone():
 
 
 def test_without_the_visible_loss_there_is_no_head_for_it():
-    system = build(visible=VisibleLoss(weight=0.0), image_visible=0.0)
+    system = build(visible=VisibleTerm(weight=0.0), image_visible=0.0)
     terms = system.step(system.collator(0)(samples()))
     assert set(terms) == {"loss", "video/prediction", "image/prediction"}
     assert not [name for name in system.state_dict() if "proj_context" in name]

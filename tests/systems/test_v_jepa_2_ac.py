@@ -113,7 +113,7 @@ def test_messages():
     assert system(rollout_steps=4, rollout=0.0).step(batch()).keys() == {"loss", "prediction"}
 
 
-def test_through_the_verbs(tmp_path):
+def test_through_the_verbs(measured_on_little, tmp_path):
     """Pretrain, evaluate and the encoder's own copy; a plan is found by the L1 to the goal's tokens."""
     exported = shutil.copytree(ENCODER, tmp_path / "eyes")
     tiny = {"steps": 2, "batch_size": 8, "workers": 0, "threads": 1, "device": "cpu", "health_samples": 8, "limit": 64}

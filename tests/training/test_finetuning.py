@@ -18,7 +18,8 @@ from jepakit.training.answers import Answers
 from jepakit.training.config import TrainingConfig
 from jepakit.training.finetuning import FineTuned, tuned_system
 from jepakit.training.finetuning_config import OF_METHODS, FineTuningConfig, FineTuningOptions, WatchConfig
-from jepakit.training.optimizer import build_optimizer, set_schedule
+from jepakit.training.optimizer import build_optimizer
+from jepakit.training.schedules import set_schedule
 
 INPUTS = ImageInputs(image_size=(8, 8), channels=1, mean=(0.5,), std=(0.5,))
 DIGITS = Answers(task="classification", outputs=3, classes=("a", "b", "c"))
@@ -50,7 +51,7 @@ def trained(system, steps=3):
     """The system after some steps of AdamW, as the loop takes them."""
     system.train()
     config = TrainingConfig(steps=steps, lr=1e-2)
-    optimizer = build_optimizer(system, config, torch.device("cpu"))
+    optimizer = build_optimizer(system, config.optimizer, torch.device("cpu"))
     for step in range(steps):
         set_schedule(optimizer, config, step, steps)
         system.step(batch())["loss"].backward()

@@ -62,7 +62,7 @@ def test_plans_keep_to_a_part_of_the_recorded_actions(run):
 @pytest.mark.parametrize("system", ["pldm", "lewm"])
 def test_what_is_planned_in_bfloat16_is_recorded(system, tmp_path):
     run = tmp_path / "run"
-    pretrain(system, data="pendulum", out=run, steps=2, batch_size=8, limit=64, embedding=8, history=2)
+    pretrain(system, data="pendulum", out=run, steps=2, batch_size=8, limit=64, embedding=8, history=2, test_fraction=0.0)
     result = act(run, env="pendulum", episodes=1, planner="icem", horizon=3, replan=1, precision="bfloat16", population=8,
                  elites=2, iterations=1, observations=1)  # fmt: skip
     assert (result["planner"]["precision"], result["planner"]["observations"]) == ("bfloat16", 1)

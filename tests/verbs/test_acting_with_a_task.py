@@ -1,6 +1,7 @@
 """`act --task`: an agent with costs, limits, memory, a taught actor and critic, small but whole."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from jepakit.verbs.agent import agent
 from jepakit.verbs.pretrain import pretrain
 from jepakit.verbs.report import report
 from jepakit.worlds.agent.configurator import TaskConfig
+from jepakit.worlds.agent.network import fitted
 from jepakit.worlds.environments import make_environment
 
 TASK = """
@@ -25,6 +27,15 @@ costs:
   - {kind: zone, name: deep, where: {velocity: [30, 40]}, hard: true}
   - {kind: effort, weight: 0.1}
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small(measured_on_little):
+    """Networks that read states, foresee costs and react are fitted for a few steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        for place in ("worlds.agent.actor", "worlds.agent.critic", "verbs.world_evaluation"):
+            patch.setattr(f"jepakit.{place}.fitted", lambda x, y, config, seed: fitted(x, y, replace(config, steps=50), seed))
+        yield
 
 
 @pytest.fixture(scope="module")

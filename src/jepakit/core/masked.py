@@ -8,50 +8,31 @@ from typing import Any, Literal
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from jepakit.collectives import global_count
-from jepakit.core.anticollapse import AntiCollapse
-from jepakit.core.batch import Batch, count_of, map_tensors
-from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.batch import Batch, map_tensors
+from jepakit.core.energies import Energy
 from jepakit.core.latent import FreeEnergy
 from jepakit.core.masked_batch import MaskedBatch
-from jepakit.core.schedules import check_ramp, linear, risen
 from jepakit.core.system import System
-from jepakit.core.targets import FrozenTarget, Target
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.core.targets import Target
+from jepakit.core.terms import MaskedForward, Term, pooled
+from jepakit.errors import UserError, check_choice
 from jepakit.nn.tokens import Ids, Tokens
 
 
 @dataclass(frozen=True, kw_only=True)
-class VisibleLoss:
-    """A loss on the tokens that the context sees, too (V-JEPA 2.1, arXiv 2603.14482, section 3): token i counts
-    `weight / sqrt(d)`, with d its distance from the nearest hidden token on the grid of tokens.
-
-    ramp: shares of the training between which the weight rises from 0, as the prediction has to be learned first. Without a
-    ramp the paper loses 10 to 20 points of SSv2. (0, 0): none.
-    """
-
-    weight: float = 0.5
-    ramp: tuple[float, float] = (0.11, 0.22)
-
-    def __post_init__(self) -> None:
-        check_range("visible.weight", self.weight, 0)
-        check_ramp("visible.ramp", self.ramp)
-
-    def at(self, progress: Float[Tensor, ""]) -> Float[Tensor, ""]:
-        """The weight at this share of the training."""
-        return self.weight * risen(progress, self.ramp)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Stream:
-    """What a stream of samples brings to the loss: `weight` times the sum of its terms; `visible` None: no such term."""
+    """What a stream of samples brings to the loss: `weight` times the sum of its prediction and its terms."""
 
     weight: float = 1.0
-    visible: VisibleLoss | None = None
+    terms: Sequence[Term] = ()
+
+    @property
+    def reads_visible(self) -> bool:
+        return any(term.reads_visible for term in self.terms)
 
 
 class Masked(System):
@@ -59,14 +40,16 @@ class Masked(System):
 
     Batch: `inputs [batch, ...]` (a tensor or a dict of them), `context [batch, contexts, kept]`, its `context_lengths [batch,
     contexts]`, `targets [batch, blocks, predicted]`, its `target_lengths [batch, blocks]` (or `[batch, contexts, blocks,
-    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor and, in the shape
-    of `targets`, the `target_parts` to predict in parallel; `step`, and for a ramp `progress`. With named streams, one such
-    batch for each name, and the numbers of no dimension beside them.
+    ...]`, where each context has blocks of its own), optionally `condition [batch, ...]` for the predictor, the `positions
+    [batch, tokens, axes]` of all tokens (where they are not those of the target's) and, in the shape of `targets`, the
+    `target_parts` to predict in parallel; `step`, and for a ramp `progress`. With named streams, one such batch for each
+    name, and the numbers of no dimension beside them.
 
     Args:
         encoder, predictor: `encoder(inputs, keep) -> Tokens`, where neighbouring rows of `keep` may be of one sample (see
-            `Ids.gather`), `predictor(context, queries) -> predictions`; with a loss on visible tokens
-            `predictor(context, queries, visible=True) -> predictions, predictions at the context`.
+            `Ids.gather`), `predictor(context, queries, positions=...) -> predictions`, told the positions of all tokens
+            (None where only the batch could tell them and does not); with a loss on visible tokens
+            `predictor(..., visible=True) -> predictions, predictions at the context`.
         target: where the targets come from.
         target_sees: "all" tokens, or only those "asked" for, each block by itself (Graph-JEPA; for audio arXiv 2405.08679).
         own_ids: True where a number names another token in every sample (the parts of a graph), so that the energy with a
@@ -76,12 +59,10 @@ class Masked(System):
         levels: depths of the encoder that are read and predicted, side by side on the channels, so that the energy is their
             mean; None: its output.
         target_norm: "layer" normalises each target token (parameter-free LayerNorm, each level by itself), "none" does not.
-        visible: a loss on the tokens of the context; None: none.
-        streams: the named streams that a step learns from together, the main one first; None: one without a name.
-            `visible` then belongs to each.
-        anti_collapse, projector: a loss on the projected mean of a context's tokens; a sample's contexts are its views.
-        invariance: weight of the squared distance of a sample's projected contexts from their mean; for a method that
-            does not align views itself.
+        terms: what stands beside the prediction in the loss (`core.terms`), in this order.
+        projector: of the mean of a context's tokens, for terms that read contexts as views of their sample.
+        streams: the named streams that a step learns from together, the main one first, each with terms of its own; None: one
+            without a name.
         mask_tokens: how many the predictor has: a sample's contexts are asked with them in turn (V-JEPA: one for each kind of
             mask).
         momentum: of a target that follows the encoder, at the start and at the end of the training; it changes linearly.
@@ -99,58 +80,42 @@ class Masked(System):
         target_norm: Literal["layer", "none"] = "layer",
         target_sees: Literal["all", "asked"] = "all",
         own_ids: bool = False,
-        visible: VisibleLoss | None = None,
-        streams: Mapping[str, Stream] | None = None,
-        anti_collapse: AntiCollapse | None = None,
+        terms: Sequence[Term] = (),
         projector: nn.Module | None = None,
-        invariance: float = 0.0,
+        streams: Mapping[str, Stream] | None = None,
         mask_tokens: int = 1,
         momentum: tuple[float, float] | None = None,
     ):
         super().__init__()
         check_choice("target_norm", target_norm, ("layer", "none"))
         check_choice("target_sees", target_sees, ("all", "asked"))
-        check_range("invariance", invariance, 0)
-        if streams is not None and (visible is not None or anti_collapse is not None):
-            raise UserError("With several streams, visible belongs to each stream, and there is no anti_collapse.")
+        if streams is not None and terms:
+            raise UserError("With several streams, terms belong to each stream: give them as Stream(terms=...).")
         self.encoder, self.predictor, self.target = encoder, predictor, target
         self.projector, self.momentum, self.mask_tokens = projector, momentum, mask_tokens
         self.measure, self.levels, self.target_norm = energy, levels, target_norm
-        self.streams = {"": Stream(visible=visible)} if streams is None else dict(streams)
+        self.streams = {"": Stream(terms=terms)} if streams is None else dict(streams)
         self.target_sees, self.own_ids = target_sees, own_ids
-        if isinstance(energy, FreeEnergy) and any(stream.visible for stream in self.streams.values()):
+        if isinstance(energy, FreeEnergy) and any(stream.reads_visible for stream in self.streams.values()):
             raise UserError("visible: a latent z is searched for what is hidden. Leave visible out, or the latent.")
-        if target_sees == "asked" and any(stream.visible for stream in self.streams.values()):
+        if target_sees == "asked" and any(stream.reads_visible for stream in self.streams.values()):
             raise UserError("visible needs targets of the tokens that the context sees: leave target_sees at 'all'.")
-        self.anti_collapse, self.invariance = anti_collapse, invariance
-        self.joins_batch = anti_collapse is not None
+        self.joins_batch = any(term.joins_batch for stream in self.streams.values() for term in stream.terms)
 
     def step(self, batch: Batch) -> dict[str, Tensor]:
-        """One screen, the whole method: encode what is kept, predict what is hidden, compare, keep from collapsing."""
-        terms: dict[str, Tensor] = {}
+        """One screen, the whole method: encode what is kept, predict what is hidden, compare; then the terms beside it."""
+        numbers: dict[str, Tensor] = {}
         losses = []
         for name, stream, part in self._parts(batch):
             b = MaskedBatch.read(part)
             context, targets = self._contexts(b), self._targets(b)
-            visible = None if stream.visible is None else b.visible()
-            seen = None if visible is None else visible.gather(targets.values)
-            energy, at_visible = self._energies(b, context, self._asked(b, targets), seen)
-            terms[f"{name}prediction"] = _mean(energy, b.targets.valid, batch, f"{name}prediction")
-            losses.append(stream.weight * terms[f"{name}prediction"])
-            if stream.visible is not None and visible is not None:
-                here, hidden = (ids.gather(targets.positions) for ids in (visible, b.targets))
-                weights = stream.visible.at(batch["progress"]) * nearness(here, hidden, b.targets.valid)
-                terms[f"{name}visible"] = _mean(weights * at_visible, visible.valid, batch, f"{name}visible")
-                losses.append(stream.weight * terms[f"{name}visible"])
-            if self.anti_collapse is not None:
-                views = rearrange(self._project(_pooled(context)), "(b e) d -> e b d", e=b.contexts)
-                regulariser = self.anti_collapse(views, int(batch["step"]))
-                losses.append(regulariser.pop("loss"))
-                terms.update(regulariser)
-                if self.invariance > 0:
-                    terms["alignment"] = mean_over_tokens((views - views.mean(0)).square().mean(-1))
-                    losses.append(self.invariance * terms["alignment"])
-        return {"loss": torch.stack(losses).sum(), **terms}
+            energy, at_visible = self._energies(b, context, targets, stream.reads_visible)
+            made = MaskedForward(batch, name, b, context, targets, at_visible, self._pair_energy, self.projector)
+            prediction = made.mean(energy, b.targets.valid, "prediction")
+            for values, loss in (({"prediction": prediction}, prediction), *(term(made) for term in stream.terms)):
+                numbers.update({f"{name}{key}": value for key, value in values.items()})
+                losses.append(stream.weight * loss)
+        return {"loss": torch.stack(losses).sum(), **numbers}
 
     def _parts(self, batch: Batch) -> Iterator[tuple[str, Stream, Batch]]:
         """The batch of each stream, and what its terms' names begin with."""
@@ -181,66 +146,68 @@ class Masked(System):
         """The targets asked for, `[batch * contexts * blocks, predicted, levels * dim]`."""
         return targets.values if self.target_sees == "asked" else b.targets.gather(targets.values)
 
+    @property
+    def _pair_energy(self) -> Energy:
+        return self.measure if isinstance(self.measure, Energy) else self.measure.pair_energy
+
     def _energies(
-        self, b: MaskedBatch, context: Tokens, asked: Tensor, seen: Tensor | None = None
-    ) -> tuple[Float[Tensor, "rows predicted"], Any]:
-        """Energy of every token asked for (with a latent z that of its block), and of every visible one where `seen`, their
-        targets, is given."""
+        self, b: MaskedBatch, context: Tokens, targets: Tokens, visible: bool = False
+    ) -> tuple[Float[Tensor, "rows predicted"], Tensor | None]:
+        """Energy of every token asked for (with a latent z that of its block); where `visible`, also the predictions at the
+        tokens that the context sees."""
+        asked, positions = self._asked(b, targets), self._positions(b, targets)
         if isinstance(self.measure, Energy):
-            predictions, at_visible = self._predict(b, context, seen is not None)
-            return self.measure(predictions, asked), None if seen is None else self.measure(at_visible, seen)
+            predictions, at_visible = self._predict(b, context, positions, visible)
+            return self.measure(predictions, asked), at_visible
 
         def predict(values: Tensor, z: Tensor | None) -> Tensor:
-            return self._predict(replace(b, condition=z), replace(context, values=values), False)[0]
+            return self._predict(replace(b, condition=z), replace(context, values=values), positions)[0]
 
         energy = self.measure.energy(predict, context.values, asked, b.targets.valid)
         return energy[:, None].expand(b.targets.valid.shape), None
 
-    def _predict(self, b: MaskedBatch, context: Tokens, visible: bool) -> tuple[Tensor, Any]:
+    def _positions(self, b: MaskedBatch, targets: Tokens) -> Tensor | None:
+        """Positions of all tokens: the batch's, or those of the targets where these are of all tokens."""
+        return targets.positions if b.positions is None and self.target_sees == "all" else b.positions
+
+    def _predict(
+        self, b: MaskedBatch, context: Tokens, positions: Tensor | None, visible: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Every block from its context: blocks do not see each other. `[batch * contexts * blocks, ...]`"""
         lengths = None if context.lengths is None else b.each_block(context.lengths)
         repeated = Tokens(b.each_block(context.values), b.each_block(context.positions), lengths)
-        asked = {name: x for name, x in (("condition", b.condition), ("parts", b.parts)) if x is not None}
+        options: dict[str, Any] = {name: x for name, x in (("condition", b.condition), ("parts", b.parts)) if x is not None}
         if self.mask_tokens > 1:
             kinds = torch.arange(b.contexts, device=context.values.device) % self.mask_tokens
-            asked["kind"] = kinds.repeat_interleave(b.blocks).repeat(len(repeated.values) // (b.contexts * b.blocks))
+            options["kind"] = kinds.repeat_interleave(b.blocks).repeat(len(repeated.values) // (b.contexts * b.blocks))
         if visible:
-            return self.predictor(repeated, b.targets, visible=True, **asked)
-        return self.predictor(repeated, b.targets, **asked), None
-
-    def _project(self, pooled: Tensor) -> Tensor:
-        return pooled if self.projector is None else self.projector(pooled)
+            return self.predictor(repeated, b.targets, positions=positions, visible=True, **options)
+        return self.predictor(repeated, b.targets, positions=positions, **options), None
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         counts = {}
         for name, stream, part in self._parts(batch):
             b = MaskedBatch.read(part)
             counts[f"{name}prediction"] = b.targets.valid.sum()
-            if stream.visible is not None:
-                counts[f"{name}visible"] = b.visible().valid.sum()
+            for term in stream.terms:
+                counts |= {f"{name}{key}": count for key, count in term.counts(b).items()}
         return counts
 
     def encode(self, inputs: Any, keep: Ids | None = None) -> Tokens:
-        """Tokens of the target encoder, the one the papers evaluate; of the encoder, where a frozen teacher is the target."""
-        if isinstance(self.target, FrozenTarget):
-            return self.encoder(inputs) if keep is None else self.encoder(inputs, keep=keep)
-        return self.target(inputs, keep=keep)
+        """Tokens of the encoder that the target declares (`Target.encodes`): mostly its own, the one the papers evaluate."""
+        encoder = self.encoders()["target"]
+        return encoder(inputs) if keep is None else encoder(inputs, keep=keep)
 
     def encoders(self) -> dict[str, nn.Module]:
-        learned = self.encoder if isinstance(self.target, FrozenTarget) else self.target.encoder
-        return {"target": learned, "encoder": self.encoder}
+        return {"target": self.target.encoder if self.target.encodes == "target" else self.encoder, "encoder": self.encoder}
 
     def after_step(self, progress: float) -> dict[str, float]:
-        if self.momentum is None:
-            return {}
-        momentum = linear(*self.momentum, progress)
-        self.target.update(momentum)
-        return {"ema": momentum}
+        return self.target.follow(self.momentum, progress)
 
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled context embeddings, one for each context mask."""
         b = MaskedBatch.read(self._main(batch))
-        return rearrange(_pooled(self._contexts(b)), "(b e) d -> b e d", e=b.contexts)
+        return rearrange(pooled(self._contexts(b)), "(b e) d -> b e d", e=b.contexts)
 
     def energy(self, batch: Batch, partners: Int[Tensor, "batch"]) -> Float[Tensor, "batch"]:
         """Mean energy of predicting, at sample i's hidden positions, the target embeddings of sample `partners[i]`.
@@ -248,33 +215,12 @@ class Masked(System):
         With `own_ids` at the partner's hidden positions instead. A sample of which nothing is asked has energy 0.
         """
         part = self._main(batch)
-        moved = ("inputs", "targets", "target_lengths", "condition") if self.own_ids else ("inputs",)
+        moved = ("inputs", "targets", "target_lengths", "condition", "positions") if self.own_ids else ("inputs",)
         theirs = {name: map_tensors(lambda x: x[partners], part[name]) for name in moved if name in part}
         b, other = MaskedBatch.read(part), MaskedBatch.read({**part, **theirs})
-        energy, _ = self._energies(other, self._contexts(b), self._asked(other, self._targets(other)))
+        energy, _ = self._energies(other, self._contexts(b), self._targets(other))
         valid = other.targets.valid
         rows = {"r": b.contexts * b.blocks}
         energy, valid = (rearrange(x, "(b r) k -> b (r k)", **rows) for x in (torch.where(valid, energy, 0), valid))
         return energy.sum(1) / valid.sum(1).clamp_min(1)
 
-
-def nearness(
-    visible: Int[Tensor, "batch visible axes"], hidden: Int[Tensor, "batch hidden axes"], valid: Bool[Tensor, "batch hidden"]
-) -> Float[Tensor, "batch visible"]:
-    """`1 / sqrt(d)` of each visible token, d its Euclidean distance from the nearest (valid) hidden one, in tokens."""
-    # Not by matrix products, whose rounding shows in small distances.
-    apart = torch.cdist(visible.float(), hidden.float(), compute_mode="donot_use_mm_for_euclid_dist")
-    nearest = apart.masked_fill(~valid[:, None], torch.inf).amin(dim=2)
-    return nearest.clamp_min(1).rsqrt()  # tokens lie at least 1 apart; padding may lie anywhere
-
-
-def _mean(energy: Tensor, valid: Tensor, batch: Batch, name: str) -> Tensor:
-    """Mean over the tokens of all ranks and of the whole step; 0 where a stream has no sample."""
-    count = count_of(batch, name)
-    return mean_over_tokens(energy, valid, (global_count(valid.sum()) if count is None else count).clamp_min(1))
-
-
-def _pooled(context: Tokens) -> Float[Tensor, "n dim"]:
-    """Mean over each context's tokens, of the last level."""
-    pooled = context.mean()
-    return pooled if pooled.dim() == 2 else pooled[:, -1]

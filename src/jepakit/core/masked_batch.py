@@ -21,6 +21,7 @@ class MaskedBatch:
     targets: Ids  # [batch * contexts * blocks, predicted]
     parts: Tensor | None  # [batch * contexts * blocks, predicted]
     condition: Tensor | None  # [batch * contexts * blocks, width]
+    positions: Tensor | None  # of all tokens, [batch, tokens, axes]
     contexts: int
     blocks: int
 
@@ -39,6 +40,7 @@ class MaskedBatch:
             targets=Ids(asked.flatten(0, 2), lengths.flatten()),
             parts=None if parts is None else parts.flatten(0, 2),
             condition=None if condition is None else repeat(condition, "b ... -> (b r) ...", r=contexts * blocks),
+            positions=batch.get("positions"),
             contexts=contexts,
             blocks=blocks,
         )

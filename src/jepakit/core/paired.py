@@ -97,6 +97,8 @@ class Views(Paired):
     Args:
         network: encoder and projector.
         target: of the partner's views; None: the network itself, with gradient.
+        momentum: of a target that follows the network, at the start and at the end of the training; it changes linearly. None:
+            the target is not told.
         energy: distance of a view's embedding from its partner.
         partner: "centre" is the mean of all (global) views, "others" leaves the view itself out.
         predictor: maps a projection before it is compared, None: nothing; asymmetric methods need one.
@@ -116,10 +118,11 @@ class Views(Paired):
         predictor: nn.Module | None = None,
         anti_collapse: AntiCollapse | None = None,
         invariance: float = 1.0,
+        momentum: tuple[float, float] | None = None,
     ):
         super().__init__(energy, anti_collapse=anti_collapse, invariance=invariance)
         check_choice("partner", partner, ("centre", "others"))
-        self.network, self.partner = network, partner
+        self.network, self.partner, self.momentum = network, partner, momentum
         self.target = SharedTarget(network) if target is None else target
         self.predictor = nn.Identity() if predictor is None else predictor
 
@@ -153,6 +156,9 @@ class Views(Paired):
 
     def encoders(self) -> dict[str, nn.Module]:
         return {"target": self.network.encoder, "encoder": self.network.encoder}
+
+    def after_step(self, progress: float) -> dict[str, float]:
+        return self.target.follow(self.momentum, progress)
 
     def views(self, batch: Batch) -> Float[Tensor, "batch views dim"]:
         """Mean-pooled encoder output of each view."""

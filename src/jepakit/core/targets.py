@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from jepakit.core.schedules import linear
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.nn.tokens import Ids
 
@@ -20,19 +21,32 @@ class Target(nn.Module):
     """
 
     differentiable: ClassVar[bool]
+    """Whether gradient flows into the targets."""
+    encodes: ClassVar[Literal["target", "encoder"]] = "target"
+    """Whose embeddings a system's `encode` gives: the target's own encoder, or the encoder that is trained."""
 
     @property
     def encoder(self) -> nn.Module:
+        """The encoder that makes the targets."""
         raise NotImplementedError
 
     def forward(self, inputs: Any, keep: Ids | None = None, levels: Sequence[int] | None = None) -> Any:
-        asked = {"keep": keep, "levels": levels}
+        options = {"keep": keep, "levels": levels}
         with torch.set_grad_enabled(self.differentiable and torch.is_grad_enabled()):
-            return self.encoder(inputs, **{name: value for name, value in asked.items() if value is not None})
+            return self.encoder(inputs, **{name: value for name, value in options.items() if value is not None})
 
     def update(self, momentum: float) -> None:
         """Called once after each optimiser step; only an EMA target changes."""
         check_range("momentum", momentum, 0, 1)
+
+    def follow(self, momentum: tuple[float, float] | None, progress: float) -> dict[str, float]:
+        """Update by the momentum at this share of the training, on a straight line from its start to its end, and return it
+        to be logged; None: nothing."""
+        if momentum is None:
+            return {}
+        current = linear(*momentum, progress)
+        self.update(current)
+        return {"ema": current}
 
 
 class SharedTarget(Target):
@@ -97,6 +111,7 @@ class FrozenTarget(Target):
     """A teacher that does not learn: always in eval mode, its parameters' `requires_grad` switched off."""
 
     differentiable = False
+    encodes = "encoder"
 
     def __init__(self, teacher: nn.Module):
         super().__init__()

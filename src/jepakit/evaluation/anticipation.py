@@ -82,7 +82,7 @@ class Anticipating(nn.Module):
             further["condition"] = F.one_hot(
                 torch.zeros(len(clips), dtype=torch.int64, device=clips.device), self.predictor.condition_embed.in_features
             ).to(seen.values.dtype)
-        predicted = self.predictor(context, Ids(asked), kind=self.kind, **further)
+        predicted = self.predictor(context, Ids(asked), kind=self.kind, positions=positions[None], **further)
         if predicted.shape[-1] != seen.values.shape[-1]:
             raise UserError(
                 f"This predictor gives tokens of {predicted.shape[-1]} numbers, its encoder of {seen.values.shape[-1]}: a "

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from jepakit.config import from_plain, to_plain
 from jepakit.errors import UserError, shown
 from jepakit.files import read_json, write_json
-from jepakit.interop.predictor_files import PREDICTOR, PredictorShape, read_predictor
+from jepakit.interop.predictor_files import PREDICTOR, describe_predictor, read_predictor
 from jepakit.interop.strict_loading import build_empty, check_fit, claim_folder, load_strictly
 from jepakit.modalities.modality import Inputs, Modality
 from jepakit.nn.flow import FlowPredictor
@@ -90,7 +90,7 @@ class PretrainedEncoder(nn.Module):
         """Write `model.safetensors` and `config.json` into a folder; predictor: that of masked tokens, too."""
         folder, description = Path(folder), self.describe()
         if predictor:
-            description["predictor"] = to_plain(PredictorShape.of(self.predictor))
+            description["predictor"] = describe_predictor(self.predictor)
         claim_folder(folder, description)
         write_weights(folder / "model.safetensors", self.encoder.state_dict())
         if predictor:

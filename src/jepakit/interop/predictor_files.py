@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
-from jepakit.config import from_plain
+from jepakit.config import from_plain, to_plain
 from jepakit.errors import UserError, check_range
 from jepakit.interop.strict_loading import build_empty, check_fit, load_strictly
+from jepakit.nn.coordinates import CoordinatesConfig
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.training.weight_files import read_weights
 
@@ -31,11 +32,12 @@ class PredictorShape:
     rotation: Literal["paired", "tiled"] | None
     stretch: tuple[int, int] | None
     mask_tokens: int
+    coordinates: CoordinatesConfig | None = None
 
     def __post_init__(self) -> None:
         for name in ("encoder_dim", "output_dim", "mask_tokens"):
             check_range(f"predictor.{name}", getattr(self, name), 1, 1_000_000)  # a stranger's description may claim any
-        if not 1 <= len(self.grid) <= 3 or not all(1 <= side <= 10_000 for side in self.grid):
+        if not (self.coordinates is None) <= len(self.grid) <= 3 or not all(1 <= side <= 10_000 for side in self.grid):
             raise UserError(f"predictor.grid must be one to three numbers from 1 on, got {list(self.grid)[:8]}.")
 
     @classmethod
@@ -53,7 +55,16 @@ class PredictorShape:
             rotation=predictor.rotation,
             stretch=predictor.stretch,
             mask_tokens=predictor.mask_token.shape[0],
+            coordinates=None if predictor.coordinate_embed is None else predictor.coordinate_embed.config,
         )
+
+
+def describe_predictor(predictor: MaskedPredictor) -> dict[str, Any]:
+    """Its shape as plain fields, for `config.json`."""
+    plain = to_plain(PredictorShape.of(predictor))
+    if plain["coordinates"] is None:  # as the files of predictors that know a grid always were
+        del plain["coordinates"]
+    return plain
 
 
 def read_predictor(folder: Path, description: object) -> MaskedPredictor:
@@ -62,7 +73,7 @@ def read_predictor(folder: Path, description: object) -> MaskedPredictor:
     predictor = build_empty(
         MaskedPredictor, shape.config, shape.encoder_dim, shape.grid, shape.output_dim, embed_hidden=shape.embed_hidden,
         visible=shape.visible, condition_dim=shape.condition_dim, rotation=shape.rotation, stretch=shape.stretch,
-        mask_tokens=shape.mask_tokens,
+        mask_tokens=shape.mask_tokens, coordinates=shape.coordinates,
     )  # fmt: skip
     weights = read_weights(folder / PREDICTOR)
     check_fit(predictor, weights, folder / PREDICTOR)

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Literal, overload
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from jepakit.errors import UserError, check_range
 from jepakit.nn.attention_layout import AttentionLayout
+from jepakit.nn.coordinates import CoordinateEmbedding, CoordinatesConfig
 from jepakit.nn.packing import Packing
 from jepakit.nn.positions import grid_ids, grid_positions, sincos_table
 from jepakit.nn.rotary import Rotation, axis_width, rotary_angles, stretched
@@ -48,7 +49,7 @@ class MaskedPredictor(nn.Module):
     Args:
         config: its shape.
         encoder_dim: width of the tokens it reads: the encoder's, times the number of its levels.
-        grid: sizes of the grid of tokens, one to three axes, such as `(rows, columns)`.
+        grid: sizes of the grid of tokens, one to three axes, such as `(rows, columns)`; `()` with coordinates.
         output_dim: width of the predictions, `encoder_dim` when None.
         embed_hidden: width of a hidden layer between the encoder's tokens and the predictor's, for the several levels of
             V-JEPA 2.1 (arXiv 2603.14482); None: one linear layer.
@@ -56,6 +57,7 @@ class MaskedPredictor(nn.Module):
         condition_dim: width of a condition, embedded by a linear layer; None: a condition has the predictor's width.
         rotation: positions are rotary ones (V-JEPA 2), see `nn.rotary`; None: a fixed table, added to the tokens.
         stretch: (rows, columns) that rotary positions are stretched to (V-JEPA 2.1); None: they are as they are.
+        coordinates: positions are real coordinates, see `nn.coordinates`; None: they are indices of the grid.
         mask_tokens: how many there are; a query's kind says which one asks (V-JEPA: one for each kind of mask).
     """
 
@@ -71,16 +73,23 @@ class MaskedPredictor(nn.Module):
         condition_dim: int | None = None,
         rotation: Rotation | None = None,
         stretch: tuple[int, int] | None = None,
+        coordinates: CoordinatesConfig | None = None,
         mask_tokens: int = 1,
     ):
         super().__init__()
         check_range("mask_tokens", mask_tokens, 1)
+        if coordinates is not None and (grid or rotation is not None):
+            raise UserError(
+                f"coordinates: real coordinates lie on no grid, got grid {tuple(grid)} and rotation {rotation!r}. Give "
+                "grid () and no rotation, or leave coordinates out."
+            )
         self.config, self.grid, self.rotation, self.stretch = config, tuple(grid), rotation, stretch
         self.predictor_embed = _embed(encoder_dim, embed_hidden, config.dim)
         self.mask_token = nn.Parameter(torch.zeros(mask_tokens, 1, config.dim))
-        if rotation is None:
+        self.coordinate_embed = None if coordinates is None else CoordinateEmbedding(coordinates, config.dim)
+        if coordinates is None and rotation is None:
             self.predictor_pos_embed = nn.Parameter(sincos_table(self.grid, config.dim)[None], requires_grad=False)
-        else:
+        elif coordinates is None:
             self.turned = axis_width(config.dim // config.heads, len(self.grid))
         self.predictor_blocks = nn.ModuleList(
             Block(config.dim, config.heads, config.mlp_ratio) for _ in range(config.depth)
@@ -102,6 +111,7 @@ class MaskedPredictor(nn.Module):
         parts: Tensor | None = None,
         kind: int | Tensor = 0,
         grid: tuple[int, ...] | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor: ...
 
     @overload
@@ -114,6 +124,7 @@ class MaskedPredictor(nn.Module):
         parts: Tensor | None = None,
         kind: int | Tensor = 0,
         grid: tuple[int, ...] | None = None,
+        positions: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]: ...
 
     def forward(
@@ -125,6 +136,7 @@ class MaskedPredictor(nn.Module):
         parts: Int[Tensor, "batch queries"] | None = None,
         kind: int | Int[Tensor, "batch"] = 0,
         grid: tuple[int, ...] | None = None,
+        positions: Num[Tensor, "samples tokens axes"] | None = None,
     ) -> Float[Tensor, "batch queries out"] | tuple[Float[Tensor, "batch queries out"], Float[Tensor, "batch seen out"]]:
         """Predictions at the queried token ids, `[batch, queries, output_dim]`.
 
@@ -140,16 +152,19 @@ class MaskedPredictor(nn.Module):
                 for all of them, sees itself.
             kind: number of the mask token that asks, one for all rows or one each.
             grid: of the tokens, where positions are rotary and the clip is of another size than the predictor was made for.
+            positions: of all tokens, which the queries' ids count; neighbouring rows of queries may be of one sample (see
+                `Ids.gather`). Indices of the grid, or real coordinates. None: the ids count the grid in raster order.
+
+        Errors: real coordinates for a predictor that knows a grid; coordinates of another number of axes, or none.
         """
         here, there = self.predictor_embed(context.values.flatten(2)), self.mask_token[kind]
         angles = None
-        if self.rotation is None:
-            table = self.predictor_pos_embed.expand(len(queries.values), -1, -1)
-            context_ids = Ids(grid_ids(context.positions, self.grid))
-            x = torch.cat([here + context_ids.gather(table), there + queries.gather(table)], dim=1)
-        else:
-            angles = self._angles(context.positions, queries, grid or self.grid)
+        at_context, at_queries = context.positions, self._query_positions(context, queries, positions, grid or self.grid)
+        if self.rotation is not None:
+            angles = self._angles(torch.cat([at_context, at_queries], dim=1), grid or self.grid)
             x = torch.cat([here.to(there.dtype), there.expand(*queries.values.shape, -1)], dim=1)
+        else:
+            x = torch.cat([here + self._embedded(at_context, context), there + self._embedded(at_queries, queries)], dim=1)
         seen, asked = context.values.shape[1], queries.values.shape[1]
         embedded = self._condition(condition)
         if embedded is not None and embedded.dim() == 2:
@@ -177,13 +192,44 @@ class MaskedPredictor(nn.Module):
             raise UserError("This predictor has no head for visible tokens. Build it with visible=True.")
         return predictions, self.predictor_proj_context(self.predictor_norm(x[:, :seen]))
 
-    def _angles(self, places: Tensor, queries: Ids, grid: tuple[int, ...]) -> Float[Tensor, "batch tokens turned"]:
-        """Of the context's tokens and of the queries."""
-        table = grid_positions(grid, places.device).expand(len(queries.values), -1, -1)
-        positions = torch.cat([places, queries.gather(table)], dim=1)
+    def _query_positions(
+        self, context: Tokens, queries: Ids, positions: Tensor | None, grid: tuple[int, ...]
+    ) -> Num[Tensor, "batch queries axes"]:
+        """Positions of the queries, checked against what this predictor knows of places."""
+        if self.coordinate_embed is None:
+            if positions is None:
+                positions = grid_positions(grid, context.positions.device)[None]
+            axes, known = len(self.grid), f"indices of its grid of {' x '.join(map(str, self.grid))} tokens"
+            for places in (positions, context.positions):
+                if places.is_floating_point():
+                    raise UserError(
+                        f"positions: this predictor knows {known}, got real coordinates ({places.dtype}). Build it with "
+                        "coordinates=CoordinatesConfig(...), or give whole numbers."
+                    )
+        else:
+            axes, known = self.coordinate_embed.config.axes, f"{self.coordinate_embed.config.axes} coordinates a token"
+            if positions is None:
+                raise UserError(f"positions: this predictor expects {known}, of all tokens, got none. Give positions.")
+        for places in (positions, context.positions):
+            if places.shape[-1] != axes:
+                raise UserError(
+                    f"positions: this predictor knows {known}, got {places.shape[-1]} numbers a token. Give {axes}."
+                )
+        return queries.gather(positions)
+
+    def _embedded(self, places: Tensor, tokens: Tokens | Ids) -> Float[Tensor, "batch tokens dim"]:
+        """Positions as vectors to be added: rows of the table, or embedded coordinates."""
+        if self.coordinate_embed is None:
+            return Ids(grid_ids(places, self.grid)).gather(self.predictor_pos_embed)
+        if tokens.lengths is not None:  # coordinates of padding may be anything, no number included
+            places = torch.where(tokens.valid[..., None], places, 0)
+        return self.coordinate_embed(places)
+
+    def _angles(self, places: Tensor, grid: tuple[int, ...]) -> Float[Tensor, "batch tokens turned"]:
+        """Rotary angles of tokens at these places of the grid."""
         if self.stretch is not None:
-            positions = stretched(positions, grid, self.stretch)
-        return rotary_angles(positions, self.turned, self.rotation or "paired")
+            places = stretched(places, grid, self.stretch)
+        return rotary_angles(places, self.turned, self.rotation or "paired")
 
     def _layout(self, context: Tokens, queries: Ids, further: int, blocks: Tensor | None) -> AttentionLayout | None:
         """Of the padded sequence: context, queries, tokens of a condition."""

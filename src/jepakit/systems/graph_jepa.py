@@ -35,6 +35,7 @@ from torch import Tensor, nn
 
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
+from jepakit.core.options import EMAOptions
 from jepakit.core.system import Batch
 from jepakit.core.targets import Target, make_target
 from jepakit.errors import check_choice, check_range
@@ -48,7 +49,7 @@ LARGEST_ANGLE = 5.0  # cosh grows like exp: without a limit the released code's 
 
 
 @dataclass(frozen=True, kw_only=True)
-class GraphJEPAConfig:
+class GraphJEPAConfig(EMAOptions):
     """The choices of Graph-JEPA; how a graph is cut into parts is an option of the data."""
 
     dim: int = 64
@@ -65,18 +66,13 @@ class GraphJEPAConfig:
     """Share of the edges that the partition does not see in training, so that it differs from epoch to epoch."""
     target: Literal["ema", "shared", "stop-gradient"] = "ema"
     """Whose embeddings are predicted: an average of the transformer, or the transformer with or without gradient."""
-    ema: float = 0.996
-    """Momentum of the average at the start; it rises linearly."""
-    ema_end: float = 1.0
-    """Momentum at the end."""
     energy: Energy = field(default_factory=Energy)
 
     def __post_init__(self) -> None:
+        EMAOptions.__post_init__(self)
         check_range("targets", self.targets, 1)
         check_range("drop_edges", self.drop_edges, 0, 1)
         check_choice("target", self.target, ("ema", "shared", "stop-gradient"))
-        for name in ("ema", "ema_end"):
-            check_range(name, getattr(self, name), 0, 1)
 
 
 class GraphJEPA(Masked):
@@ -107,13 +103,9 @@ class GraphJEPA(Masked):
             target_norm="none",
             target_sees="asked",
             own_ids=True,
-            momentum=(config.ema, config.ema_end) if config.target == "ema" else None,
+            momentum=config.momentum if config.target == "ema" else None,
         )
         self.config, self.inputs = config, inputs
-
-    def encode(self, inputs: dict[str, Tensor], keep: Ids | None = None) -> Tokens:
-        """Embeddings of the parts, not their points."""
-        return self.target.encoder(inputs, keep=keep)
 
     def collator(self, seed: int, views: int | None = None) -> GraphCollator:
         return GraphCollator(self.inputs, self.config.targets, self.config.drop_edges, seed, views or 1)
@@ -160,11 +152,11 @@ class HyperbolicPredictor(nn.Module):
         self._encoder = (encoder,)  # its `walk` is used here and lies there
 
     def forward(
-        self, context: Tokens, queries: Ids, condition: Float[Tensor, "batch parts walk"]
+        self, context: Tokens, queries: Ids, positions: Float[Tensor, "samples parts walk"]
     ) -> Float[Tensor, "batch count 2"]:
-        """condition: the walk encodings of all parts of the graph."""
+        """positions: the walk encodings of all parts of the graph."""
         walk = self._encoder[0].network.walk
-        return self.mlp(context.mean()[:, None] + walk(queries.gather(condition).to(walk.weight.dtype)))
+        return self.mlp(context.mean()[:, None] + walk(queries.gather(positions).to(walk.weight.dtype)))
 
 
 @dataclass(frozen=True)
@@ -200,6 +192,6 @@ class GraphCollator:
             "context_lengths": torch.ones(len(samples), self.views, dtype=torch.long),
             "targets": torch.from_numpy(targets),
             "target_lengths": asked[:, None, None].expand(-1, self.views, 1).contiguous(),
-            "condition": inputs["walks"],
+            "positions": inputs["walks"],
             **sample_facts(samples),
         }

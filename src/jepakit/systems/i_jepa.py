@@ -25,8 +25,10 @@ from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.batch import Batch
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
+from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import make_target
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.core.terms import AlignmentTerm, AntiCollapseTerm, Term
+from jepakit.errors import UserError, check_range
 from jepakit.masks.blocks import MultiBlockConfig, multi_block
 from jepakit.modalities.images.data import in_pieces, stack_images
 from jepakit.modalities.images.inputs import IMAGES, ImageInputs
@@ -40,11 +42,9 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class IJEPAConfig(AntiCollapseOptions):
+class IJEPAConfig(SizeOptions, EMAOptions, AntiCollapseOptions):
     """The choices of I-JEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Encoder and predictor: jepakit list sizes."""
     patch_size: int | None = None
     """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 4 patches a side."""
     predictor_dim: int | None = None
@@ -60,10 +60,6 @@ class IJEPAConfig(AntiCollapseOptions):
     """The teacher of target frozen: a run or an exported folder, whose patches lie on the same grid."""
     target_norm: Literal["layer", "none"] = "layer"
     """Normalise each target token, or leave it."""
-    ema: float = 0.996
-    """Momentum of the average at the start; it rises linearly. Below about 1,000 steps a quicker one (0.99) is better."""
-    ema_end: float = 1.0
-    """Momentum at the end."""
     energy: Energy = field(default_factory=Energy)
     anti_collapse: Literal["none", "sigreg", "vicreg", "barlow", "infonce"] = "none"
     """A loss on the projected mean of each context's tokens; none is the paper."""
@@ -73,9 +69,8 @@ class IJEPAConfig(AntiCollapseOptions):
     """Widths of the projection head of anti_collapse, its output last."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
-        for name in ("ema", "ema_end"):
-            check_range(name, getattr(self, name), 0, 1)
+        SizeOptions.__post_init__(self)
+        EMAOptions.__post_init__(self)
         check_range("invariance", self.invariance, 0)
         if self.invariance > 0 and (self.anti_collapse == "none" or self.masks.contexts < 2):
             raise UserError("invariance compares contexts: give an anti_collapse loss and masks.contexts of at least 2.")
@@ -101,16 +96,17 @@ class IJEPA(Masked):
         width = vit.dim if teacher is None else teacher.width_on(vit.grid)
         predictor = PredictorConfig.of_size(config.size, config.predictor_dim, config.predictor_depth)
         anti_collapse = chosen_anticollapse(config, seed)
+        terms: list[Term] = [] if anti_collapse is None else [AntiCollapseTerm(anti_collapse)]
+        terms += [AlignmentTerm(weight=config.invariance)] if config.invariance > 0 else []
         super().__init__(
             encoder,
             MaskedPredictor(predictor, vit.dim, vit.grid, width),
             make_target(config.target, encoder, teacher),
             config.energy,
             target_norm=config.target_norm,
-            anti_collapse=anti_collapse,
-            projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if anti_collapse else None,
-            invariance=config.invariance,
-            momentum=(config.ema, config.ema_end) if config.target == "ema" else None,
+            terms=terms,
+            projector=projection_head(vit.dim, config.projector[:-1], config.projector[-1]) if terms else None,
+            momentum=config.momentum if config.target == "ema" else None,
         )
         self.config, self.inputs, self.grid = config, inputs, vit.grid
 

@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.energies import Energy
+from jepakit.core.options import Size, SizeOptions
 from jepakit.core.paired import Projected, Views
 from jepakit.core.system import Batch
 from jepakit.errors import check_choice, check_range
@@ -33,10 +34,10 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeJEPAConfig(AntiCollapseOptions):
+class LeJEPAConfig(SizeOptions, AntiCollapseOptions):
     """The choices of LeJEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    size: Size = "nano"
     """Encoder: jepakit list sizes."""
     backbone: Literal["convnet", "vit"] = "convnet"
     """convnet learns faster from little data, vit is the paper's."""
@@ -51,7 +52,7 @@ class LeJEPAConfig(AntiCollapseOptions):
     """Widths of the projection head, its output last."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
         check_choice("backbone", self.backbone, ("convnet", "vit"))
         check_range("invariance", self.invariance, 0)
         check_range("augment.views", self.augment.views, 2)

@@ -49,6 +49,7 @@ from torch import nn
 from jepakit.core.anticollapse import SIGReg, SIGRegConfig
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy
+from jepakit.core.options import SizeOptions
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedPerception
@@ -62,11 +63,9 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeWMConfig:
+class LeWMConfig(SizeOptions):
     """The choices of LeWorldModel."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Encoder and predictor: jepakit list sizes."""
     embedding: int = 16
     """Width of an embedding: a few times the numbers that describe a state (paper: 192)."""
     projector: tuple[int, ...] = (256,)
@@ -91,7 +90,7 @@ class LeWMConfig:
     """Weight of the prediction error of further steps, fed back into the predictor (horizon of at least 2); 0 is the paper."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
         check_choice("anti_collapse", self.anti_collapse, ("sigreg", "none"))
         check_range("embedding", self.embedding, 1)
         check_range("rollout", self.rollout, 0)

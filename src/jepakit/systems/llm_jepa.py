@@ -37,6 +37,7 @@ from jepakit.collectives import global_count, sum_over_ranks
 from jepakit.core.anticollapse import AntiCollapseOptions, chosen_anticollapse
 from jepakit.core.batch import Batch, count_of
 from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.options import Size, SizeOptions
 from jepakit.core.paired import Comparison, Paired
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.modalities.modality import Modality, sample_facts
@@ -48,10 +49,10 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class LLMJEPAConfig(AntiCollapseOptions):
+class LLMJEPAConfig(SizeOptions, AntiCollapseOptions):
     """The choices of LLM-JEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    size: Size = "nano"
     """Language model, as wide and deep as the ViT of that size: jepakit list sizes."""
     dim: int | None = None
     """Width. Default: the size's."""
@@ -70,7 +71,7 @@ class LLMJEPAConfig(AntiCollapseOptions):
     """A loss on the embeddings of text and code; those that align views themselves (all but sigreg) replace the cosine."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
         for name in ("dim", "depth"):
             if getattr(self, name) is not None:
                 check_range(name, getattr(self, name), 1)

@@ -38,7 +38,7 @@ water, and at 350 steps the error was 1.4 on training clips and 2.2 on held-out 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
@@ -49,8 +49,9 @@ from jepakit.core.anticollapse import VICReg, VICRegConfig
 from jepakit.core.batch import Batch
 from jepakit.core.energies import Energy
 from jepakit.core.motion import Likeness, mean_where, smoothness
+from jepakit.core.options import Size, SizeOptions
 from jepakit.core.system import System
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError, check_range
 from jepakit.modalities.images.views import ViewConfig
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.video.inputs import VIDEO, VideoInputs
@@ -97,10 +98,10 @@ class MotionConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MCJEPAConfig:
+class MCJEPAConfig(SizeOptions):
     """The choices of MC-JEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    size: Size = "nano"
     """Encoder, a convnet: jepakit list sizes."""
     finest: int | None = None
     """Finest level on which flow is found, after so many halvings of the picture; from there it is enlarged. Default: 2, as in
@@ -120,7 +121,7 @@ class MCJEPAConfig:
     """Widths of the expander from the embedding of a view, its output last; the paper's: 8192 8192 8192."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
         for name in ("motion", "content"):
             check_range(name, getattr(self, name), 0)
         check_range("augment.views", self.augment.views, 2)

@@ -38,12 +38,13 @@ collapsed, 0.494 and 0.502; `v-jepa-2`'s schedule 0.695 and 0.739 (`--change mas
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked
+from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import EMATarget
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.video.clip_collator import ClipAugmentation, ClipCollator
@@ -54,11 +55,9 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class VJEPAConfig:
+class VJEPAConfig(SizeOptions, EMAOptions):
     """The choices of V-JEPA."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Encoder and predictor: jepakit list sizes."""
     patch_size: int | None = None
     """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 8 patches a side."""
     tubelet: int = 2
@@ -69,14 +68,13 @@ class VJEPAConfig:
     """Blocks of the predictor. Default: the size's."""
     masks: TubeConfig = field(default_factory=TubeConfig)
     augment: ClipAugmentation = field(default_factory=ClipAugmentation)
-    ema: tuple[float, float] = (0.99, 1.0)
-    """Momentum of the average, at the first step and at the last."""
+    ema: float = 0.99
+    """Momentum of the average, at the first step."""
     energy: Energy = field(default_factory=lambda: Energy(name="l1"))
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
-        for momentum in self.ema:
-            check_range("ema", momentum, 0, 1)
+        SizeOptions.__post_init__(self)
+        EMAOptions.__post_init__(self)
 
 
 class VJEPA(Masked):
@@ -101,7 +99,7 @@ class VJEPA(Masked):
             EMATarget(encoder),
             config.energy,
             mask_tokens=kinds,
-            momentum=config.ema,
+            momentum=config.momentum,
         )
         self.config, self.inputs, self.grid = config, inputs, shape.grid
 

@@ -40,6 +40,7 @@ from typing import Any, ClassVar, Literal
 
 from jepakit.core.energies import Energy
 from jepakit.core.masked import Masked, Stream
+from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import EMATarget
 from jepakit.errors import check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
@@ -52,11 +53,9 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class VJEPA2Config:
+class VJEPA2Config(SizeOptions, EMAOptions):
     """The choices of V-JEPA 2."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Encoder and predictor: jepakit list sizes."""
     patch_size: int | None = None
     """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 8 patches a side."""
     tubelet: int = 2
@@ -72,13 +71,15 @@ class VJEPA2Config:
     image_weight: float = 1.0
     """Weight of the loss on still pictures, beside 1 for clips."""
     ema: float = 0.99
-    """Momentum of the average, from the first step to the last."""
+    """Momentum of the average, at the first step."""
+    ema_end: float | None = None
+    """Momentum at the last; None: as at the first."""
     energy: Energy = field(default_factory=lambda: Energy(name="l1"))
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
+        EMAOptions.__post_init__(self)
         check_choice("positions", self.positions, ("paired", "tiled"))
-        check_range("ema", self.ema, 0, 1)
         check_range("image_weight", self.image_weight, 0)
 
 
@@ -104,7 +105,7 @@ class VJEPA2(Masked):
             config.energy,
             streams=dict(zip(STREAMS, (Stream(), Stream(weight=config.image_weight)), strict=True)) if inputs.stills else None,
             mask_tokens=kinds,
-            momentum=(config.ema, config.ema),
+            momentum=config.momentum,
         )
         self.config, self.inputs = config, inputs
         self.grids = dict(zip(STREAMS, (shape.grid, shape.still_grid), strict=True))

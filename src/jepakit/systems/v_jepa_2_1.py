@@ -38,8 +38,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from jepakit.core.energies import Energy
-from jepakit.core.masked import Masked, Stream, VisibleLoss
+from jepakit.core.masked import Masked, Stream
+from jepakit.core.options import EMAOptions, SizeOptions
 from jepakit.core.targets import EMATarget, FrozenTarget
+from jepakit.core.terms import VisibleTerm
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.masks.tubes import TubeConfig
 from jepakit.modalities.modality import Modality
@@ -52,11 +54,9 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class VJEPA21Config:
+class VJEPA21Config(SizeOptions, EMAOptions):
     """The choices of V-JEPA 2.1."""
 
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
-    """Encoder and predictor: jepakit list sizes."""
     patch_size: int | None = None
     """Side of a patch in pixels. Default: the largest, up to 16, that leaves at least 8 patches a side."""
     tubelet: int = 2
@@ -74,24 +74,26 @@ class VJEPA21Config:
     """Blocks of the predictor. Default: the size's."""
     masks: TubeConfig = field(default_factory=TubeConfig)
     augment: ClipAugmentation = field(default_factory=ClipAugmentation)
-    visible: VisibleLoss = field(default_factory=VisibleLoss)
+    visible: VisibleTerm = field(default_factory=VisibleTerm)
     image_visible: float = 0.7
     """visible.weight for still pictures, with the same ramp."""
     image_weight: float = 1.0
     """Weight of the loss on still pictures, beside 1 for clips."""
     ema: float = 0.99
-    """Momentum of the average, from the first step to the last."""
+    """Momentum of the average, at the first step."""
+    ema_end: float | None = None
+    """Momentum at the last; None: as at the first."""
     encoder: str | None = None
     """Distillation: the frozen teacher whose last level is predicted, instead of an average; a run, an exported folder or
     released weights, whose tokens lie on the same grid."""
     energy: Energy = field(default_factory=lambda: Energy(name="l1"))
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
+        EMAOptions.__post_init__(self)
         if self.encoder is not None and self.levels not in (None, 1):
             raise UserError(f"levels {self.levels}: a teacher (encoder) is predicted at its last level. Leave levels out.")
         check_choice("positions", self.positions, ("paired", "sincos"))
-        check_range("ema", self.ema, 0, 1)
         check_range("image_visible", self.image_visible, 0)
         check_range("image_weight", self.image_weight, 0)
 
@@ -121,7 +123,7 @@ class VJEPA21(Masked):
             shape.grid,
             None if teacher is None else teacher.width_on(shape.grid),
             embed_hidden=shape.dim,
-            visible=any(stream.visible is not None for stream in streams.values()),
+            visible=any(stream.reads_visible for stream in streams.values()),
             condition_dim=len(STREAMS) if inputs.stills else None,  # a learnable embedding of the modality
             rotation=shape.rotation,
             stretch=shape.stretch,
@@ -134,9 +136,9 @@ class VJEPA21(Masked):
             config.energy,
             levels=None if teacher else shape.levels_at,
             streams=streams if inputs.stills else None,
-            visible=None if inputs.stills else streams["video"].visible,
+            terms=() if inputs.stills else streams["video"].terms,
             mask_tokens=kinds,
-            momentum=None if teacher else (config.ema, config.ema),
+            momentum=None if teacher else config.momentum,
         )
         self.config, self.inputs = config, inputs
         self.grids = dict(zip(STREAMS, (shape.grid, shape.still_grid), strict=True))
@@ -144,11 +146,11 @@ class VJEPA21(Masked):
     @staticmethod
     def _streams(config: VJEPA21Config, stills: bool) -> dict[str, Stream]:
         weights = {"video": config.visible.weight, "image": config.image_visible}
-        visible = {
-            name: replace(config.visible, weight=weight) if weight > 0 else None for name, weight in weights.items()
+        terms = {
+            name: (replace(config.visible, weight=weight),) if weight > 0 else () for name, weight in weights.items()
         }
-        streams = {"video": Stream(visible=visible["video"])}
-        return {**streams, "image": Stream(weight=config.image_weight, visible=visible["image"])} if stills else streams
+        streams = {"video": Stream(terms=terms["video"])}
+        return {**streams, "image": Stream(weight=config.image_weight, terms=terms["image"])} if stills else streams
 
     @staticmethod
     def peak_lr(config: VJEPA21Config) -> float:

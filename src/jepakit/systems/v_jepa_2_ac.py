@@ -40,7 +40,7 @@ picture alone, .14 and .18 with the picture of the dot in the doorway first (ran
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -49,8 +49,9 @@ from torch import Tensor, nn
 from jepakit.core.batch import Batch, count_of
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.energies import Energy, mean_over_tokens
+from jepakit.core.options import Size, SizeOptions
 from jepakit.core.state import State
-from jepakit.errors import UserError, check_choice, check_range
+from jepakit.errors import UserError, check_range
 from jepakit.modalities.modality import Modality
 from jepakit.modalities.perception import PretrainedTokens
 from jepakit.modalities.trajectories.inputs import TRAJECTORIES, TrajectoryInputs
@@ -61,12 +62,12 @@ from jepakit.registry import SIZES
 
 
 @dataclass(frozen=True, kw_only=True)
-class VJEPA2ACConfig:
+class VJEPA2ACConfig(SizeOptions):
     """The choices of V-JEPA 2-AC."""
 
     encoder: str | None = None
     """A run or an exported folder whose frozen encoder of images or clips sees the observations. It has to be given."""
-    size: Literal["nano", "tiny", "small", "base", "large", "huge", "giant"] = "nano"
+    size: Size = "nano"
     """The predictor's: jepakit list sizes."""
     residual: bool = True
     """Predict how each token changes instead of the token (the paper): an untrained model then says that nothing moves."""
@@ -76,7 +77,7 @@ class VJEPA2ACConfig:
     """How many are imagined in training, from the first observation of a window."""
 
     def __post_init__(self) -> None:
-        check_choice("size", self.size, SIZES)
+        SizeOptions.__post_init__(self)
         check_range("rollout", self.rollout, 0)
         check_range("rollout_steps", self.rollout_steps, 2)
 

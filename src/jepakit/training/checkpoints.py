@@ -26,6 +26,7 @@ from jepakit.collectives import rank, world_size
 from jepakit.errors import UserError
 from jepakit.files import UNFINISHED
 from jepakit.training.distributed import is_main, wait_for_all
+from jepakit.training.optimizer import optimizer_name
 
 FORMAT = 2
 UNREADABLE = (
@@ -53,7 +54,8 @@ def write_checkpoint(path: Path, system: nn.Module, optimizer: torch.optim.Optim
         _save(temporary / f"rank-{rank()}.pt", {**random_state(), "checksums": checksums})
         wait_for_all()
         if is_main():
-            _save(temporary / "state.pt", {"format": FORMAT, "ranks": world_size(), **state})
+            written_by = {"format": FORMAT, "ranks": world_size(), "optimizer": optimizer_name(optimizer)}
+            _save(temporary / "state.pt", {**written_by, **state})
             remove_checkpoint(path)
             os.replace(temporary, path)
         wait_for_all()
@@ -79,7 +81,8 @@ def restore_checkpoint(
     """Put weights, optimiser state and random state back where they were; returns the rest of the state.
 
     On as many ranks as have written it, each goes on with its own random numbers; on another number they stay as they are.
-    Errors, before anything is changed: cut short, of another format, of other data, weights of another system or size.
+    Errors, before anything is changed: cut short, of another format, of other data, weights of another system or size,
+    the state of another optimiser.
     """
     state = read_state(path)
     _check_files(path, range(rank(), state["ranks"], world_size()))
@@ -95,6 +98,12 @@ def restore_checkpoint(
         raise UserError(
             f"The checkpoint {path} does not fit {config}: its options were changed since. Put them back; to change a run, "
             f"{anew}"
+        )
+    before, now = state.get("optimizer", "adamw"), optimizer_name(optimizer)  # early checkpoints do not say it
+    if before != now:
+        raise UserError(
+            f"The checkpoint {path} holds the state of {before!r}, and {config} asks for {now!r}: its momentum would be lost. "
+            f"Put optimizer.name back; to change a run, {anew}"
         )
     for name, parameter in system.named_parameters():
         prefix = f"optimizer.{name}."

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from jepakit.collectives import world_size
 from jepakit.errors import UserError, check_choice, check_range
+from jepakit.training.optimizer import OptimizerConfig
 
 LOGGERS = ("tensorboard", "trackio", "wandb")
 
@@ -25,6 +26,7 @@ class TrainingConfig:
     """Samples an optimiser step sees, on all processes together; a smaller data set is one batch."""
     accumulate: int = 1
     """Pieces a step's batch is cut into, for less memory; refused by losses that look across the batch."""
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     lr: float | None = None
     """Peak learning rate. Default: the system's for its size."""
     final_lr: float = 1e-3

@@ -55,7 +55,7 @@ def measure_cost(
             torch.cuda.synchronize()
         seconds, activations = time.perf_counter() - start, sum(kept.values())
     torch.random.set_rng_state(rng)
-    numbers = total + 3 * trained  # weights; gradients and AdamW's two moments for what is trained
+    numbers = total + (1 + config.optimizer.moments) * trained  # weights; gradients and moments of what is trained
     weights = numbers * next(system.parameters()).element_size() // (world_size() if config.parallel == "fsdp" else 1)
     return Cost(trained, total, weights + activations, seconds * config.accumulate)
 

@@ -176,6 +176,7 @@ class Layout:
     accumulate: int = 1
     precision: str = "bfloat16"
     attained: float = 0.4
+    moments: int = 2  # of the optimiser, for each trained number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +207,7 @@ def expected(counted: Counted, machine: Machine, layout: Layout) -> Expected:
     memory = {
         "weights": 4.0 * counted.parameters * share,
         "gradients": 4.0 * counted.trained * share,
-        "optimiser": 8.0 * counted.trained * share,
+        "optimiser": 4.0 * layout.moments * counted.trained * share,
         "activations": float(counted.activations),
     }
     if sharded:  # the next block is gathered while one is computed; and one block's whole gradient
@@ -217,8 +218,9 @@ def expected(counted: Counted, machine: Machine, layout: Layout) -> Expected:
     flops = float(counted.flops) * layout.accumulate
     peak = machine.bfloat16 if layout.precision == "bfloat16" else machine.float32
     compute = flops / (peak * layout.attained)
-    # Clipping reads and writes the gradients; AdamW reads 4 and writes 3 arrays, the average reads 2 and writes 1.
-    update = 4.0 * share * ((3 + 7) * counted.trained + 3 * counted.averaged) / machine.memory_rate
+    # Clipping reads and writes the gradients; AdamW reads 4 and writes 3 arrays (its moments twice), the average reads 2 and
+    # writes 1.
+    update = 4.0 * share * ((3 + 3 + 2 * layout.moments) * counted.trained + 3 * counted.averaged) / machine.memory_rate
     sent, communication = communicate(counted, machine, layout)
     # DDP reduces under the last backward pass, but for its last bucket; FSDP gathers and scatters under everything.
     hidden = compute if sharded else compute / layout.accumulate * 2 / 3

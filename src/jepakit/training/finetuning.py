@@ -147,7 +147,8 @@ class FineTuned(System):
             return context
         batch, tokens = context.values.shape[:2]
         everywhere = torch.arange(tokens, device=context.values.device).expand(batch, -1)
-        return Tokens(self.predictor(context, Ids(everywhere, context.lengths)), context.positions, context.lengths)
+        read = self.predictor(context, Ids(everywhere, context.lengths), positions=context.positions)
+        return Tokens(read, context.positions, context.lengths)
 
     def scores(self, inputs: Any) -> Float[Tensor, "batch outputs"]:
         """Logits, or the numbers of a regression in standard deviations from their mean."""

@@ -29,10 +29,11 @@ from jepakit.training.faults import data_fault
 from jepakit.training.guard import IN_A_ROW, OutlierGuard
 from jepakit.training.health import Monitor
 from jepakit.training.loggers import Logger
-from jepakit.training.optimizer import build_optimizer, set_schedule
+from jepakit.training.optimizer import build_optimizer
 from jepakit.training.order import DrawnDataset, StreamSampler
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
+from jepakit.training.schedules import set_schedule
 from jepakit.training.signals import Signals, outlive_signals, start_workers
 
 AGREE_EVERY = 5  # steps between the ranks' asking each other whether one was told to stop
@@ -108,10 +109,10 @@ class Trainer:
         return torch.compile(module) if self.config.compile else module  # type: ignore[return-value]
 
     @cached_property
-    def optimizer(self) -> torch.optim.AdamW:
+    def optimizer(self) -> torch.optim.Optimizer:
         """Made after `forward`, which may cut the parameters into shards."""
         _ = self.forward
-        return build_optimizer(self.system, self.config, self.device)
+        return build_optimizer(self.system, self.config.optimizer, self.device)
 
     def train(self) -> Outcome:
         """Train from where the run stands to its end, an interrupt, or a collapse (where that is to end it)."""

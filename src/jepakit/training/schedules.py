@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from jepakit.core.schedules import cosine, linear
 from jepakit.errors import UserError
 from jepakit.training.config import TrainingConfig
@@ -33,3 +35,15 @@ def weight_decay(config: TrainingConfig, step: int, steps: int) -> float:
     if config.weight_decay_end is None:
         return config.weight_decay
     return cosine(config.weight_decay, config.weight_decay_end, step / max(1, steps - 1))
+
+
+def set_schedule(optimizer: torch.optim.Optimizer, config: TrainingConfig, step: int, steps: int) -> dict[str, float]:
+    """Set the values of optimiser step `step` (0-based); returns them to be logged.
+
+    A group's `lr_scale` multiplies its rate.
+    """
+    rate, decay = learning_rate(config, step, steps), weight_decay(config, step, steps)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("lr_scale", 1.0)
+        group["weight_decay"] = decay if group["decay"] else 0.0
+    return {"lr": rate, "weight_decay": decay}

@@ -143,6 +143,7 @@ def plan_config(
         accumulate=training.accumulate,
         precision="float32" if training.precision in ("float32", "float64") else "bfloat16",
         attained=attained or ATTAINED * (COMPILED if training.compile else 1),
+        moments=training.optimizer.moments,
     )
     teacher = teacher_of(decided, RunFolder("."))
     with torch.device("meta"):
@@ -271,7 +272,7 @@ def _parts(counted: Counted) -> str:
 
 def _why(name: str) -> str:
     return {
-        "optimiser": "AdamW's two moments",
+        "optimiser": "its moments",
         "activations": "what autograd keeps of a micro-batch",
         "gathered": "blocks that fsdp holds whole for a moment",
         "buckets": "ddp's copy of the gradients",

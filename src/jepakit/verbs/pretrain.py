@@ -33,6 +33,7 @@ from jepakit.training.distributed import is_main, launched, leave, of_main, rest
 from jepakit.training.faults import faults_explained
 from jepakit.training.loggers import open_loggers
 from jepakit.training.loop import Outcome, Trainer
+from jepakit.training.optimizer import OptimizerConfig
 from jepakit.training.progress import Progress
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.environment import add_wall_time, write_environment
@@ -192,6 +193,11 @@ def decide(config: RunConfig, data: Data) -> RunConfig:
     if workers is None:
         workers = 0 if data.train.paths is None else min(8, max(1, available_cores() - 1))
     kind = load_system(config.system)
+    recipe = kind.training_defaults.get("optimizer", OptimizerConfig()).name
+    if training.lr is None and training.optimizer.name != recipe:
+        raise UserError(
+            f"lr: the default of {config.system} is for {recipe}, and optimizer.name is {training.optimizer.name!r}. Give --lr."
+        )
     found = {"data": _absolute(data.config.data)}
     if getattr(data.config, "labels", None):
         found["labels"] = _absolute(data.config.labels)
