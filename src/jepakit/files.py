@@ -11,6 +11,7 @@ from typing import Any
 from jepakit.errors import UserError
 
 UNFINISHED = ".writing"
+UNFINISHED_PACKING = ".packing"  # what `jepakit pack` works on until it is whole
 
 
 def write_atomic(path: Path, write: Callable[[Path], object]) -> None:

@@ -95,6 +95,9 @@ MODALITIES = {
     "trajectories": Entry("jepakit.modalities.trajectories.inputs:TRAJECTORIES", "windows of observations and actions"),
 }
 
+# What `jepakit collect` writes the episodes of an environment with.
+EPISODE_WRITER = "jepakit.modalities.trajectories.episode_writer:EpisodeWriter"
+
 # Encoders that can be exported by themselves: what `config.json` calls their class, which has its config's as `Config`.
 ENCODERS = {
     "vit": Entry("jepakit.nn.vit:VisionTransformer", "a transformer over patches of a picture"),

@@ -308,6 +308,8 @@ class Modality(Generic[ConfigType, InputsType, DataType]):
         `module:function`; None: nothing can be drawn.
     blank: `blank(config) -> inputs, sample`: of the data's options alone, what an encoder would expect and an empty sample, to
         plan a run with; None: shapes come from the data.
+    pack: `pack(config, source, out, encoding, shard_bytes)` writes what is quicker to train from, and says what it wrote, as
+        `module:function`; None: there is no such form.
     decoding: samples a second that one core decodes (assumed, for plans), and what they are decoded from; None: nothing is.
     """
 
@@ -321,6 +323,7 @@ class Modality(Generic[ConfigType, InputsType, DataType]):
     pictures: str | None = None
     blank: Callable[[ConfigType], tuple[InputsType, dict[str, Any]]] | None = None
     decoding: tuple[int, str] | None = None
+    pack: str | None = None
 
 
 def sample_draws(samples: Sequence[dict[str, Any]], seed: int, stream: str) -> Draws:

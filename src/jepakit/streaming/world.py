@@ -47,9 +47,9 @@ class World:
             raise UserError("This world model does not say what it expects (inputs). Stream its run instead, by its path.")
         if not isinstance(self.inputs, WorldInputs):
             raise UserError(
-                f"A world model's stream takes single observations and what was done between them, which a "
-                f"{type(self.inputs).__name__} does not prepare (modalities.modality.WorldInputs). For embeddings of whole samples "
-                "stream jepakit.load(run)."
+                "A world model's stream takes single observations and what was done between them, which a "
+                f"{type(self.inputs).__name__} does not prepare (modalities.modality.WorldInputs). For embeddings of whole "
+                "samples stream jepakit.load(run)."
             )
         if model.training:
             raise UserError("This world model is in training mode. Call eval() on it before streaming.")

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import track
 
 from jepakit.errors import UserError, check_range, shown
-from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
 from jepakit.randomness import derive_seed
+from jepakit.registry import EPISODE_WRITER, load_named
 from jepakit.verbs.planning import planning_policy
 from jepakit.worlds.acting import PlanningPolicy
 from jepakit.worlds.choices import is_choice
@@ -80,7 +80,8 @@ def collect(
 
         worlds = [world()]  # before anything is written
         named = getattr(worlds[0].env.unwrapped, "state_names", None)
-        writer = stack.enter_context(EpisodeWriter(out, about if named is None else {**about, "state_names": list(named)}))
+        names = {} if named is None else {"state_names": list(named)}
+        writer = stack.enter_context(load_named(EPISODE_WRITER)(out, {**about, **names}))
         _agree(writer, about, out)
         numbers = range(len(writer), max(episodes, len(writer)))
         worlds += [world() for _ in range(1, min(environments, len(numbers)))]
@@ -189,7 +190,7 @@ class _World:
             self.episode.states.append(np.array(info["state"]))
 
 
-def _run(worlds: Sequence[_World], numbers: range, writer: EpisodeWriter) -> Iterator[float]:
+def _run(worlds: Sequence[_World], numbers: range, writer: Any) -> Iterator[float]:
     """Step all worlds in turn until the episodes are written, in order; gives the return of each that was."""
     waiting = iter(numbers)
     finished: dict[int, _Episode] = {}
@@ -269,7 +270,7 @@ def _heuristic(env: Any) -> _Policy:
     return checked
 
 
-def _agree(writer: EpisodeWriter, about: dict[str, Any], out: Path) -> None:
+def _agree(writer: Any, about: dict[str, Any], out: Path) -> None:
     """A store goes on with what made it, or not at all."""
     differing = [name for name, value in about.items() if writer.about.get(name) != value]
     if differing:

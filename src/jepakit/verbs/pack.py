@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.progress import track
 
+from jepakit.config import OBJECT
 from jepakit.errors import UserError
-from jepakit.modalities.images.collection import ImageDataConfig
-from jepakit.modalities.images.packing import write_shards
-from jepakit.modalities.images.shards import UNFINISHED_PACKING
-from jepakit.modalities.images.sources import read_source
-from jepakit.modalities.trajectories.episode_writer import EpisodeWriter
-from jepakit.modalities.trajectories.episodes import foreign_episodes, holds_foreign
+from jepakit.modalities.modality import Modality
+from jepakit.registry import MODALITIES, load_modality, load_named
 
 _UNITS = {"kb": 10**3, "mb": 10**6, "gb": 10**9}
 
@@ -51,54 +48,25 @@ def pack(
         value_range: the pixel values that become black and white where pixels are not 8 bits.
         observation: of trajectories with several observations, which: NAME, or NAME,NAME for vectors side by side.
     """
-    if isinstance(data, str | os.PathLike) and holds_foreign(path := Path(data).expanduser()):
-        return _pack_episodes(path, Path(out), observation)
-    if observation is not None:
-        raise UserError(f"observation: {data} holds no trajectories. Leave it out.")
-    source = None if isinstance(data, str | os.PathLike) else data
-    config = ImageDataConfig(
-        data="object" if source is not None else os.fspath(data),
-        labels=labels,
-        image_size=image_size,
-        channels=channels,
-        on_bad_file=on_bad_file,
-        value_range=value_range,
-    )
-    size = shard_bytes(shard_size)
-    collection = read_source(config, source)
-    out = Path(out)
-    write_shards(collection, config, out, encoding, size)
-    written = sum(file.stat().st_size for file in out.glob("shard-*.bin"))
-    Console(stderr=True).print(f"{len(collection.pictures):,} pictures, {written / 1e6:,.1f} MB: --data {out}", soft_wrap=True)
-    return out
+    place, size = os.fspath(data) if isinstance(data, str | os.PathLike) else None, shard_bytes(shard_size)
+    modality = _packing(place)
+    options: dict[str, Any] = {
+        "labels": labels, "image_size": image_size, "channels": channels, "value_range": value_range,
+        "observation": observation, "on_bad_file": None if on_bad_file == "error" else on_bad_file,
+    }  # fmt: skip
+    given = {name: value for name, value in options.items() if value is not None}
+    for name in given.keys() - {field.name for field in dataclasses.fields(modality.Config)}:
+        raise UserError(f"{name}: {data} is read as {modality.name}, which have no such option. Leave it out.")
+    config = modality.Config(data=OBJECT if place is None else place, **given)
+    written = load_named(str(modality.pack))(config, data if place is None else None, Path(out), encoding, size)
+    Console(stderr=True).print(f"{written}: --data {out}", soft_wrap=True)
+    return Path(out)
 
 
-def _pack_episodes(path: Path, out: Path, observation: str | None) -> Path:
-    """Episodes into a store, one in memory at a time where their own files allow it (D4RL's flat arrays do not).
-
-    They are written beside `out`, which is there only when all of them are.
-    """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is not empty. Give a new folder to pack into.")
-    partial = out.with_name(f"{out.name}{UNFINISHED_PACKING}")
-    with foreign_episodes(path, observation) as (episodes, kind):
-        about = {"source": os.path.abspath(path), "kind": kind, "observation": observation}
-        with EpisodeWriter(partial, about) as writer:
-            if writer.about != about:
-                raise UserError(f"{partial} is an unfinished packing of {writer.about}. Remove it, or choose another folder.")
-            done, long = len(writer), 0
-            for episode in track(episodes, "Packing episodes", console=Console(stderr=True), transient=True):
-                # Of a single observation nothing can be learned, and a store takes none.
-                if len(episode["observations"]) > 1:
-                    long += 1
-                    if long > done:
-                        writer.append(episode)
-            found = f"{len(writer):,} episodes, {writer.steps:,} observations"
-    if not long:
-        raise UserError(f"{path} holds no episode of two observations or more. Check the path.")
-    partial.replace(out)
-    Console(stderr=True).print(f"{found}: --data {out}", soft_wrap=True)
-    return out
+def _packing(place: str | None) -> Modality:
+    """The modality that packs this data: the one whose data a path can only be, else the first that packs any."""
+    packing = [modality for name in MODALITIES if (modality := load_modality(name)).pack is not None]
+    return next((modality for modality in packing if place is not None and modality.holds(place)), packing[0])
 
 
 def shard_bytes(size: str) -> int:

@@ -51,8 +51,8 @@ def world_of(run: Run) -> Any:
         )
     if not isinstance(run.system.inputs, WorldInputs):
         raise UserError(
-            f"{run.path}: plans are made of single observations and actions, which a {type(run.system.inputs).__name__} does not "
-            "prepare (modalities.modality.WorldInputs). Act with a run of trajectories."
+            f"{run.path}: plans are made of single observations and actions, which a {type(run.system.inputs).__name__} does "
+            "not prepare (modalities.modality.WorldInputs). Act with a run of trajectories."
         )
     return run.system
 

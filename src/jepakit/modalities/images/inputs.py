@@ -120,4 +120,5 @@ def blank(config: ImageDataConfig) -> tuple[ImageInputs, dict[str, Any]]:
 IMAGES = Modality(
     "images", ImageDataConfig, ImageInputs, open_images, ImageInputs.of, blank=blank, decoding=DECODING,
     inspect="jepakit.modalities.images.inspection:inspect", pictures="jepakit.modalities.images.pictures:look_at",
+    pack="jepakit.modalities.images.packing:pack",
 )  # fmt: skip

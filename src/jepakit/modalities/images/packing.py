@@ -16,15 +16,24 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
-from jepakit.files import read_json, write_atomic, write_json
+from jepakit.files import UNFINISHED_PACKING, read_json, write_atomic, write_json
 from jepakit.modalities.files.names import Names
 from jepakit.modalities.images.collection import Collection, ImageDataConfig
-from jepakit.modalities.images.shards import FORMAT, INDEX, SAMPLE, UNFINISHED_PACKING, VERSION
+from jepakit.modalities.images.shards import FORMAT, INDEX, SAMPLE, VERSION
+from jepakit.modalities.images.sources import read_source
 from jepakit.modalities.images.survey import FileImages, each
 
 _ALIGN = 8
 _PROBED = 64
 _AHEAD = 64  # samples that are read before they are written
+
+
+def pack(config: ImageDataConfig, source: object | None, out: Path, encoding: str, shard_bytes: int) -> str:
+    """Pack the pictures of a data set into the folder `out`, see `write_shards`. Returns what was written, in words."""
+    collection = read_source(config, source)
+    write_shards(collection, config, out, encoding, shard_bytes)
+    written = sum(file.stat().st_size for file in out.glob("shard-*.bin"))
+    return f"{len(collection.pictures):,} pictures, {written / 1e6:,.1f} MB"
 
 
 def write_shards(collection: Collection, config: ImageDataConfig, out: Path, encoding: str, shard_bytes: int) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jepakit.errors import UserError
-from jepakit.files import read_json
+from jepakit.files import UNFINISHED_PACKING, read_json
 from jepakit.modalities.files.arrays import map_array
 from jepakit.modalities.files.mapped import MappedArray, MappedFiles
 from jepakit.modalities.files.names import Names
@@ -35,7 +35,6 @@ from jepakit.modalities.labels import Labels, Task, groups_of, label_table
 
 FORMAT, VERSION = "jepakit-shards", 1
 INDEX = "index.json"
-UNFINISHED_PACKING = ".packing"
 
 SAMPLE = np.dtype(
     {

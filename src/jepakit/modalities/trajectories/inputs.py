@@ -137,5 +137,5 @@ class TrajectoryInputs(Inputs):
 
 TRAJECTORIES = Modality(
     "trajectories", TrajectoryDataConfig, TrajectoryInputs, open_trajectories, TrajectoryInputs.of, holds=holds_trajectories,
-    inspect="jepakit.modalities.trajectories.inspection:inspect",
+    inspect="jepakit.modalities.trajectories.inspection:inspect", pack="jepakit.modalities.trajectories.packing:pack",
 )  # fmt: skip
