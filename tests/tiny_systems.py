@@ -6,16 +6,18 @@ health, the order of the data runs over the end of an epoch.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jepakit.collectives import rank
-from jepakit.config import default_config, write_config
+from jepakit.config import RunConfig, default_config, write_config
 from jepakit.interop.load import teacher_of
+from jepakit.registry import load_system
 from jepakit.training.distributed import launched, wait_for_all
 from jepakit.training.loop import Trainer
 from jepakit.training.run_folder import RunFolder
-from jepakit.verbs.pretrain import build_trainer, decide, open_data, prepare_system
+from jepakit.verbs.pretrain import build_trainer, decide, prepare_system
 
 COMMON: dict[str, Any] = {
     "steps": 4,
@@ -112,6 +114,16 @@ def options_of(name: str, **options: Any) -> dict[str, Any]:
     return {**COMMON, **{key: value for key, value in TINY[name].items() if key != "system"}, **options}
 
 
+def open_once(config: RunConfig) -> Any:
+    """The data of a run, which is read only: opened once in a process."""
+    return _opened(config.system, config.dataset, config.training.seed)
+
+
+@cache
+def _opened(system: str, dataset: Any, seed: int) -> Any:
+    return load_system(system).modality.open(dataset, seed)
+
+
 def tiny_trainer(name: str, path: Path, **options: Any) -> Trainer:
     """The trainer that `jepakit.pretrain` would build, its folder made; on every rank of a process group, if there is one.
 
@@ -120,7 +132,7 @@ def tiny_trainer(name: str, path: Path, **options: Any) -> Trainer:
     chosen = options_of(name, **options)
     config = default_config(system_of(name), chosen["data"]).override(**chosen)
     with launched("cpu") as device:
-        data = open_data(config)
+        data = open_once(config)
         decided = decide(config, data)
         folder = RunFolder(path)
         teacher = teacher_of(decided, folder)

@@ -20,8 +20,8 @@ from jepakit.training.cost_model import MACHINES, Counted, Layout, count_step, e
 from jepakit.training.distributed import _Step
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.plan_run import _drawn
-from jepakit.verbs.pretrain import decide, open_data
-from tests.tiny_systems import TINY, options_of, system_of
+from jepakit.verbs.pretrain import decide
+from tests.tiny_systems import TINY, open_once, options_of, system_of
 
 H100 = MACHINES["h100"]
 COUNTED = Counted(
@@ -34,7 +34,7 @@ def prepared(name: str, count: int = 10, **options: Any) -> tuple[Any, Batch]:
     """A function that builds the system, and a batch of it."""
     chosen = options_of(name, precision="float32", **options)
     config = default_config(system_of(name), chosen["data"]).override(**chosen)
-    data = open_data(config)
+    data = open_once(config)
     decided = decide(config, data)
 
     def build() -> System:
