@@ -1,4 +1,4 @@
-"""A modality as somebody outside the package would write it: four little worlds, made by formula."""
+"""A modality as somebody outside the package would write it: little worlds, made by formula."""
 
 from __future__ import annotations
 
@@ -70,7 +70,14 @@ def _floats(stream: dict[str, Any]) -> dict[str, Any]:
     return {name: part if name == "present" else part.astype(np.float32) for name, part in stream.items()}
 
 
-WORLDS = {"frames": frames, "coins": coins, "drift": drift, "walk": walk, "ward": ward}
+def cloud(rng: np.random.Generator) -> dict[str, Any]:
+    """Twelve points anywhere in a square and the height of a wave there, long or short: `[12, (x, y, height)]`."""
+    kind, phase, places = int(rng.integers(2)), rng.uniform(0, 2 * np.pi), rng.uniform(-1, 1, (12, 2))
+    heights = np.sin((2 + 4 * kind) * places[:, :1] + phase)
+    return {"inputs": np.concatenate([places, heights], axis=1).astype(np.float32), "kind": kind}
+
+
+WORLDS = {"frames": frames, "coins": coins, "drift": drift, "walk": walk, "ward": ward, "cloud": cloud}
 
 
 def stack(trees: Sequence[Any]) -> Any:
@@ -85,7 +92,7 @@ class ToyDataConfig:
     """Which world, and how much is held out."""
 
     data: str
-    """frames, coins, drift, walk or ward."""
+    """frames, coins, drift, walk, ward or cloud."""
     test_fraction: float = 0.2
     """Share that is held out."""
     limit: int | None = None
@@ -95,18 +102,25 @@ class ToyDataConfig:
 class ToySamples:
     """Samples by number, each from its own random stream."""
 
-    labels = None
     paths = None
 
     def __init__(self, world: str, ids: Sequence[int] | np.ndarray):
         self.world, self.ids = world, np.asarray(ids)
+
+    @property
+    def labels(self) -> np.ndarray | None:
+        """Whether the wave of a cloud is short."""
+        return np.array([self[index]["label"] for index in range(len(self))]) if self.world == "cloud" else None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         number = int(self.ids[index])
-        return {"id": number, **WORLDS[self.world](np.random.default_rng([7, number]))}
+        sample = {"id": number, **WORLDS[self.world](np.random.default_rng([7, number]))}
+        if "kind" in sample:
+            sample["label"] = sample.pop("kind")
+        return sample
 
     def subset(self, indices: Sequence[int] | np.ndarray) -> ToySamples:
         return ToySamples(self.world, self.ids[np.asarray(indices)])
@@ -172,6 +186,7 @@ class ToyInputs(Inputs):
 
     world: str
 
+    modality: ClassVar[str] = "toy"
     plain_name: ClassVar[str] = "numbers"
 
     def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:
@@ -205,7 +220,8 @@ def open_toy(config: ToyDataConfig, seed: int, source: Any = None) -> ToyData:
     test = np.arange(SAMPLES - held, SAMPLES)
     digest = hashlib.sha256(f"{config.data} {len(train)} {held}".encode()).hexdigest()
     kind = ToyWorld if config.data in ("walk", "ward") else ToyData
-    return kind(ToySamples(config.data, train), ToySamples(config.data, test), config, config.data, digest)
+    labels = {"classes": ["long", "short"], "task": "classification"} if config.data == "cloud" else {}
+    return kind(ToySamples(config.data, train), ToySamples(config.data, test), config, config.data, digest, **labels)
 
 
 TOY = Modality("toy", ToyDataConfig, ToyInputs, open_toy, lambda data: ToyInputs(world=data.name))

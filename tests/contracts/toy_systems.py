@@ -18,12 +18,15 @@ from jepakit.core.masked import Masked
 from jepakit.core.paired import Projected, Views
 from jepakit.core.targets import make_target
 from jepakit.modalities.modality import sample_draws, sample_facts
+from jepakit.nn.attention_layout import AttentionLayout
 from jepakit.nn.convnet import ConvNet, ConvNetConfig
+from jepakit.nn.coordinates import CoordinateEmbedding, CoordinatesConfig
 from jepakit.nn.dynamics_predictor import CausalPredictor, DynamicsPredictorConfig
 from jepakit.nn.fusion import FusedEncoder, FusionConfig
 from jepakit.nn.predictor import MaskedPredictor, PredictorConfig
 from jepakit.nn.pyramid import FeatureMap
 from jepakit.nn.tokens import Ids, Tokens
+from jepakit.nn.transformer import Block
 from tests.contracts.toy_data import TOY, ToyInputs, stack
 
 
@@ -74,6 +77,8 @@ class ToyCollator:
         batch: Batch = {**tensors, **sample_facts(samples)}
         if self.world == "coins":
             return batch | self._masks(len(samples))
+        if self.world == "cloud":
+            return batch | self._holes(samples)
         if self.world == "frames":
             frames = batch["inputs"]
             return batch | {"views": frames if self.views is None else self._noisy(samples, frames[:, 0])}
@@ -87,6 +92,16 @@ class ToyCollator:
         asked = torch.tensor([5, 0]).repeat(count, 1, 1)
         one = torch.ones(count, 1, dtype=torch.long)
         return {"context": kept, "context_lengths": lengths, "targets": asked, "target_lengths": one}
+
+    def _holes(self, samples: Sequence[dict[str, Any]]) -> Batch:
+        """Four points are asked for, and all others seen but one that stands at the end as padding; others for each view."""
+        views = self.views or 1
+        order = sample_draws(samples, self.seed, "holes").uniform(views, 12).argsort(axis=-1)
+        count = len(samples)
+        return {
+            "context": torch.from_numpy(order[..., 4:]), "context_lengths": torch.full((count, views), 7),
+            "targets": torch.from_numpy(order[..., None, :4]), "target_lengths": torch.full((count, views, 1), 4),
+        }  # fmt: skip
 
     def _noisy(self, samples: Sequence[dict[str, Any]], inputs: Any) -> Any:
         def draw(values: Tensor) -> Tensor:
@@ -226,7 +241,52 @@ class ToyLatentDynamics(Toy, Dynamics):
         self.config, self.inputs = config, inputs
 
 
+@dataclass(frozen=True, kw_only=True)
+class CloudEncoderConfig:
+    """Width of the tokens."""
+
+    dim: int = 16
+
+
+class CloudEncoder(nn.Module):
+    """Points at real coordinates as tokens: `encoder(points [batch, points, 3], keep=None) -> Tokens`, positions `(x, y)`."""
+
+    Config: ClassVar[type] = CloudEncoderConfig
+
+    def __init__(self, config: CloudEncoderConfig):
+        super().__init__()
+        self.config, self.dim = config, config.dim
+        self.places = CoordinateEmbedding(CoordinatesConfig(axes=2, bands=3), config.dim)
+        self.heights = nn.Linear(1, config.dim)
+        self.blocks = nn.ModuleList([Block(config.dim, 2, 2.0)])
+        self.norm = nn.LayerNorm(config.dim)
+
+    def forward(self, inputs: Tensor, keep: Ids | None = None) -> Tokens:
+        places, values = inputs[..., :2], self.places(inputs[..., :2]) + self.heights(inputs[..., 2:])
+        lengths = None
+        if keep is not None:
+            places, values, lengths = keep.gather(places), keep.gather(values), keep.lengths
+        layout = None if lengths is None else AttentionLayout(keys=keep.valid)
+        for block in self.blocks:
+            values = block(values, layout)
+        return Tokens(self.norm(values), places, lengths)
+
+
+class ToyCloud(Toy, Masked):
+    """The masked shape without a grid: what a point's height is, asked at its coordinates; kept by an average."""
+
+    def __init__(self, config: ToyConfig, inputs: ToyInputs, seed: int = 0):
+        encoder = CloudEncoder(CloudEncoderConfig())
+        shape, coordinates = PredictorConfig(dim=16, depth=1, heads=2, mlp_ratio=2.0), CoordinatesConfig(axes=2, bands=3)
+        predictor = MaskedPredictor(shape, 16, (), coordinates=coordinates)
+        super().__init__(
+            encoder, predictor, make_target("ema", encoder), Energy(name="l2"), momentum=(0.9, 1.0)
+        )
+        self.config, self.inputs = config, inputs
+
+
 SYSTEMS = {
+    "toy-cloud": (ToyCloud, "cloud"),
     "toy-flow": (ToyFlow, "frames"),
     "toy-recurrent": (ToyRecurrent, "walk"),
     "toy-fused": (ToyFused, "ward"),

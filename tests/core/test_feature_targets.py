@@ -74,8 +74,8 @@ def test_ratio_gradients_are_the_formula():
     pictures = speckle(2, 1, 12, 9)
     for k in (1, 3):
         strength = ratio_gradient(pictures, k)
-        for picture, found in zip(pictures[:, 0], strength[:, 0], strict=True):
-            torch.testing.assert_close(found, by_the_formula(picture, k))
+        for picture, single in zip(pictures[:, 0], strength[:, 0], strict=True):
+            torch.testing.assert_close(single, by_the_formula(picture, k))
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])

@@ -491,18 +491,18 @@ def test_with_ids_of_their_own_a_pair_asks_for_the_partners_targets():
 
 
 @pytest.mark.parametrize("sees", ["all", "asked"])
-def test_the_predictor_is_told_the_positions_of_all_tokens(sees):
+def test_the_predictor_receives_the_positions_of_all_tokens(sees):
     """Those of the targets, where these are of all tokens; the batch's go before."""
-    system, batch, told = build(target_sees=sees), draw(contexts=2), []
-    system.predictor.register_forward_pre_hook(lambda _, args, options: told.append(options["positions"]), with_kwargs=True)
+    system, batch, received = build(target_sees=sees), draw(contexts=2), []
+    system.predictor.register_forward_pre_hook(lambda _, args, options: received.append(options["positions"]), with_kwargs=True)
     system.step(batch)
     if sees == "all":
-        assert torch.equal(told[-1], system.target(batch["inputs"]).positions)
+        assert torch.equal(received[-1], system.target(batch["inputs"]).positions)
     else:
-        assert told[-1] is None
+        assert received[-1] is None
     turned = grid_positions(GRID).flip(0).expand(5, -1, -1)
     moved = system.step({**batch, "positions": turned})
-    assert told[-1] is turned
+    assert received[-1] is turned
     assert (moved["loss"] - system.step(batch)["loss"]).abs() > 1e-3
 
 
@@ -524,11 +524,11 @@ def test_with_ids_of_their_own_a_pair_asks_at_the_partners_coordinates():
     predictor = MaskedPredictor(PredictorConfig(dim=12, depth=1, heads=3), 16, (), coordinates=coordinates)
     system = Masked(encoder, predictor, make_target("ema", encoder), Energy(), own_ids=True)
     inputs = {"pixels": batch["inputs"], "places": batch["positions"]}
-    told = {**batch, "inputs": inputs}
-    untold = {name: part for name, part in told.items() if name != "positions"}  # the targets are at the same places
-    energy = system.energy(told, partners)
-    torch.testing.assert_close(system.energy(untold, partners), energy, rtol=0, atol=0)
-    torch.testing.assert_close(system.step(untold)["loss"], system.step(told)["loss"], rtol=0, atol=0)
+    placed = {**batch, "inputs": inputs}
+    unplaced = {name: part for name, part in placed.items() if name != "positions"}  # the targets are at the same places
+    energy = system.energy(placed, partners)
+    torch.testing.assert_close(system.energy(unplaced, partners), energy, rtol=0, atol=0)
+    torch.testing.assert_close(system.step(unplaced)["loss"], system.step(placed)["loss"], rtol=0, atol=0)
     for i, partner in enumerate(partners.tolist()):
         ours, theirs = ({name: part[[row]] for name, part in inputs.items()} for row in (i, partner))
         seen = encoder(ours, keep=Ids(batch["context"][i, :, : batch["context_lengths"][i, 0]]))

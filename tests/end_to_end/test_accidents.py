@@ -166,7 +166,7 @@ def test_a_folder_removed_under_the_run(tmp_path, capsys, monkeypatch, whole, wh
 PHOTOS = {**OPTIONS, "limit": None, "image_size": [16, 16], "on_bad_file": "skip"}
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("harm", ["vanishes", "is cut short"])
 def test_a_picture_that_is_harmed_during_the_run(tmp_path, capsys, monkeypatch, workers, harm) -> None:
     photos = tmp_path / "photos"

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import jepakit
+from tests.commands import run_command
 from tests.modalities.photographs import make_photographs
 
 pytestmark = pytest.mark.slow
@@ -32,13 +33,17 @@ def place(tmp_path_factory) -> Path:
 
 
 def jepa(place: Path, *words: str, status: int = 0) -> str:
-    """What a command says; it must end with `status` and without a traceback."""
-    done = subprocess.run(
-        [sys.executable, "-m", "jepakit", *words], cwd=place, capture_output=True, text=True, timeout=600,
-        env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    said = done.stdout + done.stderr
-    assert done.returncode == status, said
+    """What a command says; it must end with `status` and without a traceback. The first of all is `python -m jepakit`."""
+    if words[0] == "inspect":
+        done = subprocess.run(
+            [sys.executable, "-m", "jepakit", *words], cwd=place, capture_output=True, text=True, timeout=600,
+            env=os.environ | {"PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1"},
+        )  # fmt: skip
+        ended, said = done.returncode, done.stdout + done.stderr
+    else:
+        forked = run_command(words, place)
+        ended, said = forked.status, forked.said
+    assert ended == status, said
     assert "Traceback" not in said, said
     assert "Warning" not in said, said
     return said

@@ -92,7 +92,7 @@ def test_the_commands_of_the_page_run(tmp_path: Path) -> None:
     assert len(of_one_node) == 5
     for line in of_one_node:
         words = line.replace("torchrun", "python -m torch.distributed.run", 1) if "torchrun" in line else f"python -m {line}"
-        short = ["--steps", "8", "--labels", "none", "--threads", "1"] if " pretrain " in line else []
+        short = ["--steps", "4", "--labels", "none", "--health-samples", "16", "--threads", "1"] if " pretrain " in line else []
         done = subprocess.run(
             [sys.executable, *words.split()[1:], *short], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True
         )

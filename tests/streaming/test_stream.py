@@ -1,5 +1,6 @@
 import gc
 import math
+import os
 import statistics
 
 import numpy as np
@@ -487,6 +488,7 @@ def test_the_latencies_of_long_ago_are_forgotten(monkeypatch):
     assert opened.latency.longest == max(milliseconds[-5:])
 
 
+FRAMES = int(os.environ.get("JEPAKIT_FRAMES", "500"))
 STREAMS = {
     "images": lambda: (stream(images()), pixels(1, 3)[0], None),
     "video": lambda: (stream(video()), pixels(1)[0], None),
@@ -497,9 +499,9 @@ STREAMS = {
 
 
 @pytest.mark.parametrize("kind", STREAMS)
-@pytest.mark.parametrize("frames", [500, pytest.param(3_000, marks=pytest.mark.slow)])
-def test_memory_does_not_grow(kind, frames):
+def test_memory_does_not_grow(kind):
     """Neither what is held, nor Python's objects, nor what the process has of the machine's memory."""
+    frames = FRAMES
     opened, frame, action = STREAMS[kind]()
     held, objects, memory = set(), [], []
     for number in range(frames):

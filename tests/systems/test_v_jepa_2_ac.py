@@ -145,7 +145,7 @@ def test_it_learns_what_actions_do():
 
     optimiser = torch.optim.AdamW(model.predictor.parameters(), lr=2e-3)
     for _ in range(300):
-        loss = model.step(drawn(32))["loss"]
+        loss = model.step(drawn(8))["loss"]
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

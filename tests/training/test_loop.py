@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +12,7 @@ import torch
 
 from jepakit.errors import UserError
 from jepakit.training.run_folder import RunFolder, step_of
+from tests.commands import run_command
 from tests.training.tiny_runs import tiny_trainer, tiny_words, untimed
 
 SYSTEMS = ("i-jepa", "lejepa")
@@ -312,11 +311,9 @@ def test_compiled_step_is_the_step(tmp_path, system):
     """In processes of their own: the type checks of this test run are no code to compile."""
     losses = {}
     for compiled in ("compile", "no-compile"):
-        words = tiny_words(system, tmp_path / compiled, labels="none", steps=3, log_every=1)
-        done = subprocess.run(
-            [sys.executable, "-m", "jepakit", *words, f"--{compiled}"], capture_output=True, text=True, timeout=900
-        )
-        assert done.returncode == 0, done.stderr
+        words = tiny_words(system, tmp_path / compiled, labels="none", steps=2, log_every=1, health_every=2)
+        done = run_command([*words, f"--{compiled}"], tmp_path)
+        assert done.status == 0, done.said
         lines = RunFolder(tmp_path / compiled).read_metrics()
         losses[compiled] = [line["loss"] for line in lines if line["kind"] == "train"]
     assert losses["compile"] == pytest.approx(losses["no-compile"], rel=1e-3)

@@ -128,8 +128,8 @@ class Masked(System):
 
     def _contexts(self, b: MaskedBatch) -> Tokens:
         """Embeddings of the contexts, `[batch * contexts, kept, (levels,) dim]`."""
-        asked = {} if self.levels is None else {"levels": self.levels}
-        return self.encoder(b.inputs, keep=b.context, **asked)
+        options = {} if self.levels is None else {"levels": self.levels}
+        return self.encoder(b.inputs, keep=b.context, **options)
 
     def _targets(self, b: MaskedBatch) -> Tokens:
         """Targets of all tokens, `[batch, tokens, levels * dim]`, or of those asked for, `[batch * contexts * blocks, ...]`."""
@@ -142,7 +142,7 @@ class Masked(System):
             values = F.layer_norm(values if values.dtype == torch.float64 else values.float(), values.shape[-1:])
         return Tokens(values.flatten(2), tokens.positions)
 
-    def _asked(self, b: MaskedBatch, targets: Tokens) -> Tensor:
+    def _hidden(self, b: MaskedBatch, targets: Tokens) -> Tensor:
         """The targets asked for, `[batch * contexts * blocks, predicted, levels * dim]`."""
         return targets.values if self.target_sees == "asked" else b.targets.gather(targets.values)
 
@@ -155,15 +155,15 @@ class Masked(System):
     ) -> tuple[Float[Tensor, "rows predicted"], Tensor | None]:
         """Energy of every token asked for (with a latent z that of its block); where `visible`, also the predictions at the
         tokens that the context sees."""
-        asked, positions = self._asked(b, targets), self._positions(b, targets)
+        hidden, positions = self._hidden(b, targets), self._positions(b, targets)
         if isinstance(self.measure, Energy):
             predictions, at_visible = self._predict(b, context, positions, visible)
-            return self.measure(predictions, asked), at_visible
+            return self.measure(predictions, hidden), at_visible
 
         def predict(values: Tensor, z: Tensor | None) -> Tensor:
             return self._predict(replace(b, condition=z), replace(context, values=values), positions)[0]
 
-        energy = self.measure.energy(predict, context.values, asked, b.targets.valid)
+        energy = self.measure.energy(predict, context.values, hidden, b.targets.valid)
         return energy[:, None].expand(b.targets.valid.shape), None
 
     def _positions(self, b: MaskedBatch, targets: Tokens) -> Tensor | None:

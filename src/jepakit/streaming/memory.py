@@ -253,5 +253,5 @@ def no_action(given: Any) -> None:
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
-    """Where a model's weights are."""
-    return next(model.parameters()).device
+    """Where a model's weights are; of one without any, the CPU."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

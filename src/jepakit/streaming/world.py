@@ -12,6 +12,7 @@ from torch import Tensor
 from jepakit.core.dynamics import Dynamics, ObservationEncoder
 from jepakit.core.state import State, tensors_of
 from jepakit.errors import UserError, check_range
+from jepakit.modalities.modality import WorldInputs
 from jepakit.streaming.memory import Kind, device_of
 
 
@@ -44,6 +45,12 @@ class World:
         self.inputs: Any = getattr(model, "inputs", None)
         if self.inputs is None:
             raise UserError("This world model does not say what it expects (inputs). Stream its run instead, by its path.")
+        if not isinstance(self.inputs, WorldInputs):
+            raise UserError(
+                f"A world model's stream takes single observations and what was done between them, which a "
+                f"{type(self.inputs).__name__} does not prepare (modalities.modality.WorldInputs). For embeddings of whole samples "
+                "stream jepakit.load(run)."
+            )
         if model.training:
             raise UserError("This world model is in training mode. Call eval() on it before streaming.")
         predictor: Any = model.predictor

@@ -15,7 +15,7 @@ from jepakit.files import read_json
 from jepakit.interop.runs import Run
 from jepakit.training.run_folder import RunFolder
 from jepakit.training.weight_files import read_weights, write_weights
-from jepakit.verbs.planning import world_of
+from jepakit.verbs.planning import frame_skip_of, world_of
 from jepakit.worlds.acting import Outcome
 from jepakit.worlds.agent.actor import ReactiveActor, distil
 from jepakit.worlds.agent.agent import Agent
@@ -55,7 +55,7 @@ def agent(
     if folder.actor.exists():
         actor = ReactiveActor(Standardised.of(read_weights(folder.actor), folder.actor))
     return Agent(
-        model, model.inputs, described, frame_skip=run.config.dataset.frame_skip or 1, reader=_reader(folder, device),
+        model, model.inputs, described, frame_skip=frame_skip_of(run), reader=_reader(folder, device),
         critic=critic and critic.to(device), actor=actor and actor.to(device), seed=seed,
     )  # fmt: skip
 

@@ -11,6 +11,7 @@ from jepakit.core.dynamics import Dynamics
 from jepakit.core.hierarchy import Hierarchy
 from jepakit.errors import UserError
 from jepakit.interop.runs import Run
+from jepakit.modalities.modality import WorldInputs
 from jepakit.worlds.acting import PlanningConfig, PlanningPolicy
 from jepakit.worlds.problem import Planner
 from jepakit.worlds.subgoals import HierarchicalPolicy
@@ -32,7 +33,7 @@ def planning_policy(
     """
     run = Run.of(run, device)
     system = world_of(run)
-    frame_skip = run.config.dataset.frame_skip or 1
+    frame_skip = frame_skip_of(run)
     if isinstance(system, Hierarchy):
         return HierarchicalPolicy(
             system.above, system.below, system.lower_inputs, above or planner, planner, config, macro=system.macro_size,
@@ -48,4 +49,14 @@ def world_of(run: Run) -> Any:
             f"{run.path} is a run of {run.config.system!r}, which predicts nothing of actions. Act with pldm, lewm, "
             "v-jepa-2-ac, h-jepa or pixel-world."
         )
+    if not isinstance(run.system.inputs, WorldInputs):
+        raise UserError(
+            f"{run.path}: plans are made of single observations and actions, which a {type(run.system.inputs).__name__} does not "
+            "prepare (modalities.modality.WorldInputs). Act with a run of trajectories."
+        )
     return run.system
+
+
+def frame_skip_of(run: Run) -> int:
+    """Return the environment's steps to one of the model."""
+    return getattr(run.config.dataset, "frame_skip", None) or 1
