@@ -78,12 +78,13 @@ def _script(text: str) -> None:
 
 def _measure_little() -> None:
     """Fewer samples are measured, and networks are fitted for fewer steps; the rest of a command is what it is for users."""
-    from jepakit.evaluation import state_probe
-    from jepakit.verbs import evaluate, report, world_evaluation, world_windows
+    from jepakit.evaluation import frozen_features, state_probe
+    from jepakit.evaluation.evaluators import world
+    from jepakit.verbs import report
     from jepakit.worlds.agent import actor, critic, network
 
-    evaluate.MOST_TRAIN, evaluate.MOST_TEST, evaluate.MOST_PICTURES = 300, 150, (100, 60)
-    report.MAPPED, world_evaluation.FRAMES, world_windows.MOST, state_probe.STEPS = 60, 200, 32, 10
+    frozen_features.MOST_TRAIN, frozen_features.MOST_TEST, frozen_features.MOST_LARGE = 300, 150, (100, 60)
+    report.MAPPED, world.FRAMES, world.MOST, state_probe.STEPS = 60, 200, 32, 10
     fitted = network.fitted
-    for place in (actor, critic, world_evaluation):
+    for place in (actor, critic, world):
         place.fitted = lambda x, y, config, seed: fitted(x, y, replace(config, steps=100), seed)

@@ -20,8 +20,8 @@ torch.set_num_threads(1)
 def measured_on_little():
     """`evaluate` goes by a few labelled samples, for the tests of what a run keeps and not of what it is worth."""
     with pytest.MonkeyPatch.context() as patch:
-        for name, most in {"MOST_TRAIN": 200, "MOST_TEST": 100, "MOST_PICTURES": (100, 50)}.items():
-            patch.setattr(f"jepakit.verbs.evaluate.{name}", most)
+        for name, most in {"MOST_TRAIN": 200, "MOST_TEST": 100, "MOST_LARGE": (100, 50)}.items():
+            patch.setattr(f"jepakit.evaluation.frozen_features.{name}", most)
         yield
 
 

@@ -33,7 +33,7 @@ costs:
 def small(measured_on_little):
     """Networks that read states, foresee costs and react are fitted for a few steps."""
     with pytest.MonkeyPatch.context() as patch:
-        for place in ("worlds.agent.actor", "worlds.agent.critic", "verbs.world_evaluation"):
+        for place in ("worlds.agent.actor", "worlds.agent.critic", "evaluation.evaluators.world"):
             patch.setattr(f"jepakit.{place}.fitted", lambda x, y, config, seed: fitted(x, y, replace(config, steps=50), seed))
         yield
 
