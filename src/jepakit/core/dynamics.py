@@ -14,7 +14,7 @@ from jepakit.core.batch import Batch, count_of, map_tensors
 from jepakit.core.energies import Energy, mean_over_tokens
 from jepakit.core.latent import ContinuousLatent, DiscreteLatent, FreeEnergy
 from jepakit.core.state import State, tensors_of
-from jepakit.core.system import System
+from jepakit.core.system import PreparesWindows, System
 from jepakit.core.targets import SharedTarget, Target
 from jepakit.errors import UserError, check_choice, check_range
 from jepakit.nn.tokens import Ids, Tokens
@@ -103,6 +103,8 @@ class Dynamics(System):
 
     predictor: Any  # a module, and a `DynamicsPredictor`
     latent_scale: Tensor  # of a continuous latent only: how large its numbers are where they matter, as far as is known
+
+    inputs: PreparesWindows
 
     def __init__(
         self,

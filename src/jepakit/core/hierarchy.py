@@ -115,6 +115,7 @@ class Hierarchy(Dynamics):
         inputs, lower_inputs: what each level expects of its input; a subclass sets them.
     """
 
+    inputs: Any
     lower_inputs: Any
 
     def __init__(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,42 @@ from jepakit.nn.tokens import Ids, Tokens
 Collator = Callable[[Sequence[dict[str, Any]]], Batch]
 
 
+class Prepares(Protocol):
+    """What a system says of its input: a modality's `Inputs`, as the loop and the verbs ask for it."""
+
+    @property
+    def plain_name(self) -> str: ...
+
+    def prepare(self, samples: Sequence[dict[str, Any]]) -> Any:
+        """Samples as the encoder's input, without chance."""
+        ...
+
+    def plain(self, samples: Sequence[dict[str, Any]]) -> Tensor:
+        """The field's plain features of the samples, `[batch, features]`."""
+        ...
+
+    def describe(self) -> str:
+        """The size of a sample in words."""
+        ...
+
+
+class PreparesWindows(Prepares, Protocol):
+    """The same of a world model, which is taught and measured on windows of time."""
+
+    def windows(self, samples: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """`inputs [batch, time, ...]` and `actions [batch, time - 1, action]`."""
+        ...
+
+    def first(self, inputs: Any, steps: int) -> Any:
+        """Inputs of `windows`, cut to their first observations."""
+        ...
+
+    @property
+    def action_scale(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and deviation by which `windows` normalised actions; None: actions have no opposite."""
+        ...
+
+
 class System(nn.Module):
     """One JEPA. A subclass says what a step is; the rest has defaults.
 
@@ -25,7 +61,7 @@ class System(nn.Module):
 
     Config: ClassVar[type]
     modality: ClassVar[Any]  # a `modalities.modality.Modality`
-    inputs: Any  # what the encoder expects of its input: the modality's `Inputs`
+    inputs: Prepares  # what the encoder expects of its input: the modality's `Inputs`
     training_defaults: ClassVar[dict[str, Any]] = {}
     data_defaults: ClassVar[dict[str, Any]] = {}
     encoder_modalities: ClassVar[tuple[str, ...] | None] = None  # of an encoder given to it; None: its own modality

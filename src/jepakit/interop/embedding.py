@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from jepakit.core.system import Prepares
 from jepakit.device import to_device
 from jepakit.errors import UserError
 from jepakit.evaluation.pooling import Pooling, pool
-from jepakit.modalities.modality import Inputs
 from jepakit.nn.tokens import Tokens
 from jepakit.nn.transformer import TokenTransformer
 from jepakit.training.signals import outlive_signals, start_workers
@@ -40,7 +40,7 @@ def at_levels(encoder: nn.Module, levels: Sequence[int] | None) -> Callable[[Any
 
 def embed_samples(
     model: Callable[[Any], Tokens],
-    inputs: Inputs,
+    inputs: Prepares,
     dataset: Any,
     indices: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 256,
@@ -56,7 +56,7 @@ def embed_samples(
 
 def embed_batches(
     model: Callable[[Any], Tokens],
-    inputs: Inputs,
+    inputs: Prepares,
     dataset: Any,
     indices: Sequence[int] | np.ndarray | None = None,
     batch_size: int = 256,

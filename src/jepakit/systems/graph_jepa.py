@@ -80,6 +80,7 @@ class GraphJEPA(Masked):
 
     Config: ClassVar[type] = GraphJEPAConfig
     modality: ClassVar[Modality] = GRAPHS
+    inputs: GraphInputs
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128, "weight_decay": 0.0}
 
     def __init__(self, config: GraphJEPAConfig, inputs: GraphInputs, seed: int = 0):

@@ -71,6 +71,7 @@ class HJEPA(Hierarchy):
 
     Config: ClassVar[type] = HJEPAConfig
     modality: ClassVar[Modality] = TRAJECTORIES
+    inputs: TrajectoryInputs
     data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 3, "frame_skip": 16}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128, "weight_decay": 1e-3, "clip": 1.0}
 

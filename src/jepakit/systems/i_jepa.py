@@ -86,6 +86,7 @@ class IJEPA(Masked):
 
     Config: ClassVar[type] = IJEPAConfig
     modality: ClassVar[Modality] = IMAGES
+    inputs: ImageInputs
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128}
 
     def __init__(self, config: IJEPAConfig, inputs: ImageInputs, seed: int = 0, encoder: Any = None):

@@ -63,6 +63,7 @@ class LeJEPA(Views):
 
     Config: ClassVar[type] = LeJEPAConfig
     modality: ClassVar[Modality] = IMAGES
+    inputs: ImageInputs
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128}
 
     def __init__(self, config: LeJEPAConfig, inputs: ImageInputs, seed: int = 0):

@@ -114,6 +114,7 @@ class LeWM(Dynamics):
 
     Config: ClassVar[type] = LeWMConfig
     modality: ClassVar[Modality] = TRAJECTORIES
+    inputs: TrajectoryInputs
     encoder_modalities: ClassVar[tuple[str, ...]] = ("images",)
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 128, "weight_decay": 1e-3, "clip": 1.0}
 

@@ -130,6 +130,7 @@ class LLMJEPA(Paired):
 
     Config: ClassVar[type] = LLMJEPAConfig
     modality: ClassVar[Modality] = TEXTS
+    inputs: TextInputs
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32}
 
     def __init__(self, config: LLMJEPAConfig, inputs: TextInputs, seed: int = 0):

@@ -138,6 +138,7 @@ class MCJEPA(System):
 
     Config: ClassVar[type] = MCJEPAConfig
     modality: ClassVar[Modality] = VIDEO
+    inputs: VideoInputs
     data_defaults: ClassVar[dict[str, Any]] = {"stride": 1}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 8}
 

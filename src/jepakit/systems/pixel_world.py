@@ -64,6 +64,7 @@ class PixelWorld(Dynamics):
 
     Config: ClassVar[type] = PixelWorldConfig
     modality: ClassVar[Modality] = TRAJECTORIES
+    inputs: TrajectoryInputs
     data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 4, "frame_skip": 4}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 64, "weight_decay": 1e-5, "clip": 2.0}
 

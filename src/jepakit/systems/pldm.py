@@ -129,6 +129,7 @@ class PLDM(Dynamics):
 
     Config: ClassVar[type] = PLDMConfig
     modality: ClassVar[Modality] = TRAJECTORIES
+    inputs: TrajectoryInputs
     encoder_modalities: ClassVar[tuple[str, ...]] = ("images",)
     data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 4, "frame_skip": 4}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 64, "weight_decay": 1e-5, "clip": 2.0}

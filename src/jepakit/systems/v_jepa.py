@@ -82,6 +82,7 @@ class VJEPA(Masked):
 
     Config: ClassVar[type] = VJEPAConfig
     modality: ClassVar[Modality] = VIDEO
+    inputs: VideoInputs
     data_defaults: ClassVar[dict[str, Any]] = {"stills": "none"}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32}
 

@@ -88,6 +88,7 @@ class VJEPA2(Masked):
 
     Config: ClassVar[type] = VJEPA2Config
     modality: ClassVar[Modality] = VIDEO
+    inputs: VideoInputs
     data_defaults: ClassVar[dict[str, Any]] = {"stills": "none"}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32, "schedule": "constant"}
 

@@ -103,6 +103,7 @@ class VJEPA21(Masked):
 
     Config: ClassVar[type] = VJEPA21Config
     modality: ClassVar[Modality] = VIDEO
+    inputs: VideoInputs
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32}
 
     def __init__(self, config: VJEPA21Config, inputs: VideoInputs, seed: int = 0, encoder: Any = None):

@@ -87,6 +87,7 @@ class VJEPA2AC(Dynamics):
 
     Config: ClassVar[type] = VJEPA2ACConfig
     modality: ClassVar[Modality] = TRAJECTORIES
+    inputs: TrajectoryInputs
     encoder_modalities: ClassVar[tuple[str, ...]] = ("images", "video")
     data_defaults: ClassVar[dict[str, Any]] = {"history": 1, "horizon": 4, "frame_skip": 4}
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 32, "weight_decay": 0.04}

@@ -44,6 +44,7 @@ class FineTuned(System):
     """
 
     Config: ClassVar[type] = FineTuningConfig
+    inputs: Inputs
     Options: ClassVar[type] = FineTuningOptions
     Health: ClassVar[type] = WatchConfig
     training_defaults: ClassVar[dict[str, Any]] = {"batch_size": 64}
