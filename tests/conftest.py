@@ -1,5 +1,7 @@
 """The whole test run checks shapes and types of jepakit's signatures, and repeats itself exactly."""
 
+import os
+
 import hypothesis
 import jaxtyping
 import pytest
@@ -10,7 +12,8 @@ import tests.shape_checks  # noqa: F401  (the hook finds it by name)
 # Before any test imports jepakit.
 jaxtyping.install_import_hook("jepakit", "tests.shape_checks.check")
 
-hypothesis.settings.register_profile("jepakit", deadline=None, derandomize=True, max_examples=30, database=None)
+EXAMPLES = int(os.environ.get("JEPAKIT_EXAMPLES", "30"))
+hypothesis.settings.register_profile("jepakit", deadline=None, derandomize=True, max_examples=EXAMPLES, database=None)
 hypothesis.settings.load_profile("jepakit")
 
 torch.set_num_threads(1)

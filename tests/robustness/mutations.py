@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 import numpy as np
+
+TIMES = int(os.environ.get("JEPAKIT_FUZZ", "1"))  # so many flipped bits for each that is asked for; see tests/thorough.py
 
 
 def mutations(content: bytes, seed: int, flips: int = 12, header: int = 64) -> Iterator[tuple[str, bytes]]:
@@ -15,7 +18,7 @@ def mutations(content: bytes, seed: int, flips: int = 12, header: int = 64) -> I
     for length in sorted(edge for edge in edges if 0 <= edge < size):
         yield f"cut to {length} bytes", content[:length]
     for part, low, high in (("head", 0, min(header, size)), ("body", min(header, size - 1), size)):
-        for _ in range(flips):
+        for _ in range(TIMES * flips):
             place, bit = int(generator.integers(low, high)), int(generator.integers(8))
             yield f"bit {bit} of byte {place} flipped ({part})", replaced(content, place, bytes([content[place] ^ 1 << bit]))
     for filler in (b"\x00", b"\xff"):

@@ -21,7 +21,7 @@ from jepakit.interop.load import load
 from jepakit.training.run_folder import RunFolder
 from jepakit.verbs.pretrain import resume
 from jepakit.verbs.report import report
-from tests.robustness.mutations import mutations, replaced
+from tests.robustness.mutations import TIMES, mutations, replaced
 from tests.robustness.oracle import check_all, outcome, refusal
 
 
@@ -51,7 +51,7 @@ FILES = {
     "checkpoint/state.pt": 3,
     "checkpoint/rank-0.pt": 3,
 }
-DAMAGED = [(name, number) for name, flips in FILES.items() for number in range(17 + 2 * flips + 7)]
+DAMAGED = [(name, number) for name, flips in FILES.items() for number in range(17 + 2 * TIMES * flips + 7)]
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -67,13 +67,13 @@ def check_damaged_weights(name: str, number: int, folder: Path, run: Path, sound
     checkpoint = place / "checkpoints" / "step-00000000"
     source = checkpoint if name.startswith("checkpoint/") else place
     file = source / name.removeprefix("checkpoint/")
-    file.write_bytes(damage(file, min(number, 17 + 2 * FILES[name] + 6), FILES[name]))
+    file.write_bytes(damage(file, min(number, 17 + 2 * TIMES * FILES[name] + 6), FILES[name]))
     model = outcome(lambda: load(source), str(place))
     if isinstance(model, PretrainedEncoder):
         assert same_weights(model, sound)
 
 
-DESCRIPTIONS = range(17 + 2 * 25 + 7)
+DESCRIPTIONS = range(17 + 2 * TIMES * 25 + 7)
 
 
 def test_damaged_description(exported: Path):
