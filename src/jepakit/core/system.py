@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,6 +16,7 @@ from jepakit.nn.tokens import Ids, Tokens
 Collator = Callable[[Sequence[dict[str, Any]]], Batch]
 
 
+@runtime_checkable
 class Prepares(Protocol):
     """What a system says of its input: a modality's `Inputs`, as the loop and the verbs ask for it."""
 
@@ -35,6 +36,7 @@ class Prepares(Protocol):
         ...
 
 
+@runtime_checkable
 class PreparesWindows(Prepares, Protocol):
     """The same of a world model, which is taught and measured on windows of time."""
 
